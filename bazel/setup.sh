@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that a purpose needs and that are missing, and says nothing if none is.
+#
+#   bazel/setup.sh demo|check|ci
+#
+# demo: the library and the examples; check: the tests and benchmarks as well; ci: clang as well.
+# Works as root, or through sudo. Installs nothing else and changes nothing else.
+set -euo pipefail
+
+demo=(bazel-bootstrap g++ pkg-config libmicrohttpd-dev libcjson-dev)
+check=("${demo[@]}" clang-format googletest libabsl-dev libapr1-dev libbenchmark-dev libmimalloc2.0 libtalloc-dev spin)
+ci=("${check[@]}" clang)
+
+case "${1:-}" in
+  demo) packages=("${demo[@]}") ;;
+  check) packages=("${check[@]}") ;;
+  ci) packages=("${ci[@]}") ;;
+  *)
+    echo "usage: bazel/setup.sh demo|check|ci" >&2
+    exit 2
+    ;;
+esac
+
+if ! command -v dpkg-query > /dev/null || ! command -v apt-get > /dev/null; then
+  echo "setup: this is not a Debian system; the build needs Debian 12 with: ${packages[*]}" >&2
+  exit 1
+fi
+
+# A package of several architectures has a line for each.
+is_installed() {
+  dpkg-query --show --showformat='${db:Status-Status}\n' "$1" 2> /dev/null | grep -qx installed
+}
+
+missing=()
+for package in "${packages[@]}"; do
+  is_installed "$package" || missing+=("$package")
+done
+if ((${#missing[@]} == 0)); then
+  exit 0
+fi
+
+as_root=()
+if ((EUID != 0)); then
+  if ! command -v sudo > /dev/null; then
+    echo "setup: packages are missing and there is no sudo. As root: apt-get install ${missing[*]}" >&2
+    exit 1
+  fi
+  as_root=(sudo)
+fi
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+apt() {
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive LC_ALL=C \
+    apt-get --quiet --yes --option=Dpkg::Use-Pty=0 --option=DPkg::Lock::Timeout=300 "$@" < /dev/null >> "$log" 2>&1
+}
+
+# The package lists may be absent or older than the archive: they are fetched when a first try fails.
+echo "setup: installing ${missing[*]}" >&2
+if ! apt install --no-install-recommends "${missing[@]}"; then
+  if ! { apt update && apt install --no-install-recommends "${missing[@]}"; }; then
+    cat "$log" >&2
+    echo "setup: apt-get could not install: ${missing[*]}" >&2
+    exit 1
+  fi
+fi

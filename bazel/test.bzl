@@ -1,0 +1,80 @@
+"""The macros that tests, examples and benchmarks are declared with.
+
+    load("//bazel:test.bzl", "mi_c_binary", "mi_cc_binary", "mi_cc_library", "mi_cc_test")
+
+    mi_cc_test(                         # tests/heap/limit_test.cc, with GoogleTest and its main()
+        name = "limit_test",
+        srcs = ["limit_test.cc"],
+        deps = ["@com_google_absl//:flat_hash_map"],     # optional
+        tags = ["tsan"],                                 # optional, see below
+        size = "medium",                                 # optional: small (default, 60 s), medium (300 s), large (900 s)
+    )
+    mi_cc_binary(name = "heap_bench", srcs = ["heap_bench.cc"], deps = ["@debian//:benchmark"])
+    mi_c_binary(name = "tour", srcs = ["tour.c"])        # C11, with the public library only
+
+Every target gets the library, the warning flags as errors, -pthread, and static linking. mi_cc_test and mi_cc_library
+see the library's private headers too ("mi/internal/page.h", "mi/heap/nursery.h"); `internal = False` takes them away,
+and `internal = True` gives them to a binary. mi_cc_test(gtest_main = False) leaves main() to the test.
+
+Tags: tsan        run under ThreadSanitizer by .ci/run: all tests with threads
+      no_sanitizer  not run under any sanitizer (measures memory, counts instructions, reserves too much)
+      once        says nothing about the compiled code (models, formatting, installation): run in one configuration only
+      exclusive   alone on the machine; manual: not in //...
+A shell test is a native sh_test, with the tag `once` if it fits. Programs are found in out/bin after a build.
+"""
+
+load("//bazel:copts.bzl", "CXX_FLAGS", "C_FLAGS")
+
+_PUBLIC = ["//mi:mimalloc"]
+_INTERNAL = ["//mi:internal_for_tests"]
+
+def _library(internal):
+    return _INTERNAL if internal else _PUBLIC
+
+def mi_cc_test(name, srcs, deps = [], copts = [], linkopts = [], size = "small", internal = True, gtest_main = True, **kwargs):
+    """A GoogleTest program in C++17."""
+    native.cc_test(
+        name = name,
+        srcs = srcs,
+        size = size,
+        copts = CXX_FLAGS + copts,
+        linkopts = ["-pthread"] + linkopts,
+        linkstatic = True,
+        deps = deps + _library(internal) + [
+            "@com_google_googletest//:gtest_main" if gtest_main else "@com_google_googletest//:gtest",
+        ],
+        **kwargs
+    )
+
+def mi_cc_library(name, deps = [], copts = [], internal = True, **kwargs):
+    """Code that tests share, in C++17. May use GoogleTest."""
+    native.cc_library(
+        name = name,
+        copts = CXX_FLAGS + copts,
+        linkstatic = True,
+        testonly = True,
+        deps = deps + _library(internal) + ["@com_google_googletest//:gtest"],
+        **kwargs
+    )
+
+def mi_cc_binary(name, srcs, deps = [], copts = [], linkopts = [], internal = False, **kwargs):
+    """A program in C++17: a benchmark, say."""
+    native.cc_binary(
+        name = name,
+        srcs = srcs,
+        copts = CXX_FLAGS + copts,
+        linkopts = ["-pthread"] + linkopts,
+        deps = deps + _library(internal),
+        **kwargs
+    )
+
+def mi_c_binary(name, srcs, deps = [], copts = [], linkopts = [], internal = False, **kwargs):
+    """A program in C11."""
+    native.cc_binary(
+        name = name,
+        srcs = srcs,
+        copts = C_FLAGS + copts,
+        linkopts = ["-pthread"] + linkopts,
+        deps = deps + _library(internal),
+        **kwargs
+    )

@@ -1,0 +1,207 @@
+// The life of a heap: making one, resetting it, destroying it. Deleting and merging are in merge.c.
+//
+// A heap is one block of 512 bytes, the handle, with its first part and region inside. Handles lie in pages that never
+// hold anything else, and a dead handle's id is 0: use of a destroyed heap is noticed until the handle is used again.
+//
+// The handle is counted: one reference for the heap itself, one for every theap attached. Destroy drops the heap's own;
+// a theap whose thread is in exit or collect at the moment is left to that thread (MI_WANT_DESTROY), and whoever drops
+// the last reference frees what remains: abandoned pages, merged heaps, regions, lanes, the handle.
+#include <errno.h>
+#include <string.h>
+
+#include "mi/heap/parts.h"
+#include "mi/internal/os.h"
+
+#define MI_HEAP_IDS_PER_RUN 1024
+
+static mi_cold uint64_t heap_id_refill(mi_thread_t* thread) {
+  static _Atomic(uint64_t) next_run;
+  const uint64_t run = atomic_fetch_add_explicit(&next_run, 1, memory_order_relaxed) + 1;
+  thread->heap_id_next = run * MI_HEAP_IDS_PER_RUN;
+  thread->heap_id_end = thread->heap_id_next + MI_HEAP_IDS_PER_RUN;
+  return thread->heap_id_next++;
+}
+
+mi_heap_t* mi_heap_new(void) {
+  mi_thread_t* const thread = mi_thread();
+  mi_heap_t* const heap = (mi_likely(thread != NULL) ? _mi_handle_alloc(thread) : NULL);
+  if (mi_unlikely(heap == NULL)) {
+    _mi_error(ENOMEM, "mi_heap_new: no memory for a heap\n");
+    return NULL;
+  }
+  const uint64_t id =
+      (mi_likely(thread->heap_id_next < thread->heap_id_end) ? thread->heap_id_next++ : heap_id_refill(thread));
+  // Release: who enumerates the handles and finds an id finds a heap that is set up.
+  mi_store_release(&heap->home.id, id);
+  return heap;
+}
+
+mi_heap_t* mi_heap_new_with(const mi_heap_config_t* config) {
+  if (config == NULL) return mi_heap_new();
+  if (config->size < sizeof(size_t) + sizeof(const char*)) {
+    _mi_error(EINVAL, "mi_heap_new_with: field size is %zu, expected sizeof(mi_heap_config_t)\n", config->size);
+    return NULL;
+  }
+  for (size_t i = sizeof(mi_heap_config_t); i < config->size; i++) {
+    if (((const uint8_t*)config)[i] != 0) {
+      _mi_error(EINVAL, "mi_heap_new_with: the field at byte %zu is not known to this library\n", i);
+      return NULL;
+    }
+  }
+  mi_heap_t* const heap = mi_heap_new();
+  if (heap != NULL && config->name != NULL) {
+    mi_heap_extra_t* const extra = _mi_internal_zalloc(mi_thread(), sizeof(mi_heap_extra_t));
+    if (extra == NULL) {
+      mi_heap_destroy(heap);
+      _mi_error(ENOMEM, "mi_heap_new_with: no memory for the name\n");
+      return NULL;
+    }
+    strncpy(extra->name, config->name, sizeof(extra->name) - 1);
+    heap->home.config = extra;
+  }
+  return heap;
+}
+
+mi_heap_t* mi_heap_new_ex(int heap_tag, bool allow_destroy, mi_arena_id_t arena) {
+  (void)heap_tag;
+  if (arena != NULL) {
+    _mi_error(EINVAL, "mi_heap_new_ex: heaps in an arena of choice are not supported\n");
+    return NULL;
+  }
+  mi_heap_t* const heap = mi_heap_new();
+  if (heap != NULL && !allow_destroy) heap->no_destroy = 1;
+  return heap;
+}
+
+const char* mi_heap_name(const mi_heap_t* heap) {
+  if (heap == &_mi_heap_main) return "main";
+  const mi_heap_extra_t* const extra = heap->home.config;
+  return (extra == NULL ? "" : extra->name);
+}
+
+// --- checks -----------------------------------------------------------------------------------------------------
+
+// Is the handle one of an open heap? Reports use of a heap that ended.
+bool _mi_heap_check_usable(mi_heap_t* heap, const char* function) {
+  if (heap == &_mi_heap_main) return true;
+  if (mi_load_acquire(&heap->home.id) != 0 && mi_load_relaxed(&heap->state) == MI_HEAP_OPEN) return true;
+  _mi_error(EFAULT, "%s: the heap at %p was destroyed or deleted\n", function, (void*)heap);
+  return false;
+}
+
+// May the calling thread end this heap? Reports why not.
+static bool heap_check_end(mi_heap_t* heap, const char* function) {
+  if (heap == &_mi_heap_main) {
+    _mi_error(EINVAL, "%s: the main heap does not end\n", function);
+    return false;
+  }
+  if (!_mi_heap_check_usable(heap, function)) return false;
+  const mi_thread_t* const thread = _mi_tls.thread;
+  if (thread != NULL && thread->callback_depth > 0 && thread->callback_heap == heap) {
+    _mi_error(EINVAL, "%s: heap %p (%s) may not end in its own callback\n", function, (void*)heap, mi_heap_name(heap));
+    return false;
+  }
+  return true;
+}
+
+void _mi_heap_leave_default(mi_heap_t* heap) {
+  mi_thread_t* const thread = _mi_tls.thread;
+  if (thread == NULL || _mi_tls.theap->heap != heap || _mi_tls.theap == MI_THEAP_EMPTY) return;
+  mi_theap_t* const former = _mi_tls.theap;
+  _mi_tls.theap = &thread->main_theap;
+  _mi_slot_clear_default(former);
+}
+
+// --- destroy ------------------------------------------------------------------------------------------------------
+
+// The last reference is gone, or was never shared: nobody has a theap of the heap.
+static void heap_free(mi_heap_t* heap) {
+  mi_thread_t* const thread = _mi_tls.thread;
+  for (mi_heap_t* forwarder; (forwarder = _mi_forwarder_pop(heap)) != NULL;) _mi_heap_end(forwarder);
+  mi_abandoned_t* const abandoned = mi_load_acquire(&heap->abandoned);
+  if (abandoned != NULL) {
+    _mi_abandoned_sweep(heap, true);
+    _mi_internal_free(abandoned);
+  }
+  for (mi_part_t* lane = mi_load_acquire(&heap->parts); lane != NULL;) {
+    mi_part_t* const next = mi_load_relaxed(&lane->next);
+    _mi_part_release_regions(lane);
+    mi_store_relaxed(&lane->region.owner, MI_TID_NONE);
+    _mi_internal_free(lane);
+    lane = next;
+  }
+  if (heap->home.config != NULL) _mi_internal_free(heap->home.config);
+  // A handle is as new when it is recycled, but for its regions.
+  mi_part_t* const home = &heap->home;
+  mi_store_relaxed(&home->theap, MI_THEAP_EMPTY);
+  mi_store_relaxed(&home->slot, (mi_slot_t*)NULL);
+  home->config = NULL;
+  memset(home->handle_line, 0, sizeof(home->handle_line));
+  mi_store_relaxed(&heap->refs, 1u);
+  _mi_handle_free(thread, heap);
+}
+
+void _mi_heap_theap_gone(mi_heap_t* heap) {
+  // The heap's own reference is dropped by _mi_heap_end alone, so that 0 means that the heap is being destroyed: the
+  // last one out frees it. A closed heap keeps its own until who scans it ends it (merge.c).
+  if (mi_fetch_sub_acq_rel(&heap->refs, 1u) == 1) heap_free(heap);
+}
+
+// Drops the heap with everything in it. The heap may be closed (a merged heap whose target ends).
+void _mi_heap_end(mi_heap_t* heap) {
+  mi_store_release(&heap->state, (uint8_t)MI_HEAP_DYING);
+  MI_FOR_EACH_PART(heap, part) {
+    mi_slot_t* slot;
+    if (!_mi_slot_take(part, &slot)) continue;  // none, or its thread finishes it
+    _mi_theap_free_pages(mi_load_relaxed(&slot->theap));
+    _mi_slot_end_taken(slot);
+  }
+  _mi_heap_theap_gone(heap);  // the heap's own reference
+}
+
+// Nothing but a young part: no theap, no lanes, no pages of ended threads, no merged heaps, no extras.
+static inline bool heap_is_simple(mi_heap_t* heap) {
+  return ((uintptr_t)mi_load_relaxed(&heap->home.slot) | (uintptr_t)mi_load_acquire(&heap->parts) |
+          (uintptr_t)mi_load_relaxed(&heap->abandoned) | (uintptr_t)heap->home.config |
+          mi_load_relaxed(&heap->is_target) | heap->no_destroy) == 0;
+}
+
+void mi_heap_destroy(mi_heap_t* heap) {
+  if (mi_unlikely(heap == NULL)) return;
+  mi_thread_t* const thread = _mi_tls.thread;
+  // A young heap that only its home thread used: the regions and the handle are all there is. (The home of a dead
+  // handle and of the main heap is nobody; a thread without a record has an id that no heap has.)
+  if (mi_likely((mi_load_relaxed(&heap->home.region.owner) ^ _mi_tls.tid) <= MI_OWNER_FLAGS) && heap_is_simple(heap) &&
+      mi_likely(thread->callback_heap != heap)) {
+    _mi_handle_free(thread, heap);
+    return;
+  }
+  if (!heap_check_end(heap, "mi_heap_destroy")) return;
+  if (heap->no_destroy) {
+    mi_heap_delete(heap);
+    return;
+  }
+  _mi_heap_leave_default(heap);
+  _mi_heap_end(heap);
+}
+
+// --- reset ----------------------------------------------------------------------------------------------------------
+
+void mi_heap_reset(mi_heap_t* heap) {
+  if (heap == NULL || !heap_check_end(heap, "mi_heap_reset")) return;
+  MI_FOR_EACH_PART(heap, part) {
+    for (;;) {
+      mi_slot_t* slot = NULL;
+      if (_mi_slot_take_for_reset(part, &slot)) {
+        _mi_theap_free_pages(mi_load_relaxed(&slot->theap));
+        _mi_slot_give_back(slot);
+        break;
+      }
+      if (slot == NULL) break;
+      _mi_os_yield();  // its thread is in collect or exit: the heap stays, so its thread must be through first
+    }
+    _mi_part_reset(part);
+  }
+  for (mi_heap_t* forwarder; (forwarder = _mi_forwarder_pop(heap)) != NULL;) _mi_heap_end(forwarder);
+  _mi_abandoned_sweep(heap, true);
+}

@@ -1,0 +1,271 @@
+// First-class heaps: the public interface.
+//
+// A heap is a set of blocks that lives and dies together. Any thread may allocate in any heap, several
+// at once; any thread may free any block; the whole heap goes with one call. A heap costs 512 bytes and a
+// few nanoseconds, so that one per request, task, parser or interpreter is a sensible design.
+//
+// Rules that hold for every function here:
+//  * Sizes are in bytes. A size above PTRDIFF_MAX is refused: NULL, errno = ENOMEM (EOVERFLOW where the
+//    product of a count and a size overflows). Size 0 returns a block of the smallest size.
+//  * Blocks are aligned to 16 bytes (8 bytes for sizes up to 8). Alignments are powers of two; any other
+//    value is refused: NULL, errno = EINVAL.
+//  * Blocks of every heap are freed with mi_free and resized with mi_realloc.
+//  * Functions named _destroy and _reset require that no other thread uses the heap or its blocks at the
+//    time. Everything else may be called from any thread at any time, unless its comment says otherwise.
+//  * Use of a heap after its destroy is detected as long as its handle was not used again: the call reports
+//    through mi_register_error (EFAULT), and returns NULL (or does nothing).
+#pragma once
+#ifndef MI_HEAP_HEAP_H
+#define MI_HEAP_HEAP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+#define mi_attr_noexcept noexcept
+extern "C" {
+#else
+#define mi_attr_noexcept
+#endif
+
+#define mi_decl_export __attribute__((visibility("default")))
+#define mi_decl_nodiscard __attribute__((warn_unused_result))
+#define mi_decl_restrict
+#define mi_attr_malloc __attribute__((malloc))
+#define mi_attr_alloc_size(s) __attribute__((alloc_size(s)))
+#define mi_attr_alloc_size2(s1, s2) __attribute__((alloc_size(s1, s2)))
+#define mi_attr_alloc_align(p) __attribute__((alloc_align(p)))
+
+/// A heap. Opaque; made by mi_heap_new and friends.
+typedef struct mi_heap_s mi_heap_t;
+
+/// The part of a heap that one thread allocates from. Opaque; only its own thread may use it.
+typedef struct mi_theap_s mi_theap_t;
+
+/// An arena: a range of address space that heaps may be confined to. NULL means any.
+typedef void* mi_arena_id_t;
+
+// ---------------------------------------------------------------------------------------------------
+// Making and ending heaps
+// ---------------------------------------------------------------------------------------------------
+
+/// A heap made to order. Set `size` to sizeof(mi_heap_config_t) and every other field that you do not use
+/// to zero: all zero is a plain heap. Fields are only ever added at the end, so that a program compiled
+/// against an older header keeps working; bytes beyond what this library knows must be zero.
+typedef struct mi_heap_config_s {
+  size_t size;       ///< sizeof(mi_heap_config_t) at the caller; 0 is refused with EINVAL
+  const char* name;  ///< for messages and statistics; copied (at most 63 bytes kept); NULL: unnamed
+} mi_heap_config_t;
+
+/// Returns a new, empty heap, or NULL (errno = ENOMEM). Any thread. The calling thread becomes the
+/// heap's home thread: its allocations in the heap take the shortest path.
+mi_decl_nodiscard mi_decl_export mi_heap_t* mi_heap_new(void) mi_attr_noexcept;
+
+/// Returns a new heap with the given configuration; NULL `config` is mi_heap_new(). NULL with errno =
+/// EINVAL and a message that names the field if the configuration is refused; ENOMEM without memory.
+mi_decl_nodiscard mi_decl_export mi_heap_t* mi_heap_new_with(const mi_heap_config_t* config) mi_attr_noexcept;
+
+/// The 2.x constructor. `heap_tag` is accepted and has no effect, `allow_destroy` = false makes
+/// mi_heap_destroy act as mi_heap_delete; `arena` must be NULL for now (EINVAL else).
+mi_decl_nodiscard mi_decl_export mi_heap_t* mi_heap_new_ex(int heap_tag, bool allow_destroy, mi_arena_id_t arena)
+    mi_attr_noexcept;
+
+/// Ends the heap and keeps its blocks: they now belong to the main heap and are freed one by one as before.
+/// Other threads may free blocks of the heap at the same moment, and later; no thread may allocate in it
+/// any more. NULL is ignored; the main heap is refused (EINVAL reported). If the heap is the calling
+/// thread's default heap, the main heap becomes the default.
+mi_decl_export void mi_heap_delete(mi_heap_t* heap) mi_attr_noexcept;
+
+/// Ends the heap and frees all its blocks at once. No other thread may use the heap or its blocks at the
+/// time. NULL is ignored; the main heap is refused (EINVAL reported). A thread whose default heap this was
+/// falls back to the main heap at its next allocation.
+mi_decl_export void mi_heap_destroy(mi_heap_t* heap) mi_attr_noexcept;
+
+/// Frees all blocks of the heap and keeps the heap, with some warm memory, for more. No other thread may
+/// use the heap or its blocks at the time. NULL is ignored; the main heap is refused (EINVAL reported).
+mi_decl_export void mi_heap_reset(mi_heap_t* heap) mi_attr_noexcept;
+
+/// Like mi_heap_delete, but the blocks go to `into` (NULL: the main heap). Merging a heap into itself is
+/// refused (EINVAL reported). `into` may be in use by other threads; it may not be destroyed meanwhile.
+mi_decl_export void mi_heap_merge(mi_heap_t* heap, mi_heap_t* into) mi_attr_noexcept;
+
+/// Frees what can be freed without touching live blocks: pages and regions without live blocks, memory of
+/// threads that ended. With `force`, also warm memory. The calling thread's part is done at once, other
+/// running threads' parts at their next slow path. Any thread. NULL is ignored.
+mi_decl_export void mi_heap_collect(mi_heap_t* heap, bool force) mi_attr_noexcept;
+
+// ---------------------------------------------------------------------------------------------------
+// The default heap of a thread
+// ---------------------------------------------------------------------------------------------------
+
+/// The heap that mi_malloc uses in a thread that chose no other. Never NULL, never ends.
+mi_decl_nodiscard mi_decl_export mi_heap_t* mi_heap_main(void) mi_attr_noexcept;
+/// The same as mi_heap_main (2.x name).
+mi_decl_nodiscard mi_decl_export mi_heap_t* mi_heap_get_backing(void) mi_attr_noexcept;
+/// The heap that mi_malloc uses in the calling thread. Never NULL.
+mi_decl_nodiscard mi_decl_export mi_heap_t* mi_heap_get_default(void) mi_attr_noexcept;
+/// Makes `heap` (NULL: the main heap) the calling thread's default; returns the former one, or NULL with
+/// errno = ENOMEM if the heap's part for this thread could not be made (the default is then unchanged).
+mi_decl_export mi_heap_t* mi_heap_set_default(mi_heap_t* heap) mi_attr_noexcept;
+
+/// The calling thread's part of `heap` (NULL: of its default heap). NULL with errno = ENOMEM, or for a
+/// destroyed heap. Valid in this thread until the heap or the thread ends.
+mi_decl_nodiscard mi_decl_export mi_theap_t* mi_heap_theap(mi_heap_t* heap) mi_attr_noexcept;
+/// The calling thread's part of its default heap.
+mi_decl_nodiscard mi_decl_export mi_theap_t* mi_theap_get_default(void) mi_attr_noexcept;
+/// Makes the theap's heap the default of the calling thread, which must own the theap; returns the former one.
+mi_decl_export mi_theap_t* mi_theap_set_default(mi_theap_t* theap) mi_attr_noexcept;
+
+// ---------------------------------------------------------------------------------------------------
+// Allocating in a heap. `heap` must not be NULL. Each returns NULL with errno = ENOMEM without memory.
+// ---------------------------------------------------------------------------------------------------
+
+mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_heap_malloc(mi_heap_t* heap, size_t size)
+    mi_attr_noexcept mi_attr_malloc mi_attr_alloc_size(2);
+/// `size` must be at most MI_SMALL_SIZE_MAX; a larger one is served all the same, more slowly.
+mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_heap_malloc_small(mi_heap_t* heap, size_t size)
+    mi_attr_noexcept mi_attr_malloc mi_attr_alloc_size(2);
+mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_heap_zalloc(mi_heap_t* heap, size_t size)
+    mi_attr_noexcept mi_attr_malloc mi_attr_alloc_size(2);
+mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_heap_zalloc_small(mi_heap_t* heap, size_t size)
+    mi_attr_noexcept mi_attr_malloc mi_attr_alloc_size(2);
+mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_heap_calloc(mi_heap_t* heap, size_t count, size_t size)
+    mi_attr_noexcept mi_attr_malloc mi_attr_alloc_size2(2, 3);
+mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_heap_mallocn(mi_heap_t* heap, size_t count, size_t size)
+    mi_attr_noexcept mi_attr_malloc mi_attr_alloc_size2(2, 3);
+
+mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_heap_malloc_aligned(mi_heap_t* heap, size_t size,
+                                                                               size_t alignment)
+    mi_attr_noexcept mi_attr_malloc mi_attr_alloc_size(2) mi_attr_alloc_align(3);
+/// The address plus `offset` is a multiple of `alignment`; `offset` is taken modulo `alignment`.
+mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_heap_malloc_aligned_at(mi_heap_t* heap, size_t size,
+                                                                                  size_t alignment, size_t offset)
+    mi_attr_noexcept mi_attr_malloc mi_attr_alloc_size(2);
+mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_heap_zalloc_aligned(mi_heap_t* heap, size_t size,
+                                                                               size_t alignment)
+    mi_attr_noexcept mi_attr_malloc mi_attr_alloc_size(2) mi_attr_alloc_align(3);
+mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_heap_zalloc_aligned_at(mi_heap_t* heap, size_t size,
+                                                                                  size_t alignment, size_t offset)
+    mi_attr_noexcept mi_attr_malloc mi_attr_alloc_size(2);
+mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_heap_calloc_aligned(mi_heap_t* heap, size_t count,
+                                                                               size_t size, size_t alignment)
+    mi_attr_noexcept mi_attr_malloc mi_attr_alloc_size2(2, 3) mi_attr_alloc_align(4);
+mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_heap_calloc_aligned_at(mi_heap_t* heap, size_t count,
+                                                                                  size_t size, size_t alignment,
+                                                                                  size_t offset)
+    mi_attr_noexcept mi_attr_malloc mi_attr_alloc_size2(2, 3);
+
+/// Resizing. A block that stays in place stays in its heap; one that moves, moves to `heap`. On failure NULL
+/// is returned and the old block is unchanged (except reallocf, which frees it). `p` may be NULL.
+mi_decl_nodiscard mi_decl_export void* mi_heap_realloc(mi_heap_t* heap, void* p, size_t newsize)
+    mi_attr_noexcept mi_attr_alloc_size(3);
+mi_decl_nodiscard mi_decl_export void* mi_heap_reallocn(mi_heap_t* heap, void* p, size_t count, size_t size)
+    mi_attr_noexcept mi_attr_alloc_size2(3, 4);
+mi_decl_nodiscard mi_decl_export void* mi_heap_reallocf(mi_heap_t* heap, void* p, size_t newsize)
+    mi_attr_noexcept mi_attr_alloc_size(3);
+/// rezalloc and recalloc clear what is new: the block must have been made by a zeroing function, and resized
+/// only by these.
+mi_decl_nodiscard mi_decl_export void* mi_heap_rezalloc(mi_heap_t* heap, void* p, size_t newsize)
+    mi_attr_noexcept mi_attr_alloc_size(3);
+mi_decl_nodiscard mi_decl_export void* mi_heap_recalloc(mi_heap_t* heap, void* p, size_t count, size_t size)
+    mi_attr_noexcept mi_attr_alloc_size2(3, 4);
+mi_decl_nodiscard mi_decl_export void* mi_heap_realloc_aligned(mi_heap_t* heap, void* p, size_t newsize,
+                                                               size_t alignment) mi_attr_noexcept mi_attr_alloc_size(3);
+mi_decl_nodiscard mi_decl_export void* mi_heap_realloc_aligned_at(mi_heap_t* heap, void* p, size_t newsize,
+                                                                  size_t alignment, size_t offset)
+    mi_attr_noexcept mi_attr_alloc_size(3);
+mi_decl_nodiscard mi_decl_export void* mi_heap_rezalloc_aligned(mi_heap_t* heap, void* p, size_t newsize,
+                                                                size_t alignment)
+    mi_attr_noexcept mi_attr_alloc_size(3);
+mi_decl_nodiscard mi_decl_export void* mi_heap_rezalloc_aligned_at(mi_heap_t* heap, void* p, size_t newsize,
+                                                                   size_t alignment, size_t offset)
+    mi_attr_noexcept mi_attr_alloc_size(3);
+mi_decl_nodiscard mi_decl_export void* mi_heap_recalloc_aligned(mi_heap_t* heap, void* p, size_t newcount, size_t size,
+                                                                size_t alignment)
+    mi_attr_noexcept mi_attr_alloc_size2(3, 4);
+mi_decl_nodiscard mi_decl_export void* mi_heap_recalloc_aligned_at(mi_heap_t* heap, void* p, size_t newcount,
+                                                                   size_t size, size_t alignment, size_t offset)
+    mi_attr_noexcept mi_attr_alloc_size2(3, 4);
+
+mi_decl_nodiscard mi_decl_export mi_decl_restrict char* mi_heap_strdup(mi_heap_t* heap, const char* s)
+    mi_attr_noexcept mi_attr_malloc;
+mi_decl_nodiscard mi_decl_export mi_decl_restrict char* mi_heap_strndup(mi_heap_t* heap, const char* s, size_t n)
+    mi_attr_noexcept mi_attr_malloc;
+/// As realpath(3) with a NULL buffer: a block of `heap` if `resolved_name` is NULL.
+mi_decl_nodiscard mi_decl_export char* mi_heap_realpath(mi_heap_t* heap, const char* fname, char* resolved_name)
+    mi_attr_noexcept;
+
+// The same through a theap: the calling thread must own it.
+mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_theap_malloc(mi_theap_t* theap, size_t size)
+    mi_attr_noexcept mi_attr_malloc mi_attr_alloc_size(2);
+mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_theap_malloc_small(mi_theap_t* theap, size_t size)
+    mi_attr_noexcept mi_attr_malloc mi_attr_alloc_size(2);
+mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_theap_zalloc(mi_theap_t* theap, size_t size)
+    mi_attr_noexcept mi_attr_malloc mi_attr_alloc_size(2);
+mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_theap_zalloc_small(mi_theap_t* theap, size_t size)
+    mi_attr_noexcept mi_attr_malloc mi_attr_alloc_size(2);
+mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_theap_calloc(mi_theap_t* theap, size_t count, size_t size)
+    mi_attr_noexcept mi_attr_malloc mi_attr_alloc_size2(2, 3);
+mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_theap_malloc_aligned(mi_theap_t* theap, size_t size,
+                                                                                size_t alignment)
+    mi_attr_noexcept mi_attr_malloc mi_attr_alloc_size(2) mi_attr_alloc_align(3);
+mi_decl_nodiscard mi_decl_export void* mi_theap_realloc(mi_theap_t* theap, void* p, size_t newsize)
+    mi_attr_noexcept mi_attr_alloc_size(3);
+mi_decl_export void mi_theap_collect(mi_theap_t* theap, bool force) mi_attr_noexcept;
+
+// ---------------------------------------------------------------------------------------------------
+// Asking
+// ---------------------------------------------------------------------------------------------------
+
+/// The heap that the block at `p` belongs to; NULL if `p` is not in a page of this library. Blocks of a
+/// deleted or merged heap belong to the heap that they went to. Any thread; `p` must be live.
+mi_decl_nodiscard mi_decl_export mi_heap_t* mi_heap_of(const void* p) mi_attr_noexcept;
+/// Does the block at `p` belong to `heap`? False for NULL and for memory that is not ours.
+mi_decl_nodiscard mi_decl_export bool mi_heap_contains(const mi_heap_t* heap, const void* p) mi_attr_noexcept;
+/// 2.x names of the same question; mi_check_owned and mi_any_heap_contains ask it of all heaps.
+mi_decl_nodiscard mi_decl_export bool mi_heap_contains_block(mi_heap_t* heap, const void* p) mi_attr_noexcept;
+mi_decl_nodiscard mi_decl_export bool mi_heap_check_owned(mi_heap_t* heap, const void* p) mi_attr_noexcept;
+mi_decl_nodiscard mi_decl_export bool mi_any_heap_contains(const void* p) mi_attr_noexcept;
+
+/// A stretch of memory that holds blocks of one heap.
+typedef struct mi_heap_area_s {
+  void* blocks;            ///< where its blocks start
+  size_t reserved;         ///< bytes of address space
+  size_t committed;        ///< bytes in use so far
+  size_t used;             ///< number of live blocks
+  size_t block_size;       ///< bytes of each block; 0 in an area that mixes sizes
+  size_t full_block_size;  ///< the same, padding included
+  void* reserved1;
+} mi_heap_area_t;
+
+/// Called once per area with `block` = NULL, and, if blocks are visited, once per live block. Returning false
+/// ends the visit. The address shown is the one that was returned, except for blocks made with an aligned offset: there
+/// it may lie a little before; mi_free takes either.
+typedef bool mi_block_visit_fun(const mi_heap_t* heap, const mi_heap_area_t* area, void* block, size_t block_size,
+                                void* arg);
+
+/// Visits every area of the heap, and with `visit_blocks` every live block of every thread's part, of every
+/// size. The visitor may free any block of the heap, also the one that it is shown, and may allocate in other
+/// heaps; a block that it freed is not shown later. No other thread may use the heap meanwhile. Returns
+/// false if the visitor ended it, or (errno = ENOMEM) without memory for the visit itself.
+mi_decl_export bool mi_heap_visit_blocks(mi_heap_t* heap, bool visit_blocks, mi_block_visit_fun* visitor, void* arg);
+/// The same for the calling thread's part only.
+mi_decl_export bool mi_theap_visit_blocks(const mi_theap_t* theap, bool visit_blocks, mi_block_visit_fun* visitor,
+                                          void* arg);
+/// The same for the parts of threads that ended.
+mi_decl_export bool mi_heap_visit_abandoned_blocks(mi_heap_t* heap, bool visit_blocks, mi_block_visit_fun* visitor,
+                                                   void* arg);
+
+/// Calls `visitor` for the main heap and every heap alive; false from it ends the visit. A heap that other
+/// threads make or end meanwhile may be shown or not.
+typedef bool mi_heap_visit_fun(mi_heap_t* heap, void* arg);
+mi_decl_export bool mi_heap_visit_all(mi_heap_visit_fun* visitor, void* arg);
+
+/// The name given at creation, "" if none, "main" for the main heap.
+mi_decl_nodiscard mi_decl_export const char* mi_heap_name(const mi_heap_t* heap) mi_attr_noexcept;
+
+#ifdef __cplusplus
+}
+#endif
+#endif

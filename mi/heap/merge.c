@@ -1,0 +1,203 @@
+// Ending a heap and keeping its blocks: delete (into the main heap) and merge (into a heap of choice).
+//
+// Other threads may free the heap's blocks at the same moment and later, so nothing of the heap is moved while they
+// might look: the heap is *closed*. Its handle stays, forwards to the target, and stands on the target's stack of
+// forwarders until its last block is gone. Nobody allocates in it any more; theaps of running threads abandon their
+// pages on the closed heap's own lists (MI_WANT_ABANDON, at the next slow path), from where the target's threads take
+// them when they look for pages; regions stay where they are, are freed when their objects are, and are looked through
+// a few per slow path.
+//
+// Invariants:
+//  * a forwarder is on its target's stacks, or held by the one thread that popped it; only its holder frees it;
+//  * it is freed when no theap is attached (refs is 1), no page is out (pages_out is 0) and every region is empty: no
+//    block is left, so nobody can lead a free to it. Each of the three can only fall;
+//  * `into` leads to an open heap in the end: a heap that is closed moves its own forwarders to its target first.
+// A merge into a heap other than main, and the end of a heap that was merged into, are serialised by one flag: they are
+// no paths that allocate or free.
+#include <errno.h>
+
+#include "mi/heap/parts.h"
+#include "mi/internal/os.h"
+
+// --- the flag ------------------------------------------------------------------------------------------------
+
+static _Atomic(uint32_t) merge_flag;
+
+static void merge_enter(void) {
+  uint32_t expected = 0;
+  while (!mi_cas_weak_acq_rel(&merge_flag, &expected, 1u)) {
+    expected = 0;
+    _mi_os_yield();
+  }
+}
+static void merge_leave(void) { mi_store_release(&merge_flag, 0u); }
+void _mi_merge_after_fork(void) { mi_store_relaxed(&merge_flag, 0u); }
+
+// --- stacks of forwarders --------------------------------------------------------------------------------------
+// Two per heap: looked-at forwarders go to the second, which becomes the first when that is empty, so that all are met
+// in turn. Handles are 512-byte aligned; the head's upper bits hold a tag against reuse.
+
+#define MI_TAG_SHIFT 38
+#define MI_TAG_ONE ((uint64_t)1 << MI_TAG_SHIFT)
+static mi_heap_t* tagged_heap(uint64_t head) { return (mi_heap_t*)((head & (MI_TAG_ONE - 1)) << MI_REGION_SHIFT_MIN); }
+
+static void forwarder_push(_Atomic(uint64_t)* stack, mi_heap_t* heap) {
+  uint64_t head = mi_load_relaxed(stack);
+  uint64_t next;
+  do {
+    mi_store_relaxed(&heap->forwarder_next, tagged_heap(head));
+    next = ((head & ~(MI_TAG_ONE - 1)) + MI_TAG_ONE) | ((uintptr_t)heap >> MI_REGION_SHIFT_MIN);
+    // Release: who pops it sees its lists.
+  } while (!mi_cas_weak_acq_rel(stack, &head, next));
+}
+
+static mi_heap_t* forwarder_pop(_Atomic(uint64_t)* stack) {
+  uint64_t head = mi_load_acquire(stack);
+  mi_heap_t* heap;
+  uint64_t next;
+  do {
+    heap = tagged_heap(head);
+    if (heap == NULL) return NULL;
+    next = ((head & ~(MI_TAG_ONE - 1)) + MI_TAG_ONE) |
+           ((uintptr_t)mi_load_relaxed(&heap->forwarder_next) >> MI_REGION_SHIFT_MIN);
+  } while (!mi_cas_weak_acq_rel(stack, &head, next));
+  return heap;
+}
+
+mi_heap_t* _mi_forwarder_pop(mi_heap_t* heap) {
+  mi_heap_t* const forwarder = forwarder_pop(&heap->forwarders[0]);
+  return (forwarder != NULL ? forwarder : forwarder_pop(&heap->forwarders[1]));
+}
+
+// --- what remains of a closed heap --------------------------------------------------------------------------------
+
+// Frees regions that became empty, and the heap if nothing is left. The caller holds the heap. True: it is gone.
+bool _mi_heap_free_remains(mi_heap_t* heap) {
+  bool empty = true;
+  MI_FOR_EACH_PART(heap, part) {
+    part->current = &part->region;  // nobody bumps any more: every other region may go
+    _mi_part_release_empty(part);
+    if (part->regions != NULL || !_mi_region_is_empty(&part->region)) empty = false;
+  }
+  if (!empty || mi_load_acquire(&heap->refs) != 1 || mi_load_acquire(&heap->pages_out) != 0) return false;
+  _mi_heap_end(heap);
+  return true;
+}
+
+// For a thread of the target that looks for a page of a class. Looks at a few forwarders in turn.
+mi_page_t* _mi_reclaim_merged(mi_theap_t* theap, size_t bin) {
+  mi_heap_t* const heap = theap->heap;
+  mi_page_t* page = NULL;
+  for (int tries = 0; tries < 4 && page == NULL; tries++) {
+    if (tagged_heap(mi_load_relaxed(&heap->forwarders[0])) == NULL &&
+        tagged_heap(mi_load_relaxed(&heap->forwarders[1])) == NULL) {
+      return NULL;
+    }
+    mi_heap_t* forwarder = forwarder_pop(&heap->forwarders[0]);
+    if (forwarder == NULL) {
+      // The first stack ran empty: take the second as a whole and put it there.
+      uint64_t head = mi_load_acquire(&heap->forwarders[1]);
+      while (tagged_heap(head) != NULL &&
+             !mi_cas_weak_acq_rel(&heap->forwarders[1], &head, (head & ~(MI_TAG_ONE - 1)) + MI_TAG_ONE)) {
+      }
+      forwarder = tagged_heap(head);
+      if (forwarder == NULL) return NULL;
+      mi_heap_t* rest = mi_load_relaxed(&forwarder->forwarder_next);
+      uint64_t first = mi_load_relaxed(&heap->forwarders[0]);
+      if (rest != NULL &&
+          (tagged_heap(first) != NULL || !mi_cas_strong_acq_rel(&heap->forwarders[0], &first,
+                                                                ((first & ~(MI_TAG_ONE - 1)) + MI_TAG_ONE) |
+                                                                    ((uintptr_t)rest >> MI_REGION_SHIFT_MIN)))) {
+        while (rest != NULL) {  // somebody pushed meanwhile: one by one
+          mi_heap_t* const next = mi_load_relaxed(&rest->forwarder_next);
+          forwarder_push(&heap->forwarders[0], rest);
+          rest = next;
+        }
+      }
+    }
+    page = _mi_theap_reclaim(theap, forwarder, bin);
+    if (!_mi_heap_free_remains(forwarder)) forwarder_push(&heap->forwarders[1], forwarder);
+  }
+  return page;
+}
+
+// Looks through all forwarders of a heap.
+void _mi_forwarders_collect(mi_heap_t* heap) {
+  for (int i = 0; i < 2; i++) {
+    uint64_t head = mi_load_acquire(&heap->forwarders[i]);
+    while (tagged_heap(head) != NULL &&
+           !mi_cas_weak_acq_rel(&heap->forwarders[i], &head, (head & ~(MI_TAG_ONE - 1)) + MI_TAG_ONE)) {
+    }
+    for (mi_heap_t* forwarder = tagged_heap(head); forwarder != NULL;) {
+      mi_heap_t* const next = mi_load_relaxed(&forwarder->forwarder_next);
+      _mi_abandoned_sweep(forwarder, false);
+      if (!_mi_heap_free_remains(forwarder)) forwarder_push(&heap->forwarders[i], forwarder);
+      forwarder = next;
+    }
+  }
+}
+
+// --- closing
+// ----------------------------------------------------------------------------------------------------------
+
+static void heap_close(mi_heap_t* heap, mi_heap_t* target) {
+  mi_thread_t* const thread = _mi_tls.thread;
+  // From here on mi_heap_of follows, and allocation in the heap is refused.
+  mi_store_release(&heap->into, target);
+  mi_store_release(&heap->state, (uint8_t)MI_HEAP_CLOSED);
+  MI_FOR_EACH_PART(heap, part) {
+    // No owner: every later free marks with fetch_or. A former owner that is in the middle of a free may still store
+    // to a `freed` word, which only it writes.
+    mi_store_relaxed(&part->region.owner, MI_TID_NONE);
+    for (mi_region_t* region = part->regions; region != NULL; region = region->next) {
+      mi_store_relaxed(&region->owner, MI_TID_NONE);
+    }
+    mi_region_t* const current = part->current;
+    mi_store_release(&current->end, (uint16_t)((mi_load_relaxed(&part->bump) - (uint8_t*)current) / 16));
+    mi_slot_t* const slot = mi_load_acquire(&part->slot);
+    if (slot != NULL && slot->thread == thread && _mi_slot_enter(slot)) {
+      atomic_fetch_or_explicit(&slot->word, (uint64_t)MI_WANT_ABANDON, memory_order_acq_rel);
+      _mi_slot_leave(slot, false, false);
+    } else {
+      _mi_slot_post(part, MI_WANT_ABANDON);
+    }
+  }
+  for (mi_heap_t* forwarder; (forwarder = _mi_forwarder_pop(heap)) != NULL;) {
+    mi_store_release(&forwarder->into, target);
+    forwarder_push(&target->forwarders[0], forwarder);
+  }
+  if (!_mi_heap_free_remains(heap)) forwarder_push(&target->forwarders[0], heap);
+}
+
+static void heap_merge(mi_heap_t* heap, mi_heap_t* into, const char* function) {
+  if (heap == &_mi_heap_main) {
+    _mi_error(EINVAL, "%s: the main heap does not end\n", function);
+    return;
+  }
+  if (!_mi_heap_check_usable(heap, function)) return;
+  const mi_thread_t* const thread = mi_thread();
+  if (thread == NULL) return;
+  if (thread->callback_depth > 0 && thread->callback_heap == heap) {
+    _mi_error(EINVAL, "%s: heap %p (%s) may not end in its own callback\n", function, (void*)heap, mi_heap_name(heap));
+    return;
+  }
+  _mi_heap_leave_default(heap);
+  const bool serial = (into != &_mi_heap_main || mi_load_acquire(&heap->is_target) != 0);
+  if (serial) merge_enter();
+  mi_heap_t* const target = mi_heap_live_end(into);
+  if (target == heap) {
+    _mi_error(EINVAL, "%s: heap %p (%s) cannot be merged into itself\n", function, (void*)heap, mi_heap_name(heap));
+  } else if (target == &_mi_heap_main || _mi_heap_check_usable(target, function)) {
+    if (target != &_mi_heap_main) mi_store_release(&target->is_target, (uint8_t)1);
+    heap_close(heap, target);
+  }
+  if (serial) merge_leave();
+}
+
+void mi_heap_delete(mi_heap_t* heap) {
+  if (heap != NULL) heap_merge(heap, &_mi_heap_main, "mi_heap_delete");
+}
+
+void mi_heap_merge(mi_heap_t* heap, mi_heap_t* into) {
+  if (heap != NULL) heap_merge(heap, (into == NULL ? &_mi_heap_main : into), "mi_heap_merge");
+}

@@ -1,0 +1,531 @@
+// The young part of a heap: regions that mix object sizes. A heap starts as one block of 512 bytes, the handle with its
+// first region inside, and grows by regions of 1, 1, 2, 4, 8, ... 64 KiB; a size class moves to pages of its
+// own when it was given about 16 KiB. Objects have no headers: three bits per 16 bytes, beside the objects' memory, say
+// where one starts, whether its owner freed it, and whether somebody else did.
+//
+// Invariants:
+//  * a region is a block of a page of the internal heap: a power of two large and aligned to its size, so that an
+//    object's address leads to the region's head; obtaining, returning and reclaiming it is the core's malloc and free;
+//  * only the living owner of the part bumps, resizes in place, or resets a region; `start` and `freed` words are
+//    written by it alone (plain loads and stores, atomic only for the readers' sake), `remote` words by fetch_or;
+//  * freeing only sets a bit, and that is the freer's last touch of the region; an empty region is found by comparing
+//    the bits when there is need: there is no counter, so that a free costs no read-modify-write;
+//  * a region's bits below `end` (or, in the current region, below the part's bump) are final: an object ends where
+//    the next one starts or there.
+#include <errno.h>
+#include <string.h>
+
+#include "mi/heap/parts.h"
+
+#define MI_GRANULE 16
+#define MI_SEEN_EARNED 16  // KiB of regions after which a class gets pages
+
+// Region sizes by step, as shifts. W = 50 objects of 16 to 512 bytes (6,880 bytes) then take 8.5 KiB with the handle.
+// Beyond 4 KiB only what is used of a region is touched, so that larger steps cost address space only.
+static const uint8_t region_shift[] = {10, 10, 11, 12, 13, 14, 15, 16};
+#define STEPS (sizeof(region_shift) / sizeof(region_shift[0]))
+
+#define MI_CACHE_COUNT_MAX 16
+#define MI_CACHE_BYTES_MAX (128 * (uint32_t)MI_KiB)
+#define MI_CACHE_LEARN 64  // heaps that were trimmed before the limit doubles
+#define MI_BALANCE_MAX 100
+
+static size_t region_word_count(const mi_region_t* region) {
+  return (region->shift <= 10 ? 1 : (size_t)1 << (region->shift - 10));
+}
+static uint8_t* region_at(const mi_region_t* region, size_t granule) { return (uint8_t*)region + granule * MI_GRANULE; }
+
+// --- parts ------------------------------------------------------------------------------------------------------
+
+static void part_set_current(mi_part_t* part, mi_region_t* region) {
+  part->current = region;
+  part->limit = (uint8_t*)region + ((size_t)1 << region->shift);
+  mi_store_relaxed(&region->end, (uint16_t)0);
+  // Release: who reads a bump in this region sees its cleared bits and its `end` of 0.
+  mi_store_release(&part->bump, region_at(region, region->first));
+}
+
+// Clears the bits of a region that was used up to `end` (0: perhaps all of it).
+static inline void region_clear(mi_region_t* region) {
+  uint64_t* words = (uint64_t*)region->words;
+  const size_t end = mi_load_relaxed(&region->end);
+  size_t count = (end == 0 ? region_word_count(region) : (end + 63) / 64);
+  do {  // few: no call
+    words[0] = words[1] = words[2] = 0;
+    words += 3;
+  } while (--count > 0);
+}
+
+// Sets up a part in a block of 1 << shift bytes: a handle or a lane.
+void _mi_part_init(mi_part_t* part, mi_heap_t* heap, mi_tid_t owner, uint8_t shift) {
+  memset(part, 0, MI_PART_SIZE);  // a region of up to 1 KiB has one group of words
+  mi_region_t* const region = &part->region;
+  region->part = part;
+  region->first = MI_PART_SIZE / MI_GRANULE;
+  region->shift = shift;
+  part->heap = heap;
+  mi_store_relaxed(&part->theap, MI_THEAP_EMPTY);
+  part_set_current(part, region);
+  mi_store_relaxed(&region->owner, owner);
+}
+
+// The part's own region, empty again (reset of the whole heap).
+void _mi_part_rewind_embedded(mi_part_t* part) {
+  region_clear(&part->region);
+  part_set_current(part, &part->region);
+  part->step = 0;
+  memset(part->seen, 0, sizeof(part->seen));
+}
+
+static inline void part_close_current(mi_part_t* part) {
+  mi_region_t* const current = part->current;
+  mi_store_release(&current->end, (uint16_t)((mi_load_relaxed(&part->bump) - (uint8_t*)current) / MI_GRANULE));
+}
+
+// All regions in use become spare: nothing of the part is live any more. Constant time.
+static inline void part_spare_regions(mi_part_t* part) {
+  if (part->regions == NULL) return;
+  part_close_current(part);  // what is beyond its end need not be cleared
+  part->regions_last->next = part->spare;
+  part->spare = part->regions;
+  part->regions = NULL;
+}
+
+// Gives spare regions back until the part has at most `keep` bytes of regions.
+static void part_trim_spare(mi_part_t* part, size_t keep) {
+  while (part->spare != NULL && part->bytes > keep) {
+    mi_region_t* const region = part->spare;
+    part->spare = region->next;
+    part->bytes -= 1u << region->shift;
+    _mi_internal_free(region);
+  }
+}
+
+void _mi_part_release_regions(mi_part_t* part) {
+  part_spare_regions(part);
+  part_trim_spare(part, 0);
+}
+
+// For a reset: nothing is live, what was warm stays.
+void _mi_part_reset(mi_part_t* part) {
+  part_spare_regions(part);
+  part_trim_spare(part, MI_CACHE_BYTES_MAX);
+  _mi_part_rewind_embedded(part);
+}
+
+// --- recycling ------------------------------------------------------------------------------------------------
+// A thread keeps handles of heaps that it ended, with their regions, for the next it makes: last in first out, at most
+// 16 handles and 32 KiB of regions, or up to 128 KiB if it learnt that its heaps are that large (until a collect). A
+// thread that ends more heaps than it makes keeps nothing.
+
+static inline void handle_keep(mi_thread_t* thread, mi_heap_t* heap) {
+  heap->home.region.next = (mi_region_t*)thread->handle_cache;
+  thread->handle_cache = heap;
+  thread->handle_cache_count++;
+  thread->handle_cache_bytes += heap->home.bytes;
+}
+
+// A thread that ends heaps which others make gives each back to the thread that cut its handle, regions and all, with
+// one CAS: the maker takes them for its next heaps. Bounded like its own cache; the count is only roughly right.
+static bool handle_return(mi_heap_t* heap) {
+  const mi_tid_t id = mi_load_relaxed(&mi_slot_of(heap)->owner) & ~MI_OWNER_FLAGS;
+  if (id == MI_TID_NONE || id == _mi_tls.tid || !mi_tid_is_alive(id)) return false;
+  mi_thread_t* const maker = _mi_thread_of(id);
+  const uint32_t bytes = mi_load_relaxed(&maker->returned_bytes);
+  if (bytes >= MI_CACHE_BYTES_MAX) return false;
+  part_trim_spare(&heap->home, MI_CACHE_BYTES_MAX - bytes);
+  mi_fetch_add_relaxed(&maker->returned_bytes, heap->home.bytes + (1u << MI_REGION_SHIFT_MIN));
+  mi_heap_t* head = mi_load_relaxed(&maker->returned);
+  do {
+    heap->home.region.next = (mi_region_t*)head;
+    // Release: the regions as they are now. The maker takes the whole stack at once (acquire), so there is no ABA. If
+    // it ended meanwhile, the record's next thread or a collect takes it.
+  } while (!mi_cas_weak_acq_rel(&maker->returned, &head, heap));
+  return true;
+}
+
+static mi_noinline mi_heap_t* handle_alloc_slow(mi_thread_t* thread) {
+  if (mi_load_relaxed(&thread->returned) != NULL) {
+    mi_heap_t* list = mi_exchange_acq_rel(&thread->returned, (mi_heap_t*)NULL);
+    mi_store_relaxed(&thread->returned_bytes, 0u);
+    mi_heap_t* const first = list;
+    for (list = (mi_heap_t*)first->home.region.next; list != NULL;) {
+      mi_heap_t* const next = (mi_heap_t*)list->home.region.next;
+      handle_keep(thread, list);
+      list = next;
+    }
+    _mi_part_rewind_embedded(&first->home);
+    return first;
+  }
+  mi_heap_t* const heap = _mi_internal_alloc(thread, (size_t)1 << MI_REGION_SHIFT_MIN);
+  if (heap == NULL) return NULL;
+  _mi_part_init(&heap->home, heap, MI_TID_NONE, MI_REGION_SHIFT_MIN);
+  mi_store_relaxed(&heap->refs, 1u);
+  return heap;
+}
+
+static mi_noinline void handle_free_slow(mi_thread_t* thread, mi_heap_t* heap) {
+  mi_part_t* const part = &heap->home;
+  if (thread != NULL && thread->heap_balance >= 0 && thread->handle_cache_count < MI_CACHE_COUNT_MAX) {
+    const uint32_t limit = thread->handle_cache_limit;
+    part_trim_spare(part, thread->handle_cache_bytes < limit ? limit - thread->handle_cache_bytes : 0);
+    thread->handle_trims++;
+    handle_keep(thread, heap);
+    return;
+  }
+  if (handle_return(heap)) return;
+  part_trim_spare(part, 0);
+  _mi_internal_free(heap);
+}
+
+// A handle that is recycled has everything but its first region, its bump and its counts as a new one has them.
+mi_heap_t* _mi_handle_alloc(mi_thread_t* thread) {
+  if (thread->heap_balance < MI_BALANCE_MAX) thread->heap_balance++;
+  mi_heap_t* heap = thread->handle_cache;
+  if (mi_likely(heap != NULL)) {
+    thread->handle_cache = (mi_heap_t*)heap->home.region.next;
+    thread->handle_cache_count--;
+    thread->handle_cache_bytes -= heap->home.bytes;
+    _mi_part_rewind_embedded(&heap->home);
+  } else {
+    heap = handle_alloc_slow(thread);
+    if (heap == NULL) return NULL;
+  }
+  mi_store_relaxed(&heap->home.region.owner, mi_load_relaxed(&thread->id) | MI_OWNER_YOUNG);
+  return heap;
+}
+
+// The heap is over: its regions and the handle are recycled, or go home.
+void _mi_handle_free(mi_thread_t* thread, mi_heap_t* heap) {
+  mi_part_t* const part = &heap->home;
+  part_spare_regions(part);
+  mi_store_relaxed(&part->region.owner, MI_TID_NONE);
+  mi_store_relaxed(&part->id, 0);
+  if (mi_unlikely(thread == NULL)) {
+    handle_free_slow(thread, heap);
+    return;
+  }
+  if (thread->heap_balance > -MI_BALANCE_MAX) thread->heap_balance--;
+  if (mi_unlikely(thread->heap_balance < 0 || thread->handle_cache_count >= MI_CACHE_COUNT_MAX ||
+                  thread->handle_cache_bytes + part->bytes > thread->handle_cache_limit)) {
+    handle_free_slow(thread, heap);
+    return;
+  }
+  handle_keep(thread, heap);
+}
+
+static void handles_free(mi_heap_t* heap) {
+  while (heap != NULL) {
+    mi_heap_t* const next = (mi_heap_t*)heap->home.region.next;
+    part_trim_spare(&heap->home, 0);
+    _mi_internal_free(heap);
+    heap = next;
+  }
+}
+
+// What others returned to a thread goes home; also of a record that nobody uses at the moment.
+void _mi_returned_flush(mi_thread_t* thread) {
+  if (mi_load_relaxed(&thread->returned) == NULL) return;
+  mi_store_relaxed(&thread->returned_bytes, 0u);
+  handles_free(mi_exchange_acq_rel(&thread->returned, (mi_heap_t*)NULL));
+}
+
+void _mi_handle_cache_flush(mi_thread_t* thread) {
+  mi_heap_t* const heaps = thread->handle_cache;
+  thread->handle_cache = NULL;
+  thread->handle_cache_count = 0;
+  thread->handle_cache_bytes = 0;
+  thread->handle_cache_limit = MI_HANDLE_CACHE_START;
+  thread->handle_trims = 0;
+  handles_free(heaps);
+  _mi_returned_flush(thread);
+}
+
+// --- empty regions ------------------------------------------------------------------------------------------------
+
+static inline bool region_first_word_is_empty(const mi_region_t* region) {
+  _Atomic(uint64_t)* const word = mi_region_words(region, 0);
+  return (mi_load_relaxed(&word[0]) & ~(mi_load_relaxed(&word[1]) | mi_load_relaxed(&word[2]))) == 0;
+}
+
+bool _mi_region_is_empty(const mi_region_t* region) {
+  const size_t words = region_word_count(region);
+  for (size_t w = 0; w < words; w++) {
+    _Atomic(uint64_t)* const word = mi_region_words(region, 64 * w);
+    // Acquire: the freers' last uses of the objects come before the memory is used again.
+    if ((mi_load_acquire(&word[0]) & ~(mi_load_acquire(&word[1]) | mi_load_acquire(&word[2]))) != 0) return false;
+  }
+  return true;
+}
+
+// Gives back spare regions, and regions without live objects, the current one apart. By the owner of an open part, or
+// by who has a closed heap.
+void _mi_part_release_empty(mi_part_t* part) {
+  part_trim_spare(part, 0);
+  mi_region_t* rest = part->regions;
+  part->regions = NULL;
+  while (rest != NULL) {
+    mi_region_t* const region = rest;
+    rest = region->next;
+    if (region != part->current && _mi_region_is_empty(region)) {
+      part->bytes -= 1u << region->shift;
+      _mi_internal_free(region);
+    } else {
+      if (part->regions == NULL) part->regions_last = region;
+      region->next = part->regions;
+      part->regions = region;
+    }
+  }
+}
+
+// --- allocation -----------------------------------------------------------------------------------------------------
+
+// Makes an empty region with room for `need` bytes the current one.
+static inline bool part_try_reuse(mi_part_t* part, mi_region_t* region, size_t need) {
+  if (mi_likely(!region_first_word_is_empty(region))) return false;
+  if (((size_t)1 << region->shift) - region->first * (size_t)MI_GRANULE < need || !_mi_region_is_empty(region))
+    return false;
+  if (region != part->current) part_close_current(part);
+  region_clear(region);
+  part_set_current(part, region);
+  return true;
+}
+
+// The size class of a size in granules: mi_bin_of as a table, for sizes up to MI_YOUNG_SIZE_MAX.
+#define MSB(x) (63 - __builtin_clzl((unsigned long)(x)))
+#define BIN(g) \
+  (uint8_t)((g) <= 8 ? 1 + (g) : 10 + (MSB((g)*16 - 1) - 7) * 8 + ((((g)*16 - 1) >> (MSB((g)*16 - 1) - 3)) & 7))
+#define BIN4(g) BIN(g), BIN(g + 1), BIN(g + 2), BIN(g + 3)
+#define BIN16(g) BIN4(g), BIN4(g + 4), BIN4(g + 8), BIN4(g + 12)
+#define BIN64(g) BIN16(g), BIN16(g + 16), BIN16(g + 32), BIN16(g + 48)
+static const uint8_t granules_bin[MI_YOUNG_SIZE_MAX / MI_GRANULE + 1] = {
+    0,         BIN(1),    BIN(2),     BIN(3),     BIN4(4),    BIN4(8),    BIN4(12),   BIN16(16),  BIN16(32),
+    BIN16(48), BIN64(64), BIN64(128), BIN64(192), BIN64(256), BIN64(320), BIN64(384), BIN64(448), BIN(512)};
+
+// A region from the core, with what does not change while it is kept. A thread that keeps making regions which it had
+// to give back at the end of the last heap learns to keep more.
+static mi_region_t* region_new(mi_thread_t* thread, mi_part_t* part, size_t need) {
+  if (thread->handle_trims > MI_CACHE_LEARN && thread->handle_cache_limit < MI_CACHE_BYTES_MAX) {
+    thread->handle_cache_limit *= 2;
+    thread->handle_trims = 0;
+  }
+  size_t shift = region_shift[part->step];
+  size_t first;
+  for (;; shift++) {
+    const size_t words = (size_t)1 << (shift - 10);
+    first = mi_round_up(sizeof(mi_region_t) + 3 * sizeof(uint64_t) * words, MI_GRANULE) / MI_GRANULE;
+    // A large object does not get a region that is full with it.
+    if (((size_t)1 << shift) - first * MI_GRANULE >= (need > MI_KiB ? 2 * need : need)) break;
+  }
+  mi_region_t* const region = _mi_internal_alloc(thread, (size_t)1 << shift);
+  if (region == NULL) return NULL;
+  // Regions of 4 KiB and up would all begin in the same cache sets.
+  if (shift >= 12 && ((size_t)1 << shift) - first * MI_GRANULE >= need + 192) {
+    first += ((uintptr_t)region >> shift) % 4 * (64 / MI_GRANULE);
+  }
+  region->first = (uint16_t)first;
+  region->shift = (uint8_t)shift;
+  mi_store_relaxed(&region->end, (uint16_t)0);
+  part->bytes += 1u << shift;
+  return region;
+}
+
+static inline size_t region_room(const mi_region_t* region) {
+  return ((size_t)1 << region->shift) - region->first * (size_t)MI_GRANULE;
+}
+
+// Makes a region that is not in use the current one, and puts it down to class `bin`.
+static inline void part_open(mi_part_t* part, mi_region_t* region, size_t bin) {
+  const size_t seen = part->seen[bin] + ((size_t)1 << region->shift) / MI_KiB;
+  part->seen[bin] = (uint8_t)(seen < 255 ? seen : 255);
+  if (part->step < STEPS - 1) part->step++;
+  region->part = part;
+  mi_store_relaxed(&region->owner, mi_part_owner(part));
+  // Large ones first: the next heap on this handle then opens fewer.
+  mi_region_t* const head = part->regions;
+  if (head == NULL || region->shift >= head->shift) {
+    if (head == NULL) part->regions_last = region;
+    region->next = head;
+    part->regions = region;
+  } else {
+    region->next = NULL;
+    part->regions_last->next = region;
+    part->regions_last = region;
+  }
+  region_clear(region);
+  part_close_current(part);
+  part_set_current(part, region);
+}
+
+// Makes room for `need` bytes without a spare region: by a region that became empty, if one of a few did, or a new one.
+static mi_noinline bool part_grow(mi_thread_t* thread, mi_part_t* part, size_t need, size_t bin) {
+  if (mi_likely(part->heap->visiting == 0)) {
+    bool reused = part_try_reuse(part, part->current, need);
+    mi_region_t* const head = part->regions;
+    if (!reused && head != NULL && head != part->regions_last) {
+      reused = part_try_reuse(part, head, need);
+      part->regions = head->next;  // the next time another one is looked at
+      head->next = NULL;
+      part->regions_last->next = head;
+      part->regions_last = head;
+    }
+    if (reused || part_try_reuse(part, &part->region, need)) {
+      if (part->seen[bin] < 255) part->seen[bin]++;
+      return true;
+    }
+  }
+  mi_region_t* const region = region_new(thread, part, need);
+  if (region == NULL) return false;
+  part_open(part, region, bin);
+  return true;
+}
+
+// The gap before an aligned object is an object of its own that is free already, so that the one before keeps its size.
+static inline void part_skip_to(mi_part_t* part, uint8_t* at) {
+  uint8_t* const gap = mi_load_relaxed(&part->bump);
+  if (mi_likely(gap == at)) return;
+  mi_part_bump(part, gap, (size_t)(at - gap));
+  const size_t granule = (size_t)(gap - (uint8_t*)part->current) / MI_GRANULE;
+  _Atomic(uint64_t)* const word = mi_region_words(part->current, granule);
+  mi_store_release(&word[1], mi_load_relaxed(&word[1]) | (uint64_t)1 << (granule % 64));
+}
+
+// NULL: the class has earned pages, or there is no memory.
+static mi_noinline void* young_alloc_slow(mi_part_t* part, size_t size, size_t alignment) {
+  mi_thread_t* const thread = _mi_tls.thread;
+  const size_t need = mi_round_up(size + (size == 0), MI_GRANULE);
+  uint8_t* at = (uint8_t*)mi_round_up((uintptr_t)mi_load_relaxed(&part->bump), alignment);
+  if ((intptr_t)(part->limit - at) < (intptr_t)need) {
+    const size_t bin = granules_bin[need / MI_GRANULE], room = need + alignment - MI_GRANULE;
+    if (part->seen[bin] >= MI_SEEN_EARNED) return NULL;
+    mi_region_t* const spare = part->spare;
+    if (spare != NULL && region_room(spare) >= room) {
+      part->spare = spare->next;
+      part_open(part, spare, bin);
+    } else if (!part_grow(thread, part, room, bin)) {
+      return NULL;
+    }
+    at = (uint8_t*)mi_round_up((uintptr_t)mi_load_relaxed(&part->bump), alignment);
+  }
+  part_skip_to(part, at);
+  return mi_part_bump(part, at, need);
+}
+
+// Takes a spare region if there is one that serves, which is what a recycled heap does.
+mi_noinline void* _mi_young_malloc_slow(mi_part_t* part, size_t size) {
+  if (mi_likely(size <= MI_YOUNG_SIZE_MAX)) {
+    _mi_slow_path(_mi_tls.thread, part->heap);  // may call back, and a callback may allocate in this very part
+    const size_t granules = (size + (size == 0) + MI_GRANULE - 1) / MI_GRANULE, need = granules * MI_GRANULE;
+    const size_t bin = granules_bin[granules];
+    mi_region_t* const spare = part->spare;
+    if (mi_likely(spare != NULL && region_room(spare) >= need && part->seen[bin] < MI_SEEN_EARNED &&
+                  (size_t)(part->limit - mi_load_relaxed(&part->bump)) < need)) {
+      part->spare = spare->next;
+      part_open(part, spare, bin);
+      return mi_part_bump(part, mi_load_relaxed(&part->bump), need);
+    }
+    void* const p = young_alloc_slow(part, size, MI_GRANULE);
+    if (mi_likely(p != NULL)) return p;
+  }
+  return _mi_part_malloc_paged(part, size, false);
+}
+
+// An object with an alignment of 16 to 256 in a part of the calling thread that may have pages. NULL: take those.
+void* _mi_young_alloc(mi_part_t* part, size_t size, size_t alignment, bool zero) {
+  if (size > MI_YOUNG_SIZE_MAX) return NULL;
+  const size_t need = mi_round_up(size + (size == 0), MI_GRANULE);
+  if (part->seen[mi_bin_of(need)] >= MI_SEEN_EARNED) return NULL;
+  uint8_t* const at = (uint8_t*)mi_round_up((uintptr_t)mi_load_relaxed(&part->bump), alignment);
+  void* p;
+  if (mi_likely((intptr_t)(part->limit - at) >= (intptr_t)need)) {
+    part_skip_to(part, at);
+    p = mi_part_bump(part, at, need);
+  } else {
+    _mi_slow_path(_mi_tls.thread, part->heap);
+    p = young_alloc_slow(part, size, alignment);
+  }
+  return (p != NULL && zero ? memset(p, 0, need) : p);
+}
+
+// --- objects
+// ------------------------------------------------------------------------------------------------------------
+
+mi_region_t* _mi_region_of(const mi_page_t* page, const void* p) {
+  return (mi_region_t*)((uintptr_t)p & ~(uintptr_t)(page->block_size - 1));
+}
+
+static mi_cold void region_free_invalid(void* p, bool twice) {
+  if (twice) {
+    _mi_error(EAGAIN, "mi_free: double free of %p\n", p);
+  } else {
+    _mi_error(EINVAL, "mi_free: invalid pointer %p: no object starts there\n", p);
+  }
+}
+
+void _mi_region_free(mi_page_t* page, void* p) {
+  mi_region_t* const region = _mi_region_of(page, p);
+  const size_t offset = (size_t)((uint8_t*)p - (uint8_t*)region);
+  if (mi_unlikely(offset % MI_GRANULE != 0)) {
+    region_free_invalid(p, false);
+    return;
+  }
+  _Atomic(uint64_t)* const word = mi_region_words(region, offset / MI_GRANULE);
+  const uint64_t bit = (uint64_t)1 << (offset / MI_GRANULE % 64);
+  const uint64_t freed = mi_load_relaxed(&word[1]);
+  // No object starts in the region's head or beyond its end: no bit is set there.
+  if (mi_unlikely((mi_load_relaxed(&word[0]) & ~(freed | mi_load_relaxed(&word[2])) & bit) == 0)) {
+    region_free_invalid(p, (mi_load_relaxed(&word[0]) & bit) != 0);
+    return;
+  }
+  if (mi_likely(mi_region_is_mine(region))) {
+    mi_store_release(&word[1], freed | bit);
+  } else {
+    // Release: the freer's last uses of the object come before its memory is used again.
+    if (mi_unlikely((mi_fetch_or_acq_rel(&word[2], bit) & bit) != 0)) region_free_invalid(p, true);
+  }
+}
+
+// Where objects of the region end: granules beyond were never handed out.
+size_t _mi_region_end(const mi_region_t* region) {
+  for (;;) {
+    const size_t end = mi_load_acquire(&region->end);
+    if (end != 0) return end;
+    const uint8_t* const bump = mi_load_acquire(&region->part->bump);
+    const size_t offset = (size_t)(bump - (const uint8_t*)region);
+    if (bump > (const uint8_t*)region && offset <= (size_t)1 << region->shift) return offset / MI_GRANULE;
+    // The part went on to another region between the two loads: then `end` is set.
+  }
+}
+
+size_t _mi_region_usable(const mi_page_t* page, const void* p) {
+  mi_region_t* const region = _mi_region_of(page, p);
+  const size_t granule = (size_t)((const uint8_t*)p - (const uint8_t*)region) / MI_GRANULE;
+  // First the end, then the starts: an end beyond the object makes the start of the next one visible.
+  const size_t end = _mi_region_end(region);
+  if (granule < region->first || granule >= end) return 0;
+  const _Atomic(uint64_t)* word = mi_region_words(region, granule);
+  if ((mi_load_relaxed((_Atomic(uint64_t)*)&word[0]) >> (granule % 64) & 1) == 0) return 0;
+  for (size_t next = granule + 1; next < end;) {
+    const uint64_t starts = mi_load_relaxed(mi_region_words(region, next)) >> (next % 64);
+    if (starts != 0) {
+      const size_t found = next + mi_ctz(starts);
+      return (found < end ? found - granule : end - granule) * MI_GRANULE;
+    }
+    next = (next / 64 + 1) * 64;
+  }
+  return (end - granule) * MI_GRANULE;
+}
+
+// Grows or shrinks the last object of the calling thread's current region in place.
+bool _mi_region_resize(const mi_page_t* page, void* p, size_t newsize) {
+  mi_region_t* const region = _mi_region_of(page, p);
+  mi_part_t* const part = region->part;
+  if (!mi_region_is_mine(region) || part->current != region) return false;
+  if (newsize > MI_YOUNG_SIZE_MAX || (size_t)(part->limit - (uint8_t*)p) < newsize) return false;
+  const size_t usable = _mi_region_usable(page, p);
+  if (usable == 0 || (uint8_t*)p + usable != mi_load_relaxed(&part->bump)) return false;
+  const size_t need = (newsize <= MI_GRANULE ? MI_GRANULE : mi_round_up(newsize, MI_GRANULE));
+  if (need > (size_t)(part->limit - (uint8_t*)p)) return false;
+  mi_store_release(&part->bump, (uint8_t*)p + need);
+  return true;
+}

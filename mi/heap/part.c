@@ -1,0 +1,80 @@
+// The parts of a heap: finding the calling thread's, adopting one whose owner is gone, making a lane, and giving a part
+// its theap when a size class has earned pages.
+//
+// The first part lies in the handle and belongs to the thread that made the heap. Another thread first adopts a part
+// whose owner ended (one CAS on the part's owner id), else makes a lane: a region of 1 KiB with a part at its head. The
+// list of lanes is push-only while the heap lives, and no longer than the most threads that used the heap at one time.
+// A thread remembers its parts in a small cache; it compares the heap's id, which is never used again.
+#include <errno.h>
+
+#include "mi/heap/parts.h"
+
+#define MI_LANE_SHIFT 10
+
+// Makes the calling thread the owner of a part whose owner is gone; false if somebody was faster. Acquire, in the test
+// for life: all that the former owner wrote.
+static bool part_adopt(mi_thread_t* thread, mi_part_t* part) {
+  mi_tid_t owner = mi_load_acquire(&part->region.owner);
+  const mi_tid_t id = owner & ~MI_OWNER_FLAGS;
+  if (id == MI_TID_NONE || mi_tid_is_alive(id)) return false;
+  const mi_tid_t self = mi_load_relaxed(&thread->id);
+  if (!mi_cas_strong_acq_rel(&part->region.owner, &owner, self)) return false;
+  for (mi_region_t* region = part->regions; region != NULL; region = region->next) {
+    mi_store_relaxed(&region->owner, self);
+  }
+  return true;
+}
+
+static mi_part_t* part_find(mi_thread_t* thread, mi_heap_t* heap) {
+  const mi_tid_t self = mi_load_relaxed(&thread->id);
+  MI_FOR_EACH_PART(heap, part) {
+    if (mi_part_owner(part) == self) return part;
+  }
+  MI_FOR_EACH_PART(heap, part) {
+    if (part_adopt(thread, part)) return part;
+  }
+  mi_part_t* const part = _mi_internal_alloc(thread, (size_t)1 << MI_LANE_SHIFT);
+  if (part == NULL) return NULL;
+  _mi_part_init(part, heap, self, MI_LANE_SHIFT);
+  mi_part_t* head = mi_load_relaxed(&heap->parts);
+  do {
+    mi_store_relaxed(&part->next, head);
+    // Release: the part is set up before it is found.
+  } while (!mi_cas_weak_acq_rel(&heap->parts, &head, part));
+  return part;
+}
+
+mi_noinline mi_part_t* _mi_part_of(mi_thread_t* thread, mi_heap_t* heap) {
+  const uint64_t id = mi_load_relaxed(&heap->home.id);
+  mi_part_cache_t* const entry = &thread->part_cache[((uintptr_t)heap >> MI_REGION_SHIFT_MIN) % MI_PART_CACHE];
+  if (mi_likely(entry->heap == heap && entry->id == id && id != 0)) {
+    if (mi_likely(mi_load_relaxed(&heap->state) == MI_HEAP_OPEN)) return entry->part;
+  }
+  if (!_mi_heap_check_usable(heap, "allocation")) return NULL;
+  mi_part_t* const part = part_find(thread, heap);
+  if (part != NULL) {
+    entry->heap = heap;
+    entry->id = id;
+    entry->part = part;
+  }
+  return part;
+}
+
+mi_theap_t* _mi_part_theap(mi_thread_t* thread, mi_part_t* part) {
+  mi_theap_t* theap = mi_load_relaxed(&part->theap);
+  if (mi_likely(theap != MI_THEAP_EMPTY)) return theap;
+  theap = _mi_internal_alloc(thread, sizeof(mi_theap_t));
+  if (theap == NULL) return NULL;
+  _mi_theap_init(theap, part->heap, thread);
+  theap->part = part;
+  mi_fetch_add_acq_rel(&part->heap->refs, 1u);
+  mi_slot_t* const slot = _mi_slot_open(thread, theap);
+  if (slot == NULL) {
+    atomic_fetch_sub_explicit(&part->heap->refs, 1u, memory_order_acq_rel);
+    _mi_internal_free(theap);
+    return NULL;
+  }
+  mi_store_relaxed(&part->theap, theap);
+  mi_store_release(&part->slot, slot);
+  return theap;
+}

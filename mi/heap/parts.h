@@ -1,0 +1,117 @@
+// The heap layer's own functions: parts, regions, callbacks, merged heaps. Each is described where it is defined.
+#pragma once
+#ifndef MI_HEAP_PARTS_H
+#define MI_HEAP_PARTS_H
+
+#include "mi/heap/heap.h"
+#include "mi/internal/core.h"
+#include "mi/internal/options.h"
+
+// What few heaps have, in a block away from the bump regions; part->config of the handle points to it.
+typedef struct mi_heap_extra_s {
+  char name[64];
+} mi_heap_extra_t;
+
+// --- regions (nursery.c) ----------------------------------------------------------------------------------
+mi_hidden void _mi_part_init(mi_part_t* part, mi_heap_t* heap, mi_tid_t owner, uint8_t shift);
+mi_hidden void* _mi_young_malloc_slow(mi_part_t* part, size_t size);
+mi_hidden void* _mi_young_alloc(mi_part_t* part, size_t size, size_t alignment, bool zero);
+mi_hidden void _mi_region_free(mi_page_t* page, void* p);
+mi_hidden size_t _mi_region_usable(const mi_page_t* page, const void* p);  // 0: no live object starts at p
+mi_hidden bool _mi_region_resize(const mi_page_t* page, void* p, size_t newsize);
+mi_hidden mi_region_t* _mi_region_of(const mi_page_t* page, const void* p);
+mi_hidden bool _mi_region_is_empty(const mi_region_t* region);
+mi_hidden void _mi_part_release_regions(mi_part_t* part);
+mi_hidden void _mi_part_release_empty(mi_part_t* part);
+mi_hidden void _mi_part_reset(mi_part_t* part);
+mi_hidden void _mi_handle_cache_flush(mi_thread_t* thread);
+mi_hidden void _mi_returned_flush(mi_thread_t* thread);
+static inline mi_tid_t mi_part_owner(const mi_part_t* part) {
+  return mi_load_relaxed((_Atomic(mi_tid_t)*)&part->region.owner) & ~MI_OWNER_FLAGS;
+}
+static inline bool mi_region_is_mine(const mi_region_t* region) {
+  return (mi_load_relaxed((_Atomic(mi_tid_t)*)&region->owner) ^ _mi_tls.tid) <= MI_OWNER_FLAGS;
+}
+mi_hidden size_t _mi_region_end(const mi_region_t* region);
+// The granules [first, end) are those that a walk of the region looks at.
+mi_hidden size_t _mi_region_end(const mi_region_t* region);
+static inline _Atomic(uint64_t)* mi_region_words(const mi_region_t* region, size_t granule) {
+  return (_Atomic(uint64_t)*)((mi_region_t*)region)->words + 3 * (granule / 64);
+}
+
+// A new object at the bump: its start bit, and the bump behind it.
+static inline void* mi_part_bump(mi_part_t* part, uint8_t* at, size_t need) {
+  mi_region_t* const region = part->current;
+  const size_t offset = (size_t)(at - (uint8_t*)region);
+  _Atomic(uint64_t)* const word = mi_region_words(region, offset / 16);
+  mi_store_relaxed(&word[0], mi_load_relaxed(&word[0]) | (uint64_t)1 << (offset / 16 % 64));
+  // Release: who reads a bump beyond an object sees the start of the next.
+  mi_store_release(&part->bump, at + need);
+  return at;
+}
+
+// For the home thread of a heap while no class has pages: the next object of the current region. The room is a multiple
+// of 16, so that a size below it fits when rounded; one that fits exactly takes the slow path.
+static inline void* mi_young_malloc(mi_part_t* part, size_t size) {
+  uint8_t* const at = mi_load_relaxed(&part->bump);
+  if (mi_unlikely(size >= (size_t)(part->limit - at))) return _mi_young_malloc_slow(part, size);
+  return mi_part_bump(part, at, (size + (size == 0) + 15) & ~(size_t)15);
+}
+
+// A handle with an empty first part of the calling thread, but without an id; recycled if possible.
+mi_hidden mi_heap_t* _mi_handle_alloc(mi_thread_t* thread);
+mi_hidden void _mi_handle_free(mi_thread_t* thread, mi_heap_t* heap);
+
+// --- parts (part.c) ------------------------------------------------------------------------------------------
+// The calling thread's part of an open heap, adopted or made if need be. NULL: no memory, or not an open heap
+// (reported).
+mi_hidden mi_part_t* _mi_part_of(mi_thread_t* thread, mi_heap_t* heap);
+// The part's theap, made if need be; NULL: no memory. The calling thread owns the part.
+mi_hidden mi_theap_t* _mi_part_theap(mi_thread_t* thread, mi_part_t* part);
+// Calls `fn` for the heap's first part and every lane.
+#define MI_FOR_EACH_PART(heap, part)                  \
+  for (mi_part_t* part = &(heap)->home; part != NULL; \
+       part = (part == &(heap)->home ? mi_load_acquire(&(heap)->parts) : mi_load_acquire(&part->next)))
+
+static inline mi_heap_t* mi_heap_live_end(mi_heap_t* heap) {
+  for (;;) {
+    mi_heap_t* const into = mi_load_acquire(&heap->into);
+    if (into == NULL) return heap;
+    heap = into;
+  }
+}
+
+// --- allocation (alloc.c) --------------------------------------------------------------------------------------
+// Housekeeping of one slow path: heartbeat, mail, callbacks, now and then a collect.
+mi_hidden void _mi_slow_path(mi_thread_t* thread, mi_heap_t* heap);
+mi_hidden void* _mi_malloc_generic(mi_theap_t* theap, size_t size, bool zero);
+mi_hidden void* _mi_part_malloc_paged(mi_part_t* part, size_t size, bool zero);
+mi_hidden void* _mi_heap_alloc(mi_heap_t* heap, size_t size, bool zero);
+mi_hidden void* _mi_heap_alloc_aligned(mi_heap_t* heap, size_t size, size_t alignment, size_t offset, bool zero);
+// `heap` NULL: the heap of the block.
+mi_hidden void* _mi_heap_realloc_any(mi_heap_t* heap, void* p, size_t newsize, size_t alignment, size_t offset,
+                                     bool zero);
+mi_hidden bool _mi_count_size(size_t count, size_t size, size_t* total);  // false: EOVERFLOW reported
+mi_hidden mi_heap_t* _mi_default_heap(void);
+mi_hidden size_t _mi_usable_size(const void* p);
+
+// --- ends (heap.c, merge.c) --------------------------------------------------------------------------------------
+mi_hidden bool _mi_heap_check_usable(mi_heap_t* heap, const char* function);
+mi_hidden void _mi_heap_theap_gone(mi_heap_t* heap);
+mi_hidden void _mi_heap_end(mi_heap_t* heap);  // destroys a heap, open or closed
+mi_hidden void _mi_heap_leave_default(mi_heap_t* heap);
+mi_hidden mi_page_t* _mi_reclaim_merged(mi_theap_t* theap, size_t bin);
+mi_hidden mi_heap_t* _mi_forwarder_pop(mi_heap_t* heap);
+mi_hidden void _mi_forwarders_collect(mi_heap_t* heap);
+mi_hidden void _mi_merge_after_fork(void);
+mi_hidden bool _mi_heap_free_remains(mi_heap_t* heap);
+
+// --- callbacks (deferred.c) -----------------------------------------------------------------------------------------
+mi_hidden extern _Atomic(const mi_pair_t*) _mi_deferred_pair;
+mi_hidden void _mi_deferred_call(mi_thread_t* thread, mi_heap_t* heap, bool force);
+
+// --- collecting (collect.c)
+// --------------------------------------------------------------------------------------------
+mi_hidden void _mi_thread_collect(mi_thread_t* thread, bool force);
+
+#endif

@@ -1,0 +1,97 @@
+// Questions about pointers and threads: which heap a block belongs to, how large it is, which heap is the default.
+#include <errno.h>
+
+#include "mi/heap/parts.h"
+#include "mi/mimalloc.h"
+
+mi_heap_t* _mi_default_heap(void) {
+  mi_thread_t* const thread = mi_thread();
+  if (thread == NULL || _mi_tls.theap->dead) return &_mi_heap_main;
+  return _mi_tls.theap->heap;
+}
+
+mi_heap_t* mi_heap_main(void) { return &_mi_heap_main; }
+mi_heap_t* mi_heap_get_backing(void) { return &_mi_heap_main; }
+mi_heap_t* mi_heap_get_default(void) { return _mi_default_heap(); }
+
+mi_theap_t* mi_heap_theap(mi_heap_t* heap) {
+  mi_thread_t* const thread = mi_thread();
+  if (thread == NULL) {
+    _mi_error(ENOMEM, "mi_heap_theap: the thread could not be set up\n");
+    return NULL;
+  }
+  if (heap == NULL) heap = _mi_default_heap();
+  if (heap == &_mi_heap_main) return &thread->main_theap;
+  mi_part_t* const part = _mi_part_of(thread, heap);
+  if (part == NULL) return NULL;
+  mi_theap_t* const theap = _mi_part_theap(thread, part);
+  if (theap == NULL) _mi_error(ENOMEM, "mi_heap_theap: no memory\n");
+  return theap;
+}
+
+mi_theap_t* mi_theap_get_default(void) { return mi_heap_theap(NULL); }
+
+mi_theap_t* mi_theap_set_default(mi_theap_t* theap) {
+  mi_thread_t* const thread = mi_thread();
+  if (thread == NULL || theap == NULL || theap->thread != thread) {
+    _mi_error(EINVAL, "mi_theap_set_default: not a theap of the calling thread\n");
+    return NULL;
+  }
+  mi_theap_t* const former = (_mi_tls.theap->dead ? &thread->main_theap : _mi_tls.theap);
+  if (_mi_tls.theap == theap) return former;
+  mi_theap_t* const left = _mi_tls.theap;
+  _mi_slot_set_default(theap);
+  _mi_tls.theap = theap;
+  _mi_slot_clear_default(left);
+  return former;
+}
+
+mi_heap_t* mi_heap_set_default(mi_heap_t* heap) {
+  mi_heap_t* const former = _mi_default_heap();
+  mi_theap_t* const theap = mi_heap_theap(heap == NULL ? &_mi_heap_main : heap);
+  if (theap == NULL || mi_theap_set_default(theap) == NULL) return NULL;
+  return former;
+}
+
+// --- pointers -----------------------------------------------------------------------------------------------
+
+mi_heap_t* mi_heap_of(const void* p) {
+  mi_page_t* const page = _mi_page_of_any(p);
+  if (page == NULL) return NULL;
+  for (;;) {
+    mi_heap_t* heap;
+    const mi_tid_t owner = mi_load_relaxed(&page->owner);
+    if ((owner & MI_OWNER_SPECIAL) != 0) {
+      if ((owner & MI_OWNER_INTERIOR) != 0) return NULL;
+      if (_mi_region_usable(page, p) == 0) return NULL;  // no object: a handle, a theap, free memory
+      heap = _mi_region_of(page, p)->part->heap;
+    } else {
+      heap = mi_load_acquire(&page->heap);
+    }
+    mi_heap_t* const into = mi_load_acquire(&heap->into);
+    if (into == NULL) return heap;
+    mi_heap_t* const end = mi_heap_live_end(into);
+    // A heap on the way may have been closed and freed meanwhile; then ours forwards elsewhere by now.
+    if (mi_load_acquire(&heap->into) == into) return end;
+  }
+}
+
+bool mi_heap_contains(const mi_heap_t* heap, const void* p) { return p != NULL && mi_heap_of(p) == heap; }
+bool mi_heap_contains_block(mi_heap_t* heap, const void* p) { return mi_heap_contains(heap, p); }
+bool mi_heap_check_owned(mi_heap_t* heap, const void* p) { return mi_heap_contains(heap, p); }
+bool mi_any_heap_contains(const void* p) { return p != NULL && mi_heap_of(p) != NULL; }
+bool mi_check_owned(const void* p) { return mi_any_heap_contains(p); }
+bool mi_is_in_heap_region(const void* p) { return mi_any_heap_contains(p); }
+
+size_t _mi_usable_size(const void* p) {
+  if (p == NULL) return 0;
+  const mi_page_t* const page = _mi_page_of_any(p);
+  if (page == NULL) return 0;
+  const mi_tid_t owner = mi_load_relaxed((_Atomic(mi_tid_t)*)&page->owner);
+  if ((owner & MI_OWNER_INTERNAL) == MI_OWNER_INTERNAL) return 0;
+  if ((owner & MI_OWNER_SPECIAL) != 0) return _mi_region_usable(page, p);
+  if (mi_page_is_single(page)) return ((const uint8_t*)p == page->start ? page->block_size : 0);
+  const size_t inside = (size_t)((const uint8_t*)p - page->start) % page->block_size;
+  if ((owner & MI_OWNER_INTERIOR) != 0) return page->block_size - inside;
+  return (inside == 0 ? page->block_size : 0);
+}

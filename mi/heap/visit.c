@@ -1,0 +1,368 @@
+// Visiting: every area and live block of a heap, of every thread's part, and every heap of the process.
+//
+// The visitor may free any block of the heap. So the pages are gathered first, each pinned (the visit counts itself
+// among its live blocks, so that no free can release it), and which blocks are free is worked out anew for a page
+// whenever its lists changed. Regions need neither: their bits are looked at as the walk comes by, and no region is
+// reset while `visiting` is set. Theaps of the heap are BUSY meanwhile: their threads may exit or collect (that is then
+// left to the visit), but by contract do not use the heap.
+#include <errno.h>
+#include <string.h>
+
+#include "mi/heap/parts.h"
+#include "mi/internal/os.h"
+#include "mi/mimalloc.h"
+
+typedef struct visit_s {
+  mi_heap_t* heap;  // as shown to the visitor
+  bool blocks;
+  mi_block_visit_fun* visitor;
+  void* arg;
+  mi_page_t** pages;  // pinned
+  size_t count, capacity;
+  mi_slot_t** slots;  // BUSY
+  size_t slot_count, slot_capacity;
+} visit_t;
+
+// --- growing arrays, outside of any heap -------------------------------------------------------------------
+
+static bool array_push(void* array, size_t* count, size_t* capacity, void* item) {
+  void*** const items = array;
+  if (*count == *capacity) {
+    const size_t next = (*capacity == 0 ? 512 : *capacity * 2);
+    void** const grown = _mi_os_alloc(next * sizeof(void*));
+    if (grown == NULL) return false;
+    if (*capacity > 0) {
+      memcpy(grown, *items, *count * sizeof(void*));
+      _mi_os_free(*items, *capacity * sizeof(void*));
+    }
+    *items = grown;
+    *capacity = next;
+  }
+  (*items)[(*count)++] = item;
+  return true;
+}
+
+static bool visit_add_page(visit_t* visit, mi_page_t* page) {
+  if (!array_push(&visit->pages, &visit->count, &visit->capacity, page)) return false;
+  _mi_page_pin(page);
+  return true;
+}
+
+// --- gathering ------------------------------------------------------------------------------------------------
+
+static bool gather_theap(visit_t* visit, mi_theap_t* theap) {
+  for (size_t bin = 1; bin <= MI_BIN_FULL; bin++) {
+    mi_page_t* const first = theap->queue[bin];
+    if (first == NULL) continue;
+    mi_page_t* page = first;
+    do {
+      if (!visit_add_page(visit, page)) return false;
+      page = page->next;
+    } while (page != first);
+  }
+  return true;
+}
+
+static bool gather_part(visit_t* visit, mi_part_t* part) {
+  for (;;) {
+    bool taken;
+    mi_slot_t* const slot = _mi_slot_enter_part(part, &taken);
+    if (slot == NULL && !taken) return true;
+    if (slot == NULL) {
+      _mi_os_yield();  // its thread is in collect or exit for a moment
+      continue;
+    }
+    if (!array_push(&visit->slots, &visit->slot_count, &visit->slot_capacity, slot)) {
+      _mi_slot_leave(slot, false, true);
+      return false;
+    }
+    return gather_theap(visit, mi_load_relaxed(&slot->theap));
+  }
+}
+
+static bool gather_abandoned(visit_t* visit, mi_heap_t* heap) {
+  for (size_t bin = 1; bin < MI_BIN_COUNT; bin++) {
+    for (mi_page_t* page = _mi_abandoned_first(heap, bin); page != NULL; page = mi_load_relaxed(&page->listed_next)) {
+      if (MI_STATE(mi_load_acquire(&page->thread_free)) != MI_ABANDONED) continue;  // has an owner again: met there
+      if (page->used > 0 && !visit_add_page(visit, page)) return false;
+    }
+  }
+  return true;
+}
+
+// The main heap's pages are found by looking at all slots of all segments: the theaps of other threads are theirs.
+static bool gather_main(visit_t* visit, bool abandoned_only) {
+  for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
+    mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[i]);
+    if (arena == NULL) break;
+    const size_t ready = mi_load_acquire(&arena->ready);
+    for (size_t index = 0; index < ready; index++) {
+      const uint8_t kind = mi_load_acquire(&arena->kind[index]);
+      if (kind != MI_SEGMENT_NORMAL && kind != MI_SEGMENT_HUGE_START) continue;
+      mi_segment_t* const segment = (mi_segment_t*)mi_arena_segment(arena, index);
+      for (size_t s = 1; s < MI_SLICES_PER_SEGMENT; s++) {
+        mi_page_t* const page = &segment->slot[s];
+        if (page->kind != MI_PAGE_NONE && page->kind != MI_PAGE_TAIL &&
+            mi_load_relaxed(&page->heap) == &_mi_heap_main && page->used > 0 &&
+            (!abandoned_only || MI_STATE(mi_load_relaxed(&page->thread_free)) == MI_ABANDONED)) {
+          if (!visit_add_page(visit, page)) return false;
+        }
+        if (kind == MI_SEGMENT_HUGE_START) break;
+      }
+    }
+  }
+  return true;
+}
+
+// --- pages ------------------------------------------------------------------------------------------------------
+
+#define MI_BLOCKS_MAX (MI_SLICE_SIZE / 8)
+
+typedef struct free_map_s {
+  uint64_t bits[MI_BLOCKS_MAX / 64];  // 1: free, or never handed out
+  size_t live;
+} free_map_t;
+
+static void map_set(free_map_t* map, const mi_page_t* page, const mi_block_t* block) {
+  const size_t index = mi_page_block_index(page, block);
+  map->bits[index / 64] |= (uint64_t)1 << (index % 64);
+}
+
+static void map_fill(free_map_t* map, mi_page_t* page) {
+  if (mi_page_is_single(page)) {
+    map->bits[0] = (page->used > 1 ? 0 : 1);  // one is the pin
+    const mi_theap_t* const theap = mi_load_relaxed(&page->theap);
+    if (MI_LIST(mi_load_acquire(&page->thread_free)) != NULL) map->bits[0] = 1;
+    for (const mi_block_t* b = (theap == NULL ? NULL : mi_load_acquire(&((mi_theap_t*)theap)->delayed_free)); b != NULL;
+         b = b->next) {
+      if ((const uint8_t*)b == page->start) map->bits[0] = 1;
+    }
+    map->live = (map->bits[0] == 0);
+    return;
+  }
+  memset(map->bits, 0, sizeof(map->bits));
+  for (uint32_t k = page->capacity; k < page->reserved; k++) {
+    const size_t index = (k + page->color) % page->reserved;
+    map->bits[index / 64] |= (uint64_t)1 << (index % 64);
+  }
+  for (const mi_block_t* b = page->free; b != NULL; b = b->next) map_set(map, page, b);
+  for (const mi_block_t* b = page->local_free; b != NULL; b = b->next) map_set(map, page, b);
+  for (const mi_block_t* b = MI_LIST(mi_load_acquire(&page->thread_free)); b != NULL; b = b->next) {
+    map_set(map, page, b);
+  }
+  // Blocks of full pages wait on their theap's delayed list.
+  mi_theap_t* const theap = mi_load_relaxed(&page->theap);
+  for (const mi_block_t* b = (theap == NULL ? NULL : mi_load_acquire(&theap->delayed_free)); b != NULL; b = b->next) {
+    const size_t offset = (size_t)((const uint8_t*)b - page->start);
+    if (offset < page->reserved * page->block_size) map_set(map, page, b);
+  }
+  map->live = 0;
+  for (uint32_t i = 0; i < page->reserved; i++) {
+    if ((map->bits[i / 64] >> (i % 64) & 1) == 0) map->live++;
+  }
+}
+
+typedef struct page_mark_s {  // changes whenever a block of the page is freed
+  const void* local_free;
+  mi_thread_free_t thread_free;
+  const void* delayed;
+  uint32_t used;
+} page_mark_t;
+
+static page_mark_t page_mark(mi_page_t* page) {
+  mi_theap_t* const theap = mi_load_relaxed(&page->theap);
+  const page_mark_t mark = {page->local_free, mi_load_acquire(&page->thread_free),
+                            theap == NULL ? NULL : mi_load_relaxed(&theap->delayed_free), page->used};
+  return mark;
+}
+
+static bool mark_equal(page_mark_t a, page_mark_t b) {
+  return a.local_free == b.local_free && a.thread_free == b.thread_free && a.delayed == b.delayed && a.used == b.used;
+}
+
+static bool visit_page(const visit_t* visit, mi_page_t* page) {
+  free_map_t map;
+  map_fill(&map, page);
+  page_mark_t mark = page_mark(page);
+  if (map.live == 0) return true;
+  const bool single = mi_page_is_single(page);
+  const mi_heap_area_t area = {
+      .blocks = page->start,
+      .reserved = (single ? page->block_size : page->slices * MI_SLICE_SIZE),
+      .committed = (single ? page->block_size : mi_round_up(page->capacity * page->block_size, MI_OS_PAGE)),
+      .used = map.live,
+      .block_size = page->block_size,
+      .full_block_size = page->block_size,
+      .reserved1 = NULL,
+  };
+  if (!visit->visitor(visit->heap, &area, NULL, page->block_size, visit->arg)) return false;
+  if (!visit->blocks) return true;
+  for (uint32_t i = 0; i < page->reserved; i++) {
+    if (!mark_equal(mark, page_mark(page))) {
+      map_fill(&map, page);
+      mark = page_mark(page);
+    }
+    if ((map.bits[i / 64] >> (i % 64) & 1) != 0) continue;
+    if (!visit->visitor(visit->heap, &area, page->start + i * page->block_size, page->block_size, visit->arg))
+      return false;
+  }
+  return true;
+}
+
+// --- regions -------------------------------------------------------------------------------------------------------
+
+static bool region_object_live(const mi_region_t* region, size_t granule) {
+  _Atomic(uint64_t)* const word = mi_region_words(region, granule);
+  const uint64_t live = mi_load_relaxed(&word[0]) & ~(mi_load_acquire(&word[1]) | mi_load_acquire(&word[2]));
+  return (live >> (granule % 64) & 1) != 0;
+}
+
+static bool visit_region(const visit_t* visit, const mi_region_t* region) {
+  const size_t end = _mi_region_end(region);
+  size_t live = 0;
+  for (size_t g = region->first; g < end; g++) live += region_object_live(region, g);
+  if (live == 0) return true;
+  const mi_heap_area_t area = {
+      .blocks = (uint8_t*)region + region->first * (size_t)16,
+      .reserved = (size_t)1 << region->shift,
+      .committed = end * 16,
+      .used = live,
+      .block_size = 0,
+      .full_block_size = 0,
+      .reserved1 = NULL,
+  };
+  if (!visit->visitor(visit->heap, &area, NULL, 0, visit->arg)) return false;
+  if (!visit->blocks) return true;
+  const mi_page_t* page = mi_slot_of((const uint8_t*)region + 1);
+  if (page->kind == MI_PAGE_TAIL) page -= page->distance;
+  for (size_t g = region->first; g < end; g++) {
+    if (!region_object_live(region, g)) continue;
+    uint8_t* const p = (uint8_t*)region + g * 16;
+    if (!visit->visitor(visit->heap, &area, p, _mi_region_usable(page, p), visit->arg)) return false;
+  }
+  return true;
+}
+
+static bool visit_part_regions(const visit_t* visit, const mi_part_t* part) {
+  if (!visit_region(visit, &part->region)) return false;
+  for (const mi_region_t* region = part->regions; region != NULL; region = region->next) {
+    if (!visit_region(visit, region)) return false;
+  }
+  return true;
+}
+
+// --- heaps
+// ------------------------------------------------------------------------------------------------------------
+
+static bool visit_gathered(visit_t* visit, bool gathered) {
+  bool ok = gathered;
+  for (size_t i = 0; i < visit->count && ok; i++) ok = visit_page(visit, visit->pages[i]);
+  for (size_t i = 0; i < visit->count; i++) _mi_page_unpin(visit->pages[i]);
+  if (visit->capacity > 0) _mi_os_free(visit->pages, visit->capacity * sizeof(void*));
+  for (size_t i = 0; i < visit->slot_count; i++) _mi_slot_leave(visit->slots[i], false, true);
+  if (visit->slot_capacity > 0) _mi_os_free(visit->slots, visit->slot_capacity * sizeof(void*));
+  if (!gathered) errno = ENOMEM;
+  return ok;
+}
+
+static bool visit_heap(mi_heap_t* heap, mi_heap_t* shown, bool blocks, mi_block_visit_fun* visitor, void* arg,
+                       bool abandoned_only) {
+  visit_t visit = {.heap = shown, .blocks = blocks, .visitor = visitor, .arg = arg};
+  bool gathered = true;
+  if (heap == &_mi_heap_main) {
+    gathered = gather_main(&visit, abandoned_only);
+  } else {
+    if (!abandoned_only) {
+      MI_FOR_EACH_PART(heap, part) {
+        if (gathered) gathered = gather_part(&visit, part);
+      }
+    }
+    if (gathered) gathered = gather_abandoned(&visit, heap);
+  }
+  heap->visiting = 1;
+  bool ok = true;
+  if (gathered && heap != &_mi_heap_main) {
+    MI_FOR_EACH_PART(heap, part) {
+      const mi_tid_t owner = mi_part_owner(part);
+      if (ok && (!abandoned_only || !mi_tid_is_alive(owner))) ok = visit_part_regions(&visit, part);
+    }
+  }
+  const bool pages_ok = visit_gathered(&visit, gathered && ok);
+  if (!ok && gathered) errno = 0;
+  ok = ok && pages_ok;
+  heap->visiting = 0;
+  // Blocks of heaps that were merged into this one are its own.
+  for (int i = 0; i < 2 && ok; i++) {
+    const uint64_t mask = ((uint64_t)1 << 38) - 1;
+    mi_heap_t* forwarder = (mi_heap_t*)((mi_load_acquire(&heap->forwarders[i]) & mask) << MI_REGION_SHIFT_MIN);
+    for (; forwarder != NULL && ok; forwarder = mi_load_relaxed(&forwarder->forwarder_next)) {
+      ok = visit_heap(forwarder, shown, blocks, visitor, arg, abandoned_only);
+    }
+  }
+  return ok;
+}
+
+bool mi_heap_visit_blocks(mi_heap_t* heap, bool visit_blocks, mi_block_visit_fun* visitor, void* arg) {
+  if (heap == NULL || visitor == NULL) {
+    _mi_error(EINVAL, "mi_heap_visit_blocks: no %s\n", heap == NULL ? "heap" : "visitor");
+    return false;
+  }
+  if (mi_thread() == NULL || !_mi_heap_check_usable(heap, "mi_heap_visit_blocks")) return false;
+  return visit_heap(heap, heap, visit_blocks, visitor, arg, false);
+}
+
+bool mi_heap_visit_abandoned_blocks(mi_heap_t* heap, bool visit_blocks, mi_block_visit_fun* visitor, void* arg) {
+  if (heap == NULL || visitor == NULL) {
+    _mi_error(EINVAL, "mi_heap_visit_abandoned_blocks: no %s\n", heap == NULL ? "heap" : "visitor");
+    return false;
+  }
+  if (mi_thread() == NULL || !_mi_heap_check_usable(heap, "mi_heap_visit_abandoned_blocks")) return false;
+  return visit_heap(heap, heap, visit_blocks, visitor, arg, true);
+}
+
+bool mi_theap_visit_blocks(const mi_theap_t* theap, bool visit_blocks, mi_block_visit_fun* visitor, void* arg) {
+  if (theap == NULL || visitor == NULL || theap->thread != mi_thread()) {
+    _mi_error(EINVAL, "mi_theap_visit_blocks: no visitor, or not a theap of the calling thread\n");
+    return false;
+  }
+  visit_t visit = {.heap = theap->heap, .blocks = visit_blocks, .visitor = visitor, .arg = arg};
+  const bool gathered = gather_theap(&visit, (mi_theap_t*)theap);
+  bool ok = gathered;
+  if (ok && theap->part != NULL) {
+    theap->heap->visiting = 1;
+    ok = visit_part_regions(&visit, theap->part);
+    theap->heap->visiting = 0;
+  }
+  const bool pages_ok = visit_gathered(&visit, ok);
+  return ok && pages_ok;
+}
+
+// Handles lie in pages that hold nothing else: those pages are the list of all heaps, at no cost to who makes one.
+bool mi_heap_visit_all(mi_heap_visit_fun* visitor, void* arg) {
+  if (visitor == NULL) {
+    _mi_error(EINVAL, "mi_heap_visit_all: no visitor\n");
+    return false;
+  }
+  if (!visitor(&_mi_heap_main, arg)) return false;
+  for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
+    mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[i]);
+    if (arena == NULL) break;
+    const size_t ready = mi_load_acquire(&arena->ready);
+    for (size_t index = 0; index < ready; index++) {
+      if (mi_load_acquire(&arena->kind[index]) != MI_SEGMENT_NORMAL) continue;
+      mi_segment_t* const segment = (mi_segment_t*)mi_arena_segment(arena, index);
+      for (size_t s = 1; s < MI_SLICES_PER_SEGMENT; s++) {
+        mi_page_t* const page = &segment->slot[s];
+        // Acquire: `owner` is written last when a page is made.
+        const mi_tid_t owner = mi_load_acquire(&page->owner);
+        if ((owner & MI_OWNER_SPECIAL) == 0 || page->kind != MI_PAGE_CLASS || page->bin != MI_BIN_HANDLE) continue;
+        for (size_t b = 0; b < page->reserved; b++) {
+          mi_heap_t* const heap = (mi_heap_t*)(page->start + b * page->block_size);
+          if (mi_load_acquire(&heap->home.id) == 0 || mi_load_relaxed(&heap->state) != MI_HEAP_OPEN) continue;
+          if (!visitor(heap, arg)) return false;
+        }
+      }
+    }
+  }
+  return true;
+}

@@ -1,0 +1,237 @@
+// Arenas: ranges of reserved address space, cut into segments. Holds the table of arenas, the bitmap from which
+// segments are claimed, and the growth of the accessible part; not slices (segment.c).
+//
+// An arena's header lies in its first segments (kind PRIVATE) and is never unmapped, so that whatever a thread
+// read from it stays readable. Invariants:
+//  * a segment's `unused` bit is set iff nobody holds the segment and its kind is UNUSED; who clears the bit by CAS
+//    holds the segment;
+//  * segments [0, ready) are writable, all others readable; `ready` only grows;
+//  * the first arena is the span that mi_free tests for with one compare.
+#include "mi/internal/arena.h"
+
+#include <string.h>
+
+#include "mi/internal/options.h"
+#include "mi/internal/os.h"
+
+_Atomic(mi_arena_t*) _mi_arenas[MI_ARENAS_MAX];
+mi_span_t _mi_span;
+
+mi_arena_t* _mi_arena_of(const void* p, size_t* segment_index) {
+  for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
+    mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[i]);
+    if (arena == NULL) break;
+    const size_t offset = (uintptr_t)p - 1 - (uintptr_t)arena->start;
+    const size_t index = offset >> MI_SEGMENT_SHIFT;
+    if (index < mi_load_acquire(&arena->ready)) {
+      *segment_index = index;
+      return arena;
+    }
+  }
+  return NULL;
+}
+
+// --- making arenas --------------------------------------------------------------------------------------
+
+static size_t header_size(size_t segments) {
+  const size_t words = (segments + 63) / 64;
+  return sizeof(mi_arena_t) + 128 + segments * sizeof(mi_segment_info_t) + 3 * words * sizeof(uint64_t) + segments;
+}
+
+// Lays the header into the first segments of fresh, reserved memory; NULL if that cannot be made accessible.
+static mi_arena_t* arena_format(uint8_t* start, size_t size) {
+  const size_t segments = size >> MI_SEGMENT_SHIFT;
+  const size_t own = mi_round_up(header_size(segments), MI_SEGMENT_SIZE) >> MI_SEGMENT_SHIFT;
+  if (own >= segments || !_mi_os_commit(start, own << MI_SEGMENT_SHIFT)) return NULL;
+  mi_arena_t* const arena = (mi_arena_t*)start;
+  uint8_t* at = start + mi_round_up(sizeof(mi_arena_t), 64);
+  const size_t words = (segments + 63) / 64;
+  arena->info = (mi_segment_info_t*)at;
+  at += segments * sizeof(mi_segment_info_t);
+  arena->unused = (_Atomic(uint64_t)*)at;
+  at += words * sizeof(uint64_t);
+  arena->has_free = (_Atomic(uint64_t)*)at;
+  at += words * sizeof(uint64_t);
+  arena->purgeable = (_Atomic(uint64_t)*)at;
+  at += words * sizeof(uint64_t);
+  arena->kind = (_Atomic(uint8_t)*)at;
+  arena->start = start;
+  arena->segment_count = segments;
+  for (size_t i = 0; i < own; i++) mi_store_relaxed(&arena->kind[i], (uint8_t)MI_SEGMENT_PRIVATE);
+  for (size_t w = 0; w < words; w++) {
+    const size_t here = (segments - 64 * w < 64 ? segments - 64 * w : 64);
+    mi_store_relaxed(&arena->unused[w], mi_run_mask(0, here));
+  }
+  for (size_t i = 0; i < own; i++) arena->unused[i / 64] &= ~((uint64_t)1 << (i % 64));
+  mi_store_relaxed(&arena->ready, own);
+  return arena;
+}
+
+// Makes one more arena with room for `count` segments in a row. Threads may do so at the same time: one enters the
+// table, the others unmap theirs, in which nobody has seen anything yet.
+static bool arena_grow(size_t count) {
+  if (_mi_option(mi_option_disallow_os_alloc) != 0) return false;
+  size_t n = 0;
+  mi_arena_t* last = NULL;
+  while (n < MI_ARENAS_MAX) {
+    mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[n]);
+    if (arena == NULL) break;
+    last = arena;
+    n++;
+  }
+  if (n == MI_ARENAS_MAX) return false;
+  size_t goal;
+  if (last != NULL) {
+    goal = 2 * (last->segment_count << MI_SEGMENT_SHIFT);
+  } else {
+    goal = (size_t)_mi_option(mi_option_arena_reserve) * MI_KiB;
+    if (goal == 0) goal = _mi_os_reserve_goal();
+  }
+  const size_t need = mi_round_up((count + 2) << MI_SEGMENT_SHIFT, MI_SEGMENT_SIZE) +
+                      mi_round_up(header_size(count + 2), MI_SEGMENT_SIZE);
+  goal = mi_round_up(goal < need ? need : goal, MI_SEGMENT_SIZE);
+  for (;;) {
+    uint8_t* const start = _mi_os_reserve(goal, MI_SEGMENT_SIZE);
+    if (start != NULL) {
+      mi_arena_t* const arena = arena_format(start, goal);
+      if (arena == NULL) {
+        _mi_os_free(start, goal);
+        return false;
+      }
+      mi_arena_t* expected = NULL;
+      if (!mi_cas_strong_acq_rel(&_mi_arenas[n], &expected, arena)) {
+        _mi_os_free(start, goal);
+      } else if (n == 0) {
+        _mi_span.low = (uintptr_t)start + 1;
+        atomic_thread_fence(memory_order_release);
+        _mi_span.size = goal;
+      }
+      return true;
+    }
+    if (goal <= need) return false;
+    goal = mi_round_up(goal / 2 < need ? need : goal / 2, MI_SEGMENT_SIZE);
+  }
+}
+
+// --- claiming segments ------------------------------------------------------------------------------------
+
+// Makes segments [0, end) accessible. Threads may overlap: each maps from the `ready` that it saw, which is
+// idempotent, and `ready` only rises to what is mapped.
+static bool arena_make_ready(mi_arena_t* arena, size_t end) {
+  size_t ready = mi_load_acquire(&arena->ready);
+  if (end <= ready) return true;
+  if (!_mi_os_commit(mi_arena_segment(arena, ready), (end - ready) << MI_SEGMENT_SHIFT)) return false;
+  while (ready < end && !mi_cas_weak_acq_rel(&arena->ready, &ready, end)) {
+  }
+  return true;
+}
+
+static void bits_give(mi_arena_t* arena, size_t index, size_t count) {
+  while (count > 0) {
+    const size_t bit = index % 64, here = (64 - bit < count ? 64 - bit : count);
+    // Release: what the former holder wrote to the segments' words is seen by who claims them.
+    mi_fetch_or_acq_rel(&arena->unused[index / 64], mi_run_mask(bit, here));
+    index += here;
+    count -= here;
+  }
+}
+
+// Clears the `unused` bits of a run; false, and nothing cleared, if one was clear already.
+static bool bits_take(mi_arena_t* arena, size_t index, size_t count) {
+  size_t done = 0;
+  while (done < count) {
+    const size_t at = index + done, bit = at % 64, here = (64 - bit < count - done ? 64 - bit : count - done);
+    const uint64_t mask = mi_run_mask(bit, here);
+    uint64_t word = mi_load_relaxed(&arena->unused[at / 64]);
+    do {
+      if ((word & mask) != mask) {
+        bits_give(arena, index, done);
+        return false;
+      }
+    } while (!mi_cas_weak_acq_rel(&arena->unused[at / 64], &word, word & ~mask));
+    done += here;
+  }
+  return true;
+}
+
+static size_t arena_find_one(mi_arena_t* arena, size_t from) {
+  const size_t words = (arena->segment_count + 63) / 64;
+  for (size_t w = from / 64; w < words; w++) {
+    uint64_t word = mi_load_relaxed(&arena->unused[w]);
+    while (word != 0) {
+      const size_t bit = mi_ctz(word);
+      if (mi_cas_weak_acq_rel(&arena->unused[w], &word, word & ~((uint64_t)1 << bit))) return 64 * w + bit;
+    }
+  }
+  return SIZE_MAX;
+}
+
+static size_t arena_find_run(mi_arena_t* arena, size_t count, size_t alignment, size_t phase) {
+  size_t run = 0;
+  for (size_t i = 0; i < arena->segment_count; i++) {
+    const uint64_t word = mi_load_relaxed(&arena->unused[i / 64]);
+    if (i % 64 == 0 && word == 0) {
+      run = 0;
+      i += 63;
+      continue;
+    }
+    if ((word >> (i % 64) & 1) == 0) {
+      run = 0;
+      continue;
+    }
+    // A run may only begin at a segment that fits the alignment.
+    if (run == 0 && alignment != 0 && ((uintptr_t)mi_arena_segment(arena, i) + phase) % alignment != 0) continue;
+    run++;
+    if (run == count) {
+      const size_t first = i + 1 - count;
+      if (bits_take(arena, first, count)) return first;
+      i = first;  // somebody was faster: begin again behind the first
+      run = 0;
+    }
+  }
+  return SIZE_MAX;
+}
+
+static bool arena_claim(mi_arena_t* arena, size_t count, size_t alignment, size_t phase, size_t* index) {
+  if (count > arena->segment_count) return false;
+  size_t at;
+  if (count == 1 && alignment == 0) {
+    const size_t hint = mi_load_relaxed(&arena->first_unused);
+    at = arena_find_one(arena, hint);
+    if (at == SIZE_MAX && hint != 0) at = arena_find_one(arena, 0);
+    if (at != SIZE_MAX) mi_store_relaxed(&arena->first_unused, at);
+  } else {
+    at = arena_find_run(arena, count, alignment, phase);
+  }
+  if (at == SIZE_MAX) return false;
+  if (!arena_make_ready(arena, at + count)) {
+    bits_give(arena, at, count);
+    return false;
+  }
+  *index = at;
+  return true;
+}
+
+bool _mi_segments_claim(size_t count, size_t alignment, size_t phase, mi_arena_t** arena, size_t* index) {
+  for (int round = 0;; round++) {
+    for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
+      mi_arena_t* const a = mi_load_acquire(&_mi_arenas[i]);
+      if (a == NULL) break;
+      if (arena_claim(a, count, alignment, phase, index)) {
+        *arena = a;
+        return true;
+      }
+    }
+    // A second round meets a new arena, or one that another thread made; after that memory is short, not space.
+    const size_t extra = alignment >> MI_SEGMENT_SHIFT;
+    if (round == 2 || !arena_grow(count + extra)) return false;
+  }
+}
+
+void _mi_segments_release(mi_arena_t* arena, size_t index, size_t count) {
+  for (size_t i = index; i < index + count; i++) {
+    mi_fetch_or_acq_rel(&arena->purgeable[i / 64], (uint64_t)1 << (i % 64));
+  }
+  bits_give(arena, index, count);
+  if (index < mi_load_relaxed(&arena->first_unused)) mi_store_relaxed(&arena->first_unused, index);
+}

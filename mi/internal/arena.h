@@ -1,0 +1,67 @@
+// Arenas and the slices of their segments: the layer below pages. See arena.c and segment.c.
+#pragma once
+#ifndef MI_INTERNAL_ARENA_H
+#define MI_INTERNAL_ARENA_H
+
+#include "mi/internal/types.h"
+
+#define MI_ARENAS_MAX 64
+mi_hidden extern _Atomic(mi_arena_t*) _mi_arenas[MI_ARENAS_MAX];
+
+// The range test of mi_free: p lies in the first arena iff p - low < size. `low` is one byte above its start, because
+// the block that starts at the end of a segment belongs to it. Both are written once, before the first pointer into the
+// arena is handed out, and the whole range is readable at once (what is not in use reads as zero: an owner that nobody
+// is). So they are plain words, which the compiler folds into the compare; who frees a wild pointer while the first
+// arena is being made reads an aligned word that is zero or final.
+typedef struct mi_span_s {
+#if defined(MI_TSAN)
+  _Atomic(uintptr_t) low;
+  _Atomic(size_t) size;
+#else
+  uintptr_t low;
+  size_t size;
+#endif
+} mi_span_t;
+mi_hidden extern mi_span_t _mi_span;
+static inline bool mi_span_contains(const void* p) { return (uintptr_t)p - _mi_span.low < _mi_span.size; }
+
+static inline uint8_t* mi_arena_segment(const mi_arena_t* arena, size_t index) {
+  return arena->start + (index << MI_SEGMENT_SHIFT);
+}
+static inline mi_segment_t* mi_segment_of(const void* p) {
+  return (mi_segment_t*)(((uintptr_t)p - 1) & ~(uintptr_t)MI_SEGMENT_MASK);
+}
+static inline mi_page_t* mi_slot_of(const void* p) {
+  return &mi_segment_of(p)->slot[((uintptr_t)p >> MI_SLICE_SHIFT) & (MI_SLICES_PER_SEGMENT - 1)];
+}
+static inline mi_segment_t* mi_page_segment(const mi_page_t* page) {
+  return (mi_segment_t*)((uintptr_t)page & ~(uintptr_t)MI_SEGMENT_MASK);
+}
+static inline size_t mi_page_slice(const mi_page_t* page) { return (size_t)(page - mi_page_segment(page)->slot); }
+
+// The arena that `p` (or p - 1) lies in, and the index of its segment; NULL if none.
+mi_hidden mi_arena_t* _mi_arena_of(const void* p, size_t* segment_index);
+
+// Takes `count` unused segments in a row, readable and writable, such that (address + phase) % alignment == 0
+// (alignment 0: anywhere). Makes a new arena if it must. False: no address space or memory.
+mi_hidden bool _mi_segments_claim(size_t count, size_t alignment, size_t phase, mi_arena_t** arena, size_t* index);
+// Gives them back; the caller has set kind to UNUSED already. Their dirty and backed words stay as they are.
+mi_hidden void _mi_segments_release(mi_arena_t* arena, size_t index, size_t count);
+
+// Takes `count` slices in a row of one segment for a page and returns the slot of the first; `*zero` tells whether
+// all are known to be zero. Tries the thread's current segment first. NULL: no memory.
+mi_hidden mi_page_t* _mi_slices_claim(mi_thread_t* thread, size_t count, bool* zero);
+// Gives the slices of a page back; its slots are reset first.
+mi_hidden void _mi_slices_release(mi_page_t* page);
+// The resolved page of a pointer into an arena, from any slot of the page; NULL if there is no page there.
+mi_hidden mi_page_t* _mi_page_of_any(const void* p);
+
+// Takes a run of segments for one huge block of `size` bytes at an address with (p + offset) % alignment == 0.
+mi_hidden mi_page_t* _mi_huge_claim(size_t size, size_t alignment, size_t offset, bool* zero);
+mi_hidden void _mi_huge_release(mi_page_t* page);
+
+// Gives memory of slices back that have been free for a while; `force`: of all free slices, and whole segments.
+// Any thread, any time. Cheap when there is nothing due.
+mi_hidden void _mi_purge(bool force);
+
+#endif

@@ -1,0 +1,67 @@
+// Size classes and bit tricks. A size class (bin) is a block size that pages are made of:
+//   bin 1        8 bytes
+//   bins 2..9    16, 32, ..., 128 (steps of 16: every block of 16 bytes and up is 16-byte aligned)
+//   bins 10..81  eight per doubling up to 64 KiB: (8 + s) * 2^k for s in 1..8
+// so that above 128 bytes a block is less than 1/8 larger than the request. Larger requests get a page of
+// their own (MI_BIN_SOLO) and are rounded to OS pages only.
+#pragma once
+#ifndef MI_INTERNAL_BITS_H
+#define MI_INTERNAL_BITS_H
+
+#include "mi/internal/atomic.h"
+
+#define MI_BIN_LAST 81u  // the bin of MI_CLASS_SIZE_MAX
+#define MI_BIN_SOLO 82u  // pages of one block
+#define MI_BIN_FULL 83u  // queue of pages without free blocks
+#define MI_BIN_LATE 84u  // queue of empty solo pages that a remote freer has not let go of yet
+#define MI_BIN_COUNT 85u
+
+#define MI_CLASS_SIZE_MAX ((size_t)64 * 1024)
+#define MI_DIRECT_SIZE_MAX ((size_t)1024)
+
+static inline size_t mi_msb(size_t x) {  // index of the highest bit set; x > 0
+  return 63u - (size_t)__builtin_clzl(x);
+}
+static inline size_t mi_ctz(uint64_t x) { return (size_t)__builtin_ctzll(x); }
+static inline size_t mi_round_up(size_t x, size_t power_of_two) { return (x + power_of_two - 1) & ~(power_of_two - 1); }
+static inline bool mi_is_power_of_two(size_t x) { return x != 0 && (x & (x - 1)) == 0; }
+
+// The bin for a size of at most MI_CLASS_SIZE_MAX.
+static inline size_t mi_bin_of(size_t size) {
+  if (size <= 8) return 1;
+  if (size <= 128) return 1 + (size + 15) / 16;
+  const size_t b = mi_msb(size - 1);
+  return 10 + (b - 7) * 8 + (((size - 1) >> (b - 3)) & 7);
+}
+// The block size of a bin in 1..MI_BIN_LAST.
+static inline size_t mi_bin_size(size_t bin) {
+  if (bin <= 1) return 8;
+  if (bin <= 9) return (bin - 1) * 16;
+  const size_t b = (bin - 10) / 8 + 7, sub = (bin - 10) % 8;
+  return (9 + sub) << (b - 3);
+}
+
+// Multiplies with overflow check, for count * size.
+static inline bool mi_mul_overflow(size_t a, size_t b, size_t* total) { return __builtin_mul_overflow(a, b, total); }
+
+// The lowest index at which `count` (1..64) consecutive bits of `word` are set and index % align == 0; 64 if none.
+static inline size_t mi_find_run(uint64_t word, size_t count, size_t align) {
+  uint64_t m = word;
+  size_t have = 1;
+  while (have < count && m != 0) {  // after this, bit i of m says that `count` bits from i on are set
+    const size_t step = (count - have < have ? count - have : have);
+    m &= m >> step;
+    have += step;
+  }
+  if (align > 1) {
+    uint64_t mask = 0;
+    for (size_t i = 0; i < 64; i += align) mask |= (uint64_t)1 << i;
+    m &= mask;
+  }
+  return (m == 0 ? 64 : mi_ctz(m));
+}
+static inline uint64_t mi_run_mask(size_t index, size_t count) {
+  return (count >= 64 ? ~(uint64_t)0 : (((uint64_t)1 << count) - 1)) << index;
+}
+
+#endif

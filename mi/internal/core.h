@@ -1,0 +1,138 @@
+// The sharded core's functions for the layers above: pages, theaps, frees, threads. Each is described where it is
+// defined (page.c, free.c, theap.c, thread.c).
+#pragma once
+#ifndef MI_INTERNAL_CORE_H
+#define MI_INTERNAL_CORE_H
+
+#include "mi/internal/arena.h"
+
+// What the core calls of the layers above: filled in by mi/heap, so that the core knows nothing of it.
+typedef struct mi_upcalls_s {
+  void (*region_free)(mi_page_t* page, void* p);         // an object in a page that carries regions
+  void (*thread_exit)(mi_thread_t* thread);              // callbacks, before the thread's memory is handed over
+  void (*thread_flush)(mi_thread_t* thread);             // what the thread keeps for itself goes back
+  void (*thread_collect)(mi_thread_t* thread);           // a forced collect that another thread asked for
+  void (*theap_gone)(mi_heap_t* heap);                   // a theap left the heap: drop its reference
+  mi_page_t* (*reclaim)(mi_theap_t* theap, size_t bin);  // from heaps that were merged into the theap's
+  void (*after_fork)(void);                              // in the child
+} mi_upcalls_t;
+mi_hidden extern const mi_upcalls_t _mi_upcalls;
+
+// Per-thread state of the fast paths.
+// In an executable the linker knows the offset; a shared library loads it.
+#if defined(__PIC__) && !defined(__PIE__)
+mi_hidden extern _Thread_local mi_tls_t _mi_tls __attribute__((tls_model("initial-exec")));
+#else
+mi_hidden extern _Thread_local mi_tls_t _mi_tls __attribute__((tls_model("local-exec")));
+#endif
+
+mi_hidden extern const mi_page_t _mi_page_empty;    // no free blocks: what a direct table holds for "none"
+mi_hidden extern const mi_theap_t _mi_theap_empty;  // of a thread without a record, of a young part
+mi_hidden extern mi_heap_t _mi_heap_main;
+mi_hidden extern mi_heap_t _mi_heap_internal;  // handles, regions, theaps: what no visitor shows
+
+#define MI_THEAP_EMPTY ((mi_theap_t*)&_mi_theap_empty)
+#define MI_PAGE_EMPTY ((mi_page_t*)&_mi_page_empty)
+
+// --- theaps and pages ---------------------------------------------------------------------------------------
+mi_hidden void _mi_theap_init(mi_theap_t* theap, mi_heap_t* heap, mi_thread_t* thread);
+// A block of a size class, of the calling thread's theap. NULL: no memory (nothing reported).
+mi_hidden void* _mi_theap_alloc_class(mi_theap_t* theap, size_t bin, bool zero);
+// A block with a page of its own, at (p + offset) % alignment == 0; alignment a power of two, 1 for none.
+mi_hidden void* _mi_theap_alloc_solo(mi_theap_t* theap, size_t size, size_t alignment, size_t offset, bool zero);
+// Any size, natural alignment.
+static inline void* mi_theap_alloc(mi_theap_t* theap, size_t size, bool zero) {
+  return (mi_likely(size <= MI_CLASS_SIZE_MAX) ? _mi_theap_alloc_class(theap, mi_bin_of(size), zero)
+                                               : _mi_theap_alloc_solo(theap, size, 1, 0, zero));
+}
+// Housekeeping of one slow path: blocks of full pages that others freed, retired pages.
+mi_hidden void _mi_theap_tidy(mi_theap_t* theap);
+mi_hidden void _mi_theap_collect(mi_theap_t* theap, bool force);
+// A small, bounded piece of a collect: a few pages of one class, another one each time.
+mi_hidden void _mi_theap_collect_step(mi_theap_t* theap);
+// Hands all pages over to the heap's abandoned lists. `wait`: for remote frees that are half done; without it the
+// result is false, and pages remain, if there is one.
+mi_hidden bool _mi_theap_abandon(mi_theap_t* theap, bool wait);
+// Frees all pages with all their blocks. Nobody else may use them.
+mi_hidden void _mi_theap_free_pages(mi_theap_t* theap);
+// Puts every full page back into its queue, so that remote frees go to the pages (for a walk). Owner or holder.
+mi_hidden void _mi_theap_unfull_all(mi_theap_t* theap);
+
+mi_hidden void _mi_page_retire(mi_page_t* page);
+mi_hidden void _mi_page_collect(mi_page_t* page);
+mi_hidden void _mi_page_mark_interior(mi_page_t* page);
+mi_hidden void _mi_page_free_local(mi_page_t* page, mi_block_t* block);  // by the owner, slow cases included
+mi_hidden void _mi_page_claimed(mi_page_t* page);
+mi_hidden void _mi_page_pin(mi_page_t* page);
+mi_hidden void _mi_page_unpin(mi_page_t* page);
+// The first page of a stack of abandoned pages, for a walk by who has the heap to itself.
+mi_hidden mi_page_t* _mi_abandoned_first(mi_heap_t* heap, size_t bin);
+mi_hidden void _mi_theap_drain_delayed(mi_theap_t* theap);
+// A page with room from another heap's abandoned lists, made the theap's; NULL if none.
+mi_hidden mi_page_t* _mi_theap_reclaim(mi_theap_t* theap, mi_heap_t* forwarder, size_t bin);
+
+// Pops abandoned pages of a heap: frees the empty ones, and with `all` the others too (nobody else may use the heap
+// then); without it gives them back. For collect and destroy.
+mi_hidden void _mi_abandoned_sweep(mi_heap_t* heap, bool all);
+
+// --- freeing -------------------------------------------------------------------------------------------------
+mi_hidden void _mi_free_slow(void* p);
+mi_hidden void _mi_block_free(mi_page_t* page, mi_block_t* block);                  // a resolved block, by any thread
+static inline mi_block_t* mi_page_block_of(const mi_page_t* page, const void* p) {  // the block around p
+  const size_t offset = (size_t)((const uint8_t*)p - page->start);
+  return (mi_block_t*)(page->start + (offset - offset % page->block_size));
+}
+static inline size_t mi_page_block_index(const mi_page_t* page, const void* block) {
+  return (size_t)((const uint8_t*)block - page->start) / page->block_size;
+}
+static inline bool mi_page_is_single(const mi_page_t* page) {
+  return page->kind == MI_PAGE_SOLO || page->kind == MI_PAGE_HUGE;
+}
+
+// Pops a block of a page whose free list is not empty.
+static inline void* mi_page_pop(mi_page_t* page, mi_block_t* block) {
+  page->free = block->next;
+  page->used++;
+  return block;
+}
+
+// --- blocks of the internal heap: handles, regions, theaps ---------------------------------------------------
+#define MI_BIN_HANDLE 25u  // mi_bin_of(512): pages of this class in the internal heap hold handles and nothing else
+mi_hidden void* _mi_internal_alloc(mi_thread_t* thread, size_t size);
+mi_hidden void* _mi_internal_zalloc(mi_thread_t* thread, size_t size);
+mi_hidden void _mi_internal_free(void* block);
+
+// --- threads -------------------------------------------------------------------------------------------------
+mi_hidden mi_thread_t* _mi_thread_make(void);  // NULL: no memory
+static inline mi_thread_t* mi_thread(void) {   // the calling thread's record, made if need be; NULL: no memory
+  mi_thread_t* const thread = _mi_tls.thread;
+  return (mi_likely(thread != NULL) ? thread : _mi_thread_make());
+}
+mi_hidden void _mi_thread_exit(mi_thread_t* thread);
+mi_hidden void _mi_threads_want_collect(mi_thread_t* self);  // posts a forced collect to all other threads
+mi_hidden mi_thread_t* _mi_thread_of(mi_tid_t id);           // the record that `id` names
+mi_hidden void _mi_threads_each_free(void (*fn)(mi_thread_t*));
+// Does the thread with this id still run?
+static inline bool mi_tid_is_alive(mi_tid_t id) {
+  return id != MI_TID_NONE && mi_load_acquire(&_mi_thread_of(id)->id) == id;
+}
+
+// --- slots: the life of a theap (theap.c) -----------------------------------------------------------------------
+mi_hidden mi_slot_t* _mi_slot_open(mi_thread_t* thread, mi_theap_t* theap);  // LIVE; NULL: no memory
+mi_hidden bool _mi_slot_take(mi_part_t* part, mi_slot_t** taken);
+mi_hidden bool _mi_slot_take_for_reset(mi_part_t* part, mi_slot_t** taken);
+mi_hidden void _mi_slot_give_back(mi_slot_t* slot);
+mi_hidden void _mi_slot_post(mi_part_t* part, uint64_t want);
+mi_hidden void _mi_slot_free(mi_slot_t* slot);
+mi_hidden bool _mi_slot_enter(mi_slot_t* slot);  // LIVE -> BUSY
+mi_hidden mi_slot_t* _mi_slot_enter_part(mi_part_t* part, bool* taken);
+mi_hidden void _mi_slot_leave(mi_slot_t* slot, bool exiting, bool wait);
+mi_hidden void _mi_slot_end_taken(mi_slot_t* slot);
+mi_hidden void _mi_slot_set_default(mi_theap_t* theap);
+mi_hidden void _mi_slot_clear_default(mi_theap_t* theap);
+mi_hidden void _mi_thread_read_mail(mi_thread_t* thread);
+mi_hidden void _mi_thread_for_each_slot(mi_thread_t* thread, void (*fn)(mi_slot_t*, bool), bool arg);
+mi_hidden void _mi_thread_exit_slots(mi_thread_t* thread);
+mi_hidden void _mi_theap_end(mi_theap_t* theap);
+
+#endif

@@ -1,0 +1,113 @@
+// Freeing: from a pointer to its page and block, frees by other threads, and the delayed list. The fast path (a block
+// of a page that the calling thread owns) is in mi/malloc.c.
+//
+// Remote free. One CAS pushes the block on the page's thread_free list, and tells the page's state in the same step:
+//  * NORMAL, DELAYING: that is all; the owner collects the list when it needs blocks.
+//  * DELAYED: the page is on its theap's full list, where no search looks: the theap must learn of it. The first freer
+//    makes the page DELAYING, pushes the block on the theap's delayed list instead, then makes the page NORMAL. A page
+//    in DELAYING is never released, abandoned or made full again, so the theap stays valid in between.
+//  * ABANDONED: nobody has the page. The push makes it NORMAL and the freer its owner.
+#include <errno.h>
+
+#include "mi/internal/core.h"
+#include "mi/internal/options.h"
+
+static void page_free_remote(mi_page_t* page, mi_block_t* block) {
+  mi_thread_free_t tf = mi_load_relaxed(&page->thread_free);
+  for (;;) {
+    switch (MI_STATE(tf)) {
+      case MI_DELAYED: {
+        // Acquire: page->theap as it was when the page became full.
+        if (!mi_cas_weak_acq_rel(&page->thread_free, &tf, MI_WITH_STATE(tf, MI_DELAYING))) continue;
+        mi_theap_t* const theap = mi_load_relaxed(&page->theap);
+        mi_block_t* head = mi_load_relaxed(&theap->delayed_free);
+        do {
+          block->next = head;
+          // Release: the freer's last writes to the block; the theap drains with acquire.
+        } while (!mi_cas_weak_acq_rel(&theap->delayed_free, &head, block));
+        // Release: the push comes before the state that lets the owner go on without us.
+        tf = mi_load_relaxed(&page->thread_free);
+        while (!mi_cas_weak_acq_rel(&page->thread_free, &tf, MI_WITH_STATE(tf, MI_NORMAL))) {
+        }
+        return;
+      }
+      case MI_ABANDONED: {
+        block->next = MI_LIST(tf);
+        const mi_thread_free_t next = (uintptr_t)block | (tf & MI_LISTED) | MI_NORMAL;
+        // Acquire: what the former owner left; release: our writes to the block.
+        if (!mi_cas_weak_acq_rel(&page->thread_free, &tf, next)) continue;
+        _mi_page_claimed(page);
+        return;
+      }
+      default:  // NORMAL, DELAYING
+        block->next = MI_LIST(tf);
+        // Release: our last writes to the block come before the owner's collect.
+        if (mi_cas_weak_acq_rel(&page->thread_free, &tf, (uintptr_t)block | (tf & 7))) return;
+        continue;
+    }
+  }
+}
+
+void _mi_block_free(mi_page_t* page, mi_block_t* block) {
+  const mi_tid_t owner = mi_load_relaxed(&page->owner);
+  if ((owner & ~MI_OWNER_FLAGS) == _mi_tls.tid) {
+    _mi_page_free_local(page, block);
+  } else {
+    page_free_remote(page, block);
+  }
+}
+
+// Blocks of full pages that other threads freed. The calling thread has the theap.
+void _mi_theap_drain_delayed(mi_theap_t* theap) {
+  mi_block_t* block = mi_exchange_acq_rel(&theap->delayed_free, (mi_block_t*)NULL);
+  while (block != NULL) {
+    mi_block_t* const next = block->next;
+    mi_page_t* page = mi_slot_of(block);
+    if (page->kind == MI_PAGE_TAIL) {
+      page -= page->distance;
+    } else if (page->kind == MI_PAGE_NONE) {
+      page = _mi_page_of_any(block);
+    }
+    _mi_page_free_local(page, block);
+    block = next;
+  }
+}
+
+// Every free that is not a plain block of the calling thread's page: other threads' blocks, full pages, large and huge
+// blocks, regions, NULL, and pointers that are not ours.
+mi_noinline void _mi_free_slow(void* p) {
+  mi_page_t* page;
+  if (mi_likely(mi_span_contains(p))) {
+    page = mi_slot_of(p);
+    if (page->kind == MI_PAGE_TAIL) {
+      page -= page->distance;
+    } else if (page->kind == MI_PAGE_NONE) {
+      page = _mi_page_of_any(p);
+    }
+  } else {
+    if (p == NULL) return;
+    page = _mi_page_of_any(p);
+  }
+  if (mi_unlikely(page == NULL)) {
+    _mi_error(EINVAL, "mi_free: invalid pointer %p: not a block of this library\n", p);
+    return;
+  }
+  const mi_tid_t owner = mi_load_relaxed(&page->owner);
+  if ((owner & MI_OWNER_SPECIAL) != 0) {
+    if ((owner & MI_OWNER_INTERIOR) != 0) goto invalid;
+    _mi_upcalls.region_free(page, p);
+    return;
+  }
+  mi_block_t* block = (mi_block_t*)p;
+  if (mi_page_is_single(page)) {
+    if (mi_unlikely((uint8_t*)p != page->start)) goto invalid;
+  } else if ((owner & MI_OWNER_INTERIOR) != 0) {
+    block = mi_page_block_of(page, p);
+  } else if (mi_unlikely((size_t)((uint8_t*)p - page->start) % page->block_size != 0)) {
+    goto invalid;
+  }
+  _mi_block_free(page, block);
+  return;
+invalid:
+  _mi_error(EINVAL, "mi_free: invalid pointer %p: no block starts there\n", p);
+}

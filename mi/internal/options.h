@@ -1,0 +1,44 @@
+// Options and messages, as the core needs them. The public functions in mi/options.c are thin over these.
+#pragma once
+#ifndef MI_INTERNAL_OPTIONS_H
+#define MI_INTERNAL_OPTIONS_H
+
+#include "mi/internal/types.h"
+#include "mi/mimalloc.h"
+
+typedef struct mi_option_entry_s {
+  const char* name;
+  _Atomic(long) value;
+  _Atomic(uint8_t) is_set;  // by the environment or the program
+  bool is_size;             // kept in KiB
+} mi_option_entry_t;
+
+mi_hidden extern mi_option_entry_t _mi_options[_mi_option_last];
+
+static inline long _mi_option(mi_option_t option) { return mi_load_relaxed(&_mi_options[option].value); }
+
+// Reads the environment, the first time; called before the first allocation is served and before an option is asked
+// for.
+mi_hidden void _mi_options_init(void);
+
+// A callback and its argument, registered as one pair: pairs are interned, so that one pointer names both and
+// one atomic store changes both. A pair is never freed.
+typedef void mi_any_fun(void);
+typedef struct mi_pair_s {
+  _Atomic(mi_any_fun*) fun;
+  void* arg;
+} mi_pair_t;
+// The interned pair, NULL for a NULL `fun` or (ENOMEM) when there is no memory for a new one.
+mi_hidden const mi_pair_t* _mi_pair_intern(mi_any_fun* fun, void* arg);
+
+mi_hidden extern _Atomic(const mi_pair_t*) _mi_output_pair;
+mi_hidden extern _Atomic(const mi_pair_t*) _mi_error_pair;
+
+// Prints to the registered output or standard error. Never allocates. At most 511 bytes.
+mi_hidden void _mi_print(const char* format, ...) __attribute__((format(printf, 1, 2)));
+// An error that is worth a message: printed when show_errors (or verbose) is on and max_errors is not exceeded,
+// then handed to the registered error callback. Sets errno for ENOMEM, EINVAL and EOVERFLOW.
+mi_hidden void _mi_error(int err, const char* format, ...) __attribute__((format(printf, 2, 3), cold));
+mi_hidden void _mi_warning(const char* format, ...) __attribute__((format(printf, 1, 2), cold));
+
+#endif

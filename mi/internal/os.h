@@ -1,0 +1,30 @@
+// What the library needs of the operating system, and nothing else: address space, memory, time, a way to say
+// something. No function here allocates; each keeps errno unless it says otherwise.
+#pragma once
+#ifndef MI_INTERNAL_OS_H
+#define MI_INTERNAL_OS_H
+
+#include "mi/internal/types.h"
+
+// Reserves `size` bytes of address space aligned to `alignment`, without memory: it reads as zero and cannot be
+// written. NULL if there is none.
+mi_hidden void* _mi_os_reserve(size_t size, size_t alignment);
+// Makes reserved memory readable and writable; false if the system refuses.
+mi_hidden bool _mi_os_commit(void* start, size_t size);
+// Gives memory back and keeps the address space. `decommit`: at once, and it reads as zero afterwards (returns
+// true); else when the system needs it (returns false: contents unknown).
+mi_hidden bool _mi_os_purge(void* start, size_t size, bool decommit);
+// Memory of its own, zeroed, readable and writable; NULL if there is none.
+mi_hidden void* _mi_os_alloc(size_t size);
+mi_hidden void _mi_os_free(void* start, size_t size);
+// Address space that may be reserved up front: a multiple of the machine's memory, less under a limit.
+mi_hidden size_t _mi_os_reserve_goal(void);
+// Milliseconds of a monotonic clock, as coarse as a timer tick and as cheap.
+mi_hidden uint64_t _mi_os_clock_ms(void);
+// Writes to standard error.
+mi_hidden void _mi_os_write(const char* text, size_t length);
+// Does the process run with raised privileges?
+mi_hidden bool _mi_os_is_secure(void);
+mi_hidden void _mi_os_yield(void);
+
+#endif

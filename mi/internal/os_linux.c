@@ -1,0 +1,94 @@
+// The Linux implementation of os.h: mmap, mprotect, madvise, clock_gettime, write. Address space is reserved
+// read-only and made writable on demand, so that strict overcommit counts only what is used.
+#define _GNU_SOURCE
+#include <errno.h>
+#include <sched.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/sysinfo.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "mi/internal/os.h"
+
+void* _mi_os_reserve(size_t size, size_t alignment) {
+  const int saved = errno;
+  const size_t total = size + alignment - MI_OS_PAGE;
+  uint8_t* const p = mmap(NULL, total, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  errno = saved;
+  if (p == MAP_FAILED) return NULL;
+  uint8_t* const start = (uint8_t*)mi_round_up((uintptr_t)p, alignment);
+  if (start > p) munmap(p, (size_t)(start - p));
+  if (p + total > start + size) munmap(start + size, (size_t)(p + total - (start + size)));
+  // Where the system hands out huge pages unasked, a heap of 50 objects would touch 2 MiB.
+  madvise(start, size, MADV_NOHUGEPAGE);
+  errno = saved;
+  return start;
+}
+
+bool _mi_os_commit(void* start, size_t size) {
+  const int saved = errno;
+  const bool ok = (mprotect(start, size, PROT_READ | PROT_WRITE) == 0);
+  errno = saved;
+  return ok;
+}
+
+bool _mi_os_purge(void* start, size_t size, bool decommit) {
+  const int saved = errno;
+  bool zero = false;
+  if (decommit || madvise(start, size, MADV_FREE) != 0) zero = (madvise(start, size, MADV_DONTNEED) == 0);
+  errno = saved;
+  return zero;
+}
+
+void* _mi_os_alloc(size_t size) {
+  const int saved = errno;
+  void* const p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  errno = saved;
+  return (p == MAP_FAILED ? NULL : p);
+}
+
+void _mi_os_free(void* start, size_t size) {
+  const int saved = errno;
+  munmap(start, size);
+  errno = saved;
+}
+
+size_t _mi_os_reserve_goal(void) {
+  const int saved = errno;
+  size_t goal = 64 * MI_GiB;
+  struct sysinfo info;
+  if (sysinfo(&info) == 0) {
+    const size_t memory = (size_t)info.totalram * info.mem_unit;
+    while (goal < 4 * memory && goal < 16 * 1024 * MI_GiB) goal *= 2;
+  }
+  struct rlimit limit;
+  if (getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && limit.rlim_cur / 8 < goal) {
+    goal = mi_round_up(limit.rlim_cur / 8, MI_SEGMENT_SIZE);
+  }
+  errno = saved;
+  return goal;
+}
+
+uint64_t _mi_os_clock_ms(void) {
+  struct timespec t;
+  if (clock_gettime(CLOCK_MONOTONIC_COARSE, &t) != 0) return 0;
+  return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+void _mi_os_write(const char* text, size_t length) {
+  const int saved = errno;
+  while (length > 0) {
+    const ssize_t n = write(STDERR_FILENO, text, length);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) break;
+    text += n;
+    length -= (size_t)n;
+  }
+  errno = saved;
+}
+
+bool _mi_os_is_secure(void) { return getauxval(AT_SECURE) != 0; }
+
+void _mi_os_yield(void) { sched_yield(); }

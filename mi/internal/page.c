@@ -1,0 +1,742 @@
+// Pages: making them, extending and collecting their free lists, the full list, retiring and releasing, and the
+// abandoned pages that no theap holds. Freeing single blocks is in free.c, whole theaps in theap.c.
+//
+// The three lists (talk: free list multi-sharding): allocation pops `free`; the owner's frees push `local_free`;
+// everybody else's push `thread_free`. When `free` runs dry the slow path collects the other two, so that it runs at
+// least once per page capacity: the temporal cadence.
+//
+// Ownership of a page is its state in `thread_free`, not the word `owner`, which is only the fast path's copy:
+//  * NORMAL, DELAYED, DELAYING: the theap in `theap` has the page, or one thread that claimed it and is about to
+//    keep, free or abandon it;
+//  * ABANDONED: nobody has it. Who changes ABANDONED to NORMAL by CAS has it from then on.
+// Abandoned pages stand in a stack per heap and size class, so that allocation and destroy find them; LISTED says that
+// a page is in the stack or on its way. A page is linked only by who set LISTED, and only once; a page that is LISTED
+// is not released, but left (empty, ABANDONED) for who pops it. The models in tests/models check this.
+#include <string.h>
+
+#include "mi/internal/core.h"
+#include "mi/internal/options.h"
+#include "mi/internal/os.h"
+#include "mi/internal/page_queue.h"
+
+const mi_page_t _mi_page_empty;
+
+// --- free lists -----------------------------------------------------------------------------------------------
+
+// Takes all remotely freed blocks; the state stays. Acquire: the freers' last writes to the blocks come before ours.
+static void page_collect_remote(mi_page_t* page) {
+  mi_thread_free_t tf = mi_load_relaxed(&page->thread_free);
+  do {
+    if (MI_LIST(tf) == NULL) return;
+  } while (!mi_cas_weak_acq_rel(&page->thread_free, &tf, tf & 7));
+  mi_block_t* const first = MI_LIST(tf);
+  mi_block_t* last = first;
+  uint32_t count = 1;
+  while (last->next != NULL) {
+    last = last->next;
+    count++;
+    mi_assert(count <= page->capacity);
+  }
+  last->next = page->local_free;
+  page->local_free = first;
+  mi_assert(page->used >= count);
+  page->used -= count;
+}
+
+void _mi_page_collect(mi_page_t* page) {
+  page_collect_remote(page);
+  if (page->free == NULL && page->local_free != NULL) {
+    page->free = page->local_free;
+    page->local_free = NULL;
+    page->free_zero = 0;
+  }
+}
+
+// Puts the next few KiB of never used blocks on the (empty) free list, in address order. The first lot ends at the
+// end of an OS page, so that a page of a size that is used once touches 4 KiB.
+static void page_extend(mi_page_t* page) {
+  mi_assert(page->free == NULL && page->capacity < page->reserved);
+  const size_t size = page->block_size;
+  size_t count = (size >= MI_OS_PAGE ? 1 : MI_OS_PAGE / size);
+  if (page->capacity == 0 && page->color < count) count -= page->color;
+  if (count > page->reserved - page->capacity) count = page->reserved - page->capacity;
+  size_t index = page->capacity + page->color;
+  if (index >= page->reserved) index -= page->reserved;
+  if (count > page->reserved - index) count = page->reserved - index;  // the next lot wraps
+  uint8_t* at = page->start + index * size;
+  uint8_t* const last = at + (count - 1) * size;
+  page->free = (mi_block_t*)at;
+  while (at < last) {
+    ((mi_block_t*)at)->next = (mi_block_t*)(at + size);
+    at += size;
+  }
+  ((mi_block_t*)last)->next = NULL;
+  page->capacity += (uint32_t)count;
+  page->free_zero = page->fresh_zero;
+}
+
+// --- making and releasing pages --------------------------------------------------------------------------------
+
+// Handles stay handles: pages of them are kept for handles for ever (their memory goes back when they are empty),
+// so that a stale heap pointer reads a dead handle and never a user's bytes. This is the stack of the empty ones.
+static _Atomic(uint64_t) handle_pages;
+
+#define MI_TAG_SHIFT 41
+#define MI_TAG_ONE ((uint64_t)1 << MI_TAG_SHIFT)
+static inline mi_page_t* tagged_page(uint64_t head) { return (mi_page_t*)((head & (MI_TAG_ONE - 1)) << 7); }
+
+// Pushes onto a stack whose head carries a tag (slots are 128-byte aligned, which leaves 23 bits). Release: who pops
+// the page sees it as it was pushed.
+static void stack_push(_Atomic(uint64_t)* stack, mi_page_t* page) {
+  uint64_t head = mi_load_relaxed(stack);
+  uint64_t next;
+  do {
+    mi_store_relaxed(&page->listed_next, tagged_page(head));
+    next = ((head & ~(MI_TAG_ONE - 1)) + MI_TAG_ONE) | ((uintptr_t)page >> 7);
+  } while (!mi_cas_weak_acq_rel(stack, &head, next));
+}
+
+// The slot of a page that was popped meanwhile may be anything by now, but it is readable, and the tag makes the CAS
+// fail.
+static mi_page_t* stack_pop(_Atomic(uint64_t)* stack) {
+  uint64_t head = mi_load_acquire(stack);
+  mi_page_t* page;
+  uint64_t next;
+  do {
+    page = tagged_page(head);
+    if (page == NULL) return NULL;
+    next = ((head & ~(MI_TAG_ONE - 1)) + MI_TAG_ONE) | ((uintptr_t)mi_load_relaxed(&page->listed_next) >> 7);
+  } while (!mi_cas_weak_acq_rel(stack, &head, next));
+  return page;
+}
+
+// Sets up a claimed slot for a theap. The owner word last.
+static void page_init(mi_theap_t* theap, mi_page_t* page, mi_kind_t kind, size_t bin, bool zero) {
+  page->free = page->local_free = NULL;
+  page->used = page->capacity = 0;
+  page->bin = (uint8_t)bin;
+  page->retire = 0;
+  page->next = page->prev = NULL;
+  page->fresh_zero = zero;
+  page->free_zero = 0;
+  page->in_full = 0;
+  page->color = 0;
+  page->kind = (uint8_t)kind;
+  mi_store_relaxed(&page->thread_free, (mi_thread_free_t)MI_NORMAL);
+  mi_store_relaxed(&page->heap, theap->heap);
+  mi_store_relaxed(&page->theap, theap);
+  mi_tid_t flags = 0;
+  if (theap->is_internal) {
+    flags = (bin >= MI_BIN_HANDLE && mi_is_power_of_two(mi_bin_size(bin)) ? MI_OWNER_SPECIAL : MI_OWNER_INTERNAL);
+  }
+  mi_store_release(&page->owner, mi_load_relaxed(&theap->thread->id) | flags);
+  theap->page_count++;
+}
+
+static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
+  const size_t size = mi_bin_size(bin);
+  const size_t slices = (size <= 8 * MI_KiB ? 1 : 8);
+  const bool is_handle = (bin == MI_BIN_HANDLE && theap->heap == &_mi_heap_internal);
+  bool zero;
+  mi_page_t* page = NULL;
+  if (is_handle && (page = stack_pop(&handle_pages)) != NULL) {
+    zero = true;
+  } else {
+    page = _mi_slices_claim(theap->thread, slices, &zero);
+    if (page == NULL) return NULL;
+  }
+  page_init(theap, page, MI_PAGE_CLASS, bin, zero);
+  page->block_size = size;
+  page->start = (uint8_t*)mi_page_segment(page) + mi_page_slice(page) * MI_SLICE_SIZE;
+  page->reserved = (uint32_t)(slices * MI_SLICE_SIZE / size);
+  // Pages begin in different cache sets: at equal offsets, 64 heaps that are used in turn evict each other.
+  if (size <= MI_OS_PAGE / 2) page->color = (uint16_t)(mi_page_slice(page) * 7 % (MI_OS_PAGE / size));
+  mi_queue_link(theap, bin, page, true);
+  return page;
+}
+
+// The slices of an empty page that is in no queue go back.
+static void page_give_slices(mi_page_t* page) {
+  if (page->kind == MI_PAGE_HUGE) {
+    _mi_huge_release(page);
+  } else if (page->bin == MI_BIN_HANDLE && mi_load_relaxed(&page->heap) == &_mi_heap_internal) {
+    if (!_mi_os_purge(page->start, page->slices * MI_SLICE_SIZE, true)) {
+      memset(page->start, 0, page->slices * MI_SLICE_SIZE);
+    }
+    mi_store_relaxed(&page->owner, MI_TID_NONE);
+    stack_push(&handle_pages, page);
+    return;
+  } else {
+    _mi_slices_release(page);
+  }
+  _mi_purge(false);
+}
+
+static void page_give_up(mi_page_t* page);
+
+// Releases an empty page of the calling thread's theap (or of one that it holds). A page that was adopted while it
+// stood in a stack of abandoned pages may stand there still: it is left for who pops it.
+static void page_release(mi_theap_t* theap, mi_page_t* page) {
+  mi_assert(page->used == 0);
+  mi_queue_unlink(theap, page->in_full ? MI_BIN_FULL : page->bin, page);
+  theap->page_count--;
+  if (mi_unlikely((mi_load_acquire(&page->thread_free) & MI_LISTED) != 0)) {
+    mi_fetch_add_acq_rel(&theap->heap->pages_out, 1);
+    page_give_up(page);
+  } else {
+    page_give_slices(page);
+  }
+}
+
+// --- the full list -----------------------------------------------------------------------------------------------
+
+static void owner_flag(mi_page_t* page, mi_tid_t flag, bool on) {
+  const mi_tid_t owner = mi_load_relaxed(&page->owner);
+  mi_store_relaxed(&page->owner, on ? owner | flag : owner & ~flag);
+}
+
+// Moves a page without free blocks to the full list, where no search meets it. Only from (empty, NORMAL): a free that
+// came in between makes the CAS fail, and the page is not full. False in that case, or while a freer is DELAYING.
+static bool page_to_full(mi_theap_t* theap, mi_page_t* page) {
+  mi_thread_free_t tf = mi_load_relaxed(&page->thread_free);
+  do {
+    if (MI_LIST(tf) != NULL || MI_STATE(tf) != MI_NORMAL) return false;
+    // Release: a freer that finds DELAYED reads page->theap.
+  } while (!mi_cas_weak_acq_rel(&page->thread_free, &tf, MI_WITH_STATE(tf, MI_DELAYED)));
+  mi_queue_unlink(theap, page->bin, page);
+  mi_queue_link(theap, MI_BIN_FULL, page, false);
+  page->in_full = 1;
+  owner_flag(page, MI_OWNER_FULL, true);
+  return true;
+}
+
+// Takes a class page off the full list. While a freer is DELAYING, the state is its to reset.
+static void page_unfull(mi_theap_t* theap, mi_page_t* page) {
+  mi_assert(page->in_full);
+  mi_queue_unlink(theap, MI_BIN_FULL, page);
+  mi_queue_link(theap, page->bin, page, false);
+  page->in_full = 0;
+  owner_flag(page, MI_OWNER_FULL, false);
+  mi_thread_free_t tf = mi_load_relaxed(&page->thread_free);
+  while (MI_STATE(tf) == MI_DELAYED && !mi_cas_weak_acq_rel(&page->thread_free, &tf, MI_WITH_STATE(tf, MI_NORMAL))) {
+  }
+}
+
+static bool page_is_delaying(const mi_page_t* page) {
+  // Acquire: what the freer did to the theap's list comes before what we do next.
+  return MI_STATE(mi_load_acquire(&((mi_page_t*)page)->thread_free)) == MI_DELAYING;
+}
+
+void _mi_theap_unfull_all(mi_theap_t* theap) {
+  mi_page_t* const first = theap->queue[MI_BIN_FULL];
+  if (first == NULL) return;
+  mi_page_t* page = first->prev;
+  for (bool more = true; more;) {
+    mi_page_t* const prev = page->prev;
+    more = (page != first);
+    if (!mi_page_is_single(page)) page_unfull(theap, page);
+    page = prev;
+  }
+}
+
+// --- retiring ----------------------------------------------------------------------------------------------------
+
+#define MI_RETIRE_CYCLES 4
+#define MI_TIDY_EVERY 8  // slow paths between two looks at retired pages
+
+// An empty page goes back, but not at once if it is the last of its class: a program that allocates and frees one
+// block in turn would make and release a page each time.
+void _mi_page_retire(mi_page_t* page) {
+  if (mi_likely(page->retire != 0)) {  // one block that comes and goes
+    page->retire = MI_RETIRE_CYCLES;
+    return;
+  }
+  mi_theap_t* const theap = mi_load_relaxed(&page->theap);
+  mi_assert(page->used == 0 && !page->in_full);
+  if (page->next == page || page_is_delaying(page)) {
+    page->retire = MI_RETIRE_CYCLES;
+    if (page->bin < theap->retire_low) theap->retire_low = page->bin;
+    if (page->bin > theap->retire_high) theap->retire_high = page->bin;
+    return;
+  }
+  page_release(theap, page);
+}
+
+static void theap_sweep_retired(mi_theap_t* theap, bool force) {
+  uint8_t low = MI_BIN_COUNT - 1, high = 0;
+  for (size_t bin = theap->retire_low; bin <= theap->retire_high; bin++) {
+    mi_page_t* const page = theap->queue[bin];
+    if (page == NULL || page->retire == 0) continue;
+    if (page->used != 0) {
+      page->retire = 0;
+      continue;
+    }
+    page->retire--;
+    if ((force || page->retire == 0) && !page_is_delaying(page)) {
+      page_release(theap, page);
+    } else {
+      if (page->retire == 0) page->retire = 1;
+      if (bin < low) low = (uint8_t)bin;
+      if (bin > high) high = (uint8_t)bin;
+    }
+  }
+  theap->retire_low = low;
+  theap->retire_high = high;
+}
+
+// Single-block pages that were freed while their remote freer was still DELAYING.
+static void theap_sweep_late(mi_theap_t* theap) {
+  mi_page_t* page = theap->queue[MI_BIN_LATE];
+  for (size_t n = 0; page != NULL && n < 8; n++) {
+    mi_page_t* const next = (page->next == page ? NULL : page->next);
+    if (!page_is_delaying(page)) {
+      mi_queue_unlink(theap, MI_BIN_LATE, page);
+      theap->page_count--;
+      page_give_slices(page);
+    }
+    page = next;
+  }
+}
+
+void _mi_theap_tidy(mi_theap_t* theap) {
+  if (mi_load_relaxed(&theap->delayed_free) != NULL) _mi_theap_drain_delayed(theap);
+  if (theap->retire_low <= theap->retire_high && ++theap->tidy_count % MI_TIDY_EVERY == 0) {
+    theap_sweep_retired(theap, false);
+  }
+  if (theap->queue[MI_BIN_LATE] != NULL) theap_sweep_late(theap);
+}
+
+// --- a free by the owner ---------------------------------------------------------------------------------------
+
+void _mi_page_free_local(mi_page_t* page, mi_block_t* block) {
+  mi_theap_t* const theap = mi_load_relaxed(&page->theap);
+  if (mi_page_is_single(page)) {
+    if (--page->used != 0) return;  // a visitor has it pinned
+    mi_queue_unlink(theap, MI_BIN_FULL, page);
+    page->in_full = 0;
+    if (page_is_delaying(page)) {
+      mi_queue_link(theap, MI_BIN_LATE, page, false);
+      return;
+    }
+    theap->page_count--;
+    page_give_slices(page);
+    return;
+  }
+  block->next = page->local_free;
+  page->local_free = block;
+  mi_assert(page->used > 0);
+  page->used--;
+  if (page->in_full) page_unfull(theap, page);
+  if (page->used == 0) _mi_page_retire(page);
+}
+
+// --- abandoned pages ---------------------------------------------------------------------------------------------
+
+static mi_abandoned_t main_abandoned;
+
+static mi_abandoned_t* heap_abandoned(mi_heap_t* heap, mi_thread_t* thread) {
+  if (heap == &_mi_heap_main) return &main_abandoned;
+  mi_abandoned_t* seen = mi_load_acquire(&heap->abandoned);
+  if (seen != NULL || thread == NULL) return seen;
+  mi_abandoned_t* const made =
+      (heap == &_mi_heap_internal ? _mi_os_alloc(sizeof(*made)) : _mi_internal_zalloc(thread, sizeof(*made)));
+  if (made == NULL) return NULL;
+  if (mi_cas_strong_acq_rel(&heap->abandoned, &seen, made)) return made;
+  if (heap == &_mi_heap_internal) {
+    _mi_os_free(made, sizeof(*made));
+  } else {
+    _mi_internal_free(made);
+  }
+  return seen;
+}
+
+// What a popper does with the page that it popped: clears LISTED, and claims the page if nobody has it, in one step.
+// The page could not be released while it was LISTED; after this it can.
+static bool page_claim_popped(mi_page_t* page) {
+  mi_thread_free_t tf = mi_load_relaxed(&page->thread_free);
+  for (;;) {
+    const bool abandoned = (MI_STATE(tf) == MI_ABANDONED);
+    const mi_thread_free_t next = (abandoned ? MI_WITH_STATE(tf, MI_NORMAL) : tf) & ~(uintptr_t)MI_LISTED;
+    // Acquire: what the former owner wrote to the page; release: LISTED is clear for who owns it.
+    if (mi_cas_weak_acq_rel(&page->thread_free, &tf, next)) return abandoned;
+  }
+}
+
+// Gives up a page that the caller owns and that is in no queue. Its heap counts it in `pages_out` already.
+static void page_give_up(mi_page_t* page) {
+  mi_heap_t* const heap = mi_load_relaxed(&page->heap);
+  mi_abandoned_t* const abandoned = heap_abandoned(heap, _mi_tls.thread);
+  // A page of the main heap that holds a single block needs no finder but the block's free.
+  const mi_thread_free_t list_it =
+      (abandoned == NULL || (heap == &_mi_heap_main && mi_page_is_single(page)) ? 0 : MI_LISTED);
+  mi_store_relaxed(&page->theap, (mi_theap_t*)NULL);
+  mi_store_relaxed(&page->owner, mi_load_relaxed(&page->owner) & (MI_OWNER_INTERIOR | MI_OWNER_SPECIAL));
+  for (;;) {
+    _mi_page_collect(page);
+    mi_thread_free_t tf = mi_load_acquire(&page->thread_free);
+    if (MI_LIST(tf) != NULL) continue;
+    mi_assert(MI_STATE(tf) == MI_NORMAL);
+    if (page->used == 0) {
+      if ((tf & MI_LISTED) == 0) {
+        page_give_slices(page);
+        atomic_fetch_sub_explicit(&heap->pages_out, 1, memory_order_acq_rel);  // the last touch of the heap
+        return;
+      }
+      if (page->capacity != 0) {
+        // It waits for a popper: without its memory. Only a page without lists can lose that: start afresh.
+        const size_t size = (mi_page_is_single(page) ? page->block_size : page->slices * MI_SLICE_SIZE);
+        page->free = page->local_free = NULL;
+        page->capacity = 0;
+        page->fresh_zero = _mi_os_purge(page->start, size & ~(MI_OS_PAGE - 1), true);
+      }
+    }
+    const mi_thread_free_t next = (tf & MI_LISTED) | list_it | MI_ABANDONED;
+    if (!mi_cas_strong_acq_rel(&page->thread_free, &tf, next)) continue;
+    // From here on the page is not ours; until it is pushed, LISTED keeps everybody from releasing it.
+    if ((tf & MI_LISTED) == 0 && list_it != 0) stack_push(&abandoned->list[page->bin], page);
+    return;
+  }
+}
+
+// Links a page that the caller claimed into its theap.
+static void page_adopt(mi_theap_t* theap, mi_page_t* page) {
+  mi_heap_t* const from = mi_load_relaxed(&page->heap);
+  mi_store_relaxed(&page->heap, theap->heap);
+  mi_store_relaxed(&page->theap, theap);
+  const mi_tid_t flags = mi_load_relaxed(&page->owner) & (MI_OWNER_INTERIOR | MI_OWNER_SPECIAL);
+  page->in_full = 0;
+  page->retire = 0;
+  mi_queue_link(theap, page->bin, page, false);
+  theap->page_count++;
+  mi_store_release(&page->owner, mi_load_relaxed(&theap->thread->id) | flags);
+  atomic_fetch_sub_explicit(&from->pages_out, 1, memory_order_acq_rel);
+}
+
+// A remote free found the page ABANDONED and made it NORMAL, with its block on the list: the caller owns it now.
+void _mi_page_claimed(mi_page_t* page) {
+  mi_thread_t* const thread = _mi_tls.thread;
+  mi_heap_t* const heap = mi_load_relaxed(&page->heap);
+  _mi_page_collect(page);
+  if (page->used > 0 && thread != NULL) {
+    mi_theap_t* theap = NULL;
+    if (heap == &_mi_heap_main) {
+      theap = &thread->main_theap;
+    } else if (heap == &_mi_heap_internal) {
+      theap = &thread->internal_theap;
+    } else {
+      const mi_part_cache_t* const entry = &thread->part_cache[((uintptr_t)heap >> 9) % MI_PART_CACHE];
+      if (entry->heap == heap && entry->id == mi_load_relaxed(&heap->home.id) &&
+          mi_load_relaxed(&heap->state) == MI_HEAP_OPEN) {
+        theap = mi_load_relaxed(&entry->part->theap);
+        if (theap == MI_THEAP_EMPTY) theap = NULL;
+      }
+    }
+    if (theap != NULL && !mi_page_is_single(page) && theap->thread == thread) {
+      page_adopt(theap, page);
+      return;
+    }
+  }
+  page_give_up(page);
+}
+
+// Pops a page of the bin that has room; full ones that come first are taken over into the full list, so that no later
+// search meets them. A few at most.
+static mi_page_t* theap_reclaim_from(mi_theap_t* theap, mi_heap_t* heap, size_t bin) {
+  mi_abandoned_t* const abandoned = heap_abandoned(heap, NULL);
+  if (abandoned == NULL) return NULL;
+  for (int tries = 0; tries < 8; tries++) {
+    mi_page_t* const page = stack_pop(&abandoned->list[bin]);
+    if (page == NULL) return NULL;
+    if (!page_claim_popped(page)) continue;  // who has it will list it again
+    page_adopt(theap, page);
+    _mi_page_collect(page);
+    if (page->free != NULL || page->capacity < page->reserved) return page;
+    page_to_full(theap, page);
+  }
+  return NULL;
+}
+
+void _mi_abandoned_sweep(mi_heap_t* heap, bool all) {
+  mi_abandoned_t* const abandoned = heap_abandoned(heap, NULL);
+  if (abandoned == NULL) return;
+  for (size_t bin = 1; bin < MI_BIN_COUNT; bin++) {
+    // Take the whole stack, so that pages that are given back are not met again.
+    uint64_t head = mi_load_acquire(&abandoned->list[bin]);
+    while (tagged_page(head) != NULL &&
+           !mi_cas_weak_acq_rel(&abandoned->list[bin], &head, (head & ~(MI_TAG_ONE - 1)) + MI_TAG_ONE)) {
+    }
+    for (mi_page_t* page = tagged_page(head); page != NULL;) {
+      mi_page_t* const next = mi_load_relaxed(&page->listed_next);
+      if (page_claim_popped(page)) {
+        if (all) {
+          page->used = 0;
+          page_give_slices(page);
+          atomic_fetch_sub_explicit(&heap->pages_out, 1, memory_order_acq_rel);
+        } else {
+          page_give_up(page);
+        }
+      }
+      page = next;
+    }
+  }
+}
+
+mi_page_t* _mi_abandoned_first(mi_heap_t* heap, size_t bin) {
+  mi_abandoned_t* const abandoned = heap_abandoned(heap, NULL);
+  return (abandoned == NULL ? NULL : tagged_page(mi_load_acquire(&abandoned->list[bin])));
+}
+
+// A visitor counts itself among a page's live blocks, so that the page stays while the visit lasts. Who calls has the
+// page's theap; of an abandoned page, the heap.
+void _mi_page_pin(mi_page_t* page) { page->used++; }
+
+void _mi_page_unpin(mi_page_t* page) {
+  mi_thread_free_t tf = mi_load_acquire(&page->thread_free);
+  while (MI_STATE(tf) == MI_ABANDONED) {
+    if (!mi_cas_weak_acq_rel(&page->thread_free, &tf, MI_WITH_STATE(tf, MI_NORMAL))) continue;
+    page->used--;
+    page_give_up(page);
+    return;
+  }
+  if (mi_page_is_single(page)) {
+    if (page->used == 1) {
+      _mi_page_free_local(page, NULL);
+    } else {
+      page->used--;
+    }
+  } else if (--page->used == 0) {
+    _mi_page_retire(page);
+  }
+}
+
+// --- finding a page ------------------------------------------------------------------------------------------------
+
+static bool page_has_free(mi_page_t* page) {
+  if (page->free != NULL) return true;
+  _mi_page_collect(page);
+  if (page->free != NULL) return true;
+  if (page->capacity < page->reserved) {
+    page_extend(page);
+    return true;
+  }
+  return false;
+}
+
+// The first page of the class that can serve: what the queue holds (full ones leave it on the way, so the search is
+// short, amortised one step per page filled), then abandoned pages, then a fresh one.
+static mi_page_t* theap_find_page(mi_theap_t* theap, size_t bin) {
+  mi_page_t* page = theap->queue[bin];
+  while (page != NULL) {
+    if (page_has_free(page)) {
+      page->retire = 0;
+      if (theap->queue[bin] != page) {  // make it the first: the direct table then finds it
+        mi_queue_unlink(theap, bin, page);
+        mi_queue_link(theap, bin, page, true);
+      }
+      return page;
+    }
+    mi_page_t* const next = (page->next == theap->queue[bin] ? NULL : page->next);
+    if (!page_to_full(theap, page) && !page_is_delaying(page)) continue;  // a free came in: it has room after all
+    page = next;
+  }
+  page = theap_reclaim_from(theap, theap->heap, bin);
+  if (page == NULL) page = _mi_upcalls.reclaim(theap, bin);
+  if (page == NULL) page = page_fresh(theap, bin);
+  if (page == NULL || !page_has_free(page)) return NULL;
+  if (theap->queue[bin] != page) {
+    mi_queue_unlink(theap, bin, page);
+    mi_queue_link(theap, bin, page, true);
+  }
+  return page;
+}
+
+mi_page_t* _mi_theap_reclaim(mi_theap_t* theap, mi_heap_t* forwarder, size_t bin) {
+  return theap_reclaim_from(theap, forwarder, bin);
+}
+
+void* _mi_theap_alloc_class(mi_theap_t* theap, size_t bin, bool zero) {
+  mi_page_t* page = theap->queue[bin];
+  if (page == NULL || page->free == NULL) {
+    page = theap_find_page(theap, bin);
+    if (page == NULL) return NULL;
+  }
+  mi_block_t* const block = page->free;
+  mi_page_pop(page, block);
+  if (zero) {
+    if (page->free_zero) {
+      block->next = NULL;
+    } else {
+      memset(block, 0, page->block_size);
+    }
+  }
+  return block;
+}
+
+void* _mi_theap_alloc_solo(mi_theap_t* theap, size_t size, size_t alignment, size_t offset, bool zero) {
+  bool is_zero;
+  mi_page_t* page;
+  if (size == 0) size = 1;
+  const size_t slack = (alignment <= MI_SLICE_SIZE && offset == 0 ? 0 : alignment);
+  if (size <= MI_SOLO_SIZE_MAX && slack <= MI_SOLO_SIZE_MAX - size) {
+    const size_t slices = (size + slack + MI_SLICE_SIZE - 1) >> MI_SLICE_SHIFT;
+    page = _mi_slices_claim(theap->thread, slices, &is_zero);
+    if (page == NULL) return NULL;
+    page_init(theap, page, MI_PAGE_SOLO, MI_BIN_SOLO, is_zero);
+    uint8_t* const start = (uint8_t*)mi_page_segment(page) + mi_page_slice(page) * MI_SLICE_SIZE;
+    page->start = (uint8_t*)(((uintptr_t)start + offset + alignment - 1) / alignment * alignment - offset);
+    page->block_size = mi_round_up(size, MI_OS_PAGE);
+    const size_t room = slices * MI_SLICE_SIZE - (size_t)(page->start - start);
+    if (page->block_size > room) page->block_size = room;
+  } else {
+    page = _mi_huge_claim(size, alignment, offset, &is_zero);
+    if (page == NULL) return NULL;
+    page_init(theap, page, MI_PAGE_HUGE, MI_BIN_SOLO, is_zero);
+  }
+  page->used = page->capacity = page->reserved = 1;
+  // It has no free block and never will while it lives: full from the start, so that every free takes the slow path.
+  mi_store_release(&page->thread_free, (mi_thread_free_t)MI_DELAYED);
+  mi_queue_link(theap, MI_BIN_FULL, page, false);
+  page->in_full = 1;
+  owner_flag(page, MI_OWNER_FULL, true);
+  if (zero && !is_zero) memset(page->start, 0, page->block_size);
+  return page->start;
+}
+
+void _mi_page_mark_interior(mi_page_t* page) { owner_flag(page, MI_OWNER_INTERIOR, true); }
+
+// --- whole theaps ----------------------------------------------------------------------------------------------------
+
+// Calls `fn` for every page of the theap; it may unlink and release the page that it is given.
+static void theap_for_each(mi_theap_t* theap, void (*fn)(mi_theap_t*, mi_page_t*, bool), bool arg) {
+  for (size_t bin = 1; bin < MI_BIN_COUNT; bin++) {
+    mi_page_t* page = theap->queue[bin];
+    if (page == NULL) continue;
+    mi_page_t* const last = page->prev;
+    for (bool more = true; more;) {
+      mi_page_t* const next = page->next;
+      more = (page != last);
+      fn(theap, page, arg);
+      page = next;
+    }
+  }
+}
+
+static void collect_page(mi_theap_t* theap, mi_page_t* page, bool force) {
+  if (mi_page_is_single(page)) return;
+  _mi_page_collect(page);
+  if (page->used == 0 && !page_is_delaying(page) && (force || page->next != page || page->retire == 0)) {
+    page_release(theap, page);
+  }
+}
+
+void _mi_theap_collect(mi_theap_t* theap, bool force) {
+  _mi_theap_drain_delayed(theap);
+  theap_for_each(theap, collect_page, force);
+  theap_sweep_retired(theap, force);
+  theap_sweep_late(theap);
+}
+
+void _mi_theap_collect_step(mi_theap_t* theap) {
+  theap->collect_bin = (uint8_t)(theap->collect_bin % MI_BIN_LAST + 1);
+  for (int n = 0; n < 4; n++) {
+    mi_page_t* const first = theap->queue[theap->collect_bin];
+    if (first == NULL || first->next == first) return;
+    mi_page_t* const page = first->prev;  // the first is in use
+    _mi_page_collect(page);
+    if (page->used == 0 && !page_is_delaying(page)) {
+      page_release(theap, page);
+    } else {  // another one the next time: it comes second
+      mi_queue_unlink(theap, theap->collect_bin, page);
+      mi_queue_link(theap, theap->collect_bin, page, true);
+      theap->queue[theap->collect_bin] = first;
+      mi_direct_update(theap, theap->collect_bin);
+    }
+  }
+}
+
+static void free_page(mi_theap_t* theap, mi_page_t* page) {
+  theap->page_count--;
+  mi_thread_free_t tf = mi_load_acquire(&page->thread_free);
+  if (mi_unlikely((tf & MI_LISTED) != 0)) {
+    while (!mi_cas_weak_acq_rel(&page->thread_free, &tf, (tf & MI_LISTED) | MI_NORMAL)) {
+    }
+    page->free = page->local_free = NULL;
+    page->used = 0;
+    mi_fetch_add_acq_rel(&theap->heap->pages_out, 1);
+    page_give_up(page);
+  } else {
+    page_give_slices(page);
+  }
+}
+
+void _mi_theap_free_pages(mi_theap_t* theap) {
+  for (size_t bin = MI_BIN_COUNT - 1; bin > 0 && theap->page_count > 0; bin--) {
+    mi_page_t* page = theap->queue[bin];
+    if (page == NULL) continue;
+    mi_page_t* const last = page->prev;
+    theap->queue[bin] = NULL;
+    mi_direct_update(theap, bin);
+    for (bool more = true; more;) {
+      mi_page_t* const next = page->next;
+      more = (page != last);
+      free_page(theap, page);
+      page = next;
+    }
+  }
+  theap->retire_low = MI_BIN_COUNT - 1;
+  theap->retire_high = 0;
+  mi_store_relaxed(&theap->delayed_free, (mi_block_t*)NULL);
+  mi_assert(theap->page_count == 0);
+}
+
+static void abandon_page(mi_theap_t* theap, mi_page_t* page, bool unused) {
+  (void)unused;
+  mi_heap_t* const heap = theap->heap;
+  mi_queue_unlink(theap, page->in_full ? MI_BIN_FULL : page->kind == MI_PAGE_CLASS ? page->bin : MI_BIN_LATE, page);
+  theap->page_count--;
+  page->in_full = 0;
+  page->retire = 0;
+  mi_fetch_add_acq_rel(&heap->pages_out, 1);
+  page_give_up(page);
+}
+
+// DELAYED pages become NORMAL, so that no free leads to the theap any more; false if one is DELAYING.
+static bool theap_cut_delayed(mi_theap_t* theap) {
+  bool clean = true;
+  for (size_t bin = MI_BIN_FULL; bin <= MI_BIN_LATE; bin++) {
+    mi_page_t* const first = theap->queue[bin];
+    if (first == NULL) continue;
+    mi_page_t* page = first;
+    do {
+      mi_thread_free_t tf = mi_load_relaxed(&page->thread_free);
+      while (MI_STATE(tf) == MI_DELAYED &&
+             !mi_cas_weak_acq_rel(&page->thread_free, &tf, MI_WITH_STATE(tf, MI_NORMAL))) {
+      }
+      if (page_is_delaying(page)) clean = false;
+      page = page->next;
+    } while (page != first);
+  }
+  // Class pages that left the full list while their freer was DELAYING stand in their queues.
+  for (size_t bin = 1; bin < MI_BIN_FULL && clean; bin++) {
+    mi_page_t* const first = theap->queue[bin];
+    if (first == NULL) continue;
+    mi_page_t* page = first;
+    do {
+      if (page_is_delaying(page)) clean = false;
+      page = page->next;
+    } while (page != first);
+  }
+  return clean;
+}
+
+bool _mi_theap_abandon(mi_theap_t* theap, bool wait) {
+  // The only wait of the library: for a thread that is between the two halves of one remote free.
+  while (!theap_cut_delayed(theap)) {
+    if (!wait) return false;
+    _mi_os_yield();
+  }
+  _mi_theap_drain_delayed(theap);
+  theap_for_each(theap, abandon_page, false);
+  mi_assert(theap->page_count == 0);
+  return true;
+}

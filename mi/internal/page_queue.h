@@ -1,0 +1,52 @@
+// The queues of a theap: circular, doubly linked lists of pages, one per size class, one of full pages and one of
+// empty pages that a remote freer has not let go of. A queue is a pointer to its first page; the first page's `prev`
+// is the last. Whenever the first page of a small class changes, the direct table follows.
+#pragma once
+#ifndef MI_INTERNAL_PAGE_QUEUE_H
+#define MI_INTERNAL_PAGE_QUEUE_H
+
+#include "mi/internal/core.h"
+
+#define MI_BIN_DIRECT_LAST 33u  // mi_bin_of(MI_DIRECT_SIZE_MAX)
+
+// direct[w] serves sizes of 8 * w bytes (and up to 7 fewer): it is the first page of the size's queue.
+static inline void mi_direct_update(mi_theap_t* theap, size_t bin) {
+  if (bin > MI_BIN_DIRECT_LAST) return;
+  mi_page_t* const page = (theap->queue[bin] != NULL ? theap->queue[bin] : MI_PAGE_EMPTY);
+  const size_t high = mi_bin_size(bin) / 8;
+  const size_t low = (bin == 1 ? 0 : mi_bin_size(bin - 1) / 8 + 1);
+  for (size_t w = low; w <= high; w++) theap->direct[w] = page;
+}
+
+static inline void mi_queue_link(mi_theap_t* theap, size_t bin, mi_page_t* page, bool front) {
+  mi_page_t* const first = theap->queue[bin];
+  if (first == NULL) {
+    page->next = page->prev = page;
+  } else {
+    page->next = first;
+    page->prev = first->prev;
+    first->prev->next = page;
+    first->prev = page;
+  }
+  if (first == NULL || front) {
+    theap->queue[bin] = page;
+    mi_direct_update(theap, bin);
+  }
+}
+
+static inline void mi_queue_unlink(mi_theap_t* theap, size_t bin, mi_page_t* page) {
+  if (page->next == page) {
+    theap->queue[bin] = NULL;
+    mi_direct_update(theap, bin);
+  } else {
+    page->prev->next = page->next;
+    page->next->prev = page->prev;
+    if (theap->queue[bin] == page) {
+      theap->queue[bin] = page->next;
+      mi_direct_update(theap, bin);
+    }
+  }
+  page->next = page->prev = NULL;
+}
+
+#endif

@@ -1,0 +1,393 @@
+// Slices of segments: claiming and releasing runs of them for pages and huge blocks, and purging what is free.
+//
+// Which slices are free is one 64-bit word per segment, in the arena's header. There is no lock, no owner and no
+// list. Invariants (modelled in tests/models):
+//  * a slice's `free` bit is set iff nobody holds the slice; a claim is one CAS of a run of bits, a release one
+//    fetch_or after the page slots of the run were reset. The word is 0 for unused, huge and private segments, so
+//    that a claim by who looked too long at a segment fails;
+//  * only who takes the word from ALL to 0 by CAS may return the segment to the arena;
+//  * if the word is not 0, the segment's bit in `has_free` is set, or somebody is about to set it: who takes the
+//    word from 0 to non-zero sets the bit; who finds 0 clears the bit, reads the word again, and sets the bit if it
+//    is no longer 0. These are sequentially consistent read-modify-writes: either the clearer sees the new word, or
+//    the releaser's set comes after the clear;
+//  * a purger holds (has claimed) the slices that it purges. Due is what was free at two ticks in a row: release
+//    clears a slice's `aged` bit before it sets the `free` bit.
+// The bits of `dirty` and `backed` are changed only by who holds the slice; they are published by the release.
+#include <string.h>
+
+#include "mi/internal/arena.h"
+#include "mi/internal/options.h"
+#include "mi/internal/os.h"
+
+// --- resolving pointers -----------------------------------------------------------------------------------
+
+mi_page_t* _mi_page_of_any(const void* p) {
+  size_t index;
+  mi_arena_t* const arena = _mi_arena_of(p, &index);
+  if (arena == NULL) return NULL;
+  switch ((mi_segment_kind_t)mi_load_acquire(&arena->kind[index])) {
+    case MI_SEGMENT_NORMAL: {
+      mi_page_t* page = mi_slot_of(p);
+      if (page->kind == MI_PAGE_TAIL) page -= page->distance;
+      return (page->kind == MI_PAGE_NONE || page->kind == MI_PAGE_TAIL ? NULL : page);
+    }
+    case MI_SEGMENT_HUGE_INSIDE:
+      while (mi_load_acquire(&arena->kind[index]) == MI_SEGMENT_HUGE_INSIDE) index--;
+      if (mi_load_acquire(&arena->kind[index]) != MI_SEGMENT_HUGE_START) return NULL;
+      // fall through
+    case MI_SEGMENT_HUGE_START: {
+      mi_page_t* const page = &((mi_segment_t*)mi_arena_segment(arena, index))->slot[1];
+      const uint8_t* const q = (const uint8_t*)p;
+      return (q >= page->start && (size_t)(q - page->start) < page->block_size ? page : NULL);
+    }
+    case MI_SEGMENT_UNUSED:
+    case MI_SEGMENT_PRIVATE:
+      break;
+  }
+  return NULL;
+}
+
+// --- the summary -------------------------------------------------------------------------------------------
+
+static void summary_set(mi_arena_t* arena, size_t index) {
+  mi_fetch_or_seq_cst(&arena->has_free[index / 64], (uint64_t)1 << (index % 64));
+  const size_t hint = mi_load_relaxed(&arena->first_free);
+  if (index / 64 < hint) mi_store_relaxed(&arena->first_free, index / 64);
+}
+
+static void summary_clear(mi_arena_t* arena, size_t index) {
+  mi_fetch_and_seq_cst(&arena->has_free[index / 64], ~((uint64_t)1 << (index % 64)));
+  if (mi_load_seq_cst(&arena->info[index].free) != 0) summary_set(arena, index);
+}
+
+static void slices_give(mi_arena_t* arena, size_t index, uint64_t run) {
+  // Release: the reset slots, and the dirty and backed bits, are visible to who claims the run.
+  if (mi_fetch_or_seq_cst(&arena->info[index].free, run) == 0) summary_set(arena, index);
+}
+
+// --- claiming ------------------------------------------------------------------------------------------------
+
+static mi_page_t* slices_take(mi_arena_t* arena, size_t index, size_t count, bool* zero) {
+  mi_segment_info_t* const info = &arena->info[index];
+  uint64_t word = mi_load_relaxed(&info->free);
+  uint64_t run;
+  size_t at;
+  do {
+    if (word == 0) return NULL;
+    at = mi_find_run(word, count, 1);
+    if (at >= MI_SLICES_PER_SEGMENT) return NULL;
+    run = mi_run_mask(at, count);
+  } while (!mi_cas_weak_acq_rel(&info->free, &word, word & ~run));
+  if ((word & ~run) == 0) summary_clear(arena, index);
+  const uint64_t dirty = mi_load_relaxed(&info->dirty);
+  *zero = ((dirty & run) == 0);
+  if ((dirty & run) != run) mi_fetch_or_acq_rel(&info->dirty, run);
+  if ((mi_load_relaxed(&info->backed) & run) != run) mi_fetch_or_acq_rel(&info->backed, run);
+  return &((mi_segment_t*)mi_arena_segment(arena, index))->slot[at];
+}
+
+// Searches the segments with free slices. A run that is longer than one slice may not fit in many of them: after
+// some misses a new segment is the better choice, and the work stays bounded.
+static mi_page_t* slices_search(mi_thread_t* thread, size_t count, bool* zero) {
+  size_t misses = 0;
+  for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
+    mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[i]);
+    if (arena == NULL) break;
+    const size_t words = (mi_load_acquire(&arena->ready) + 63) / 64;
+    const size_t hint = mi_load_relaxed(&arena->first_free);
+    bool all_empty = true;
+    for (size_t w = (hint < words ? hint : 0); w < words; w++) {
+      uint64_t summary = mi_load_relaxed(&arena->has_free[w]);
+      if (summary != 0) all_empty = false;
+      while (summary != 0) {
+        const size_t index = 64 * w + mi_ctz(summary);
+        summary &= summary - 1;
+        mi_page_t* const page = slices_take(arena, index, count, zero);
+        if (page != NULL) {
+          thread->segment_arena = arena;
+          thread->segment_index = index;
+          return page;
+        }
+        if (mi_load_relaxed(&arena->info[index].free) == 0) summary_clear(arena, index);
+        if (++misses >= 32) return NULL;
+      }
+      if (all_empty) mi_store_relaxed(&arena->first_free, w);  // a hint: releases lower it again
+    }
+  }
+  return NULL;
+}
+
+// Takes a segment from the arena and makes it NORMAL, with the caller's run claimed from the start.
+static mi_page_t* segment_open(mi_thread_t* thread, size_t count, bool* zero) {
+  mi_arena_t* arena;
+  size_t index;
+  if (!_mi_segments_claim(1, 0, 0, &arena, &index)) return NULL;
+  mi_segment_info_t* const info = &arena->info[index];
+  mi_segment_t* const segment = (mi_segment_t*)mi_arena_segment(arena, index);
+  if ((mi_load_relaxed(&info->dirty) & 1) != 0) memset(segment, 0, sizeof(*segment));
+  mi_fetch_or_acq_rel(&info->dirty, 1);
+  mi_fetch_or_acq_rel(&info->backed, 1);
+  mi_store_release(&arena->kind[index], (uint8_t)MI_SEGMENT_NORMAL);
+  const uint64_t run = mi_run_mask(1, count);
+  const uint64_t dirty = mi_load_relaxed(&info->dirty);
+  *zero = ((dirty & run) == 0);
+  mi_fetch_or_acq_rel(&info->dirty, run);
+  mi_fetch_or_acq_rel(&info->backed, run);
+  thread->segment_arena = arena;
+  thread->segment_index = index;
+  if ((MI_SLICES_ALL & ~run) != 0) slices_give(arena, index, MI_SLICES_ALL & ~run);
+  return &segment->slot[1];
+}
+
+static void slots_mark_tail(mi_page_t* page, size_t count) {
+  page->slices = (uint16_t)count;
+  page->distance = 0;
+  for (size_t i = 1; i < count; i++) {
+    page[i].distance = (uint8_t)i;
+    page[i].kind = MI_PAGE_TAIL;
+  }
+}
+
+mi_page_t* _mi_slices_claim(mi_thread_t* thread, size_t count, bool* zero) {
+  mi_page_t* page = NULL;
+  if (thread->segment_arena != NULL) page = slices_take(thread->segment_arena, thread->segment_index, count, zero);
+  if (page == NULL) page = slices_search(thread, count, zero);
+  if (page == NULL) page = segment_open(thread, count, zero);
+  if (page == NULL) {
+    // Memory is short. Free slices elsewhere may be backed by memory that others need.
+    _mi_purge(true);
+    page = slices_search(thread, count, zero);
+    if (page == NULL) page = segment_open(thread, count, zero);
+  }
+  if (page != NULL) slots_mark_tail(page, count);
+  return page;
+}
+
+void _mi_slices_release(mi_page_t* page) {
+  mi_segment_t* const segment = mi_page_segment(page);
+  size_t index = 0;
+  mi_arena_t* const arena = _mi_arena_of((uint8_t*)segment + 1, &index);
+  const size_t at = mi_page_slice(page), count = page->slices;
+  for (size_t i = 0; i < count; i++) {
+    mi_store_relaxed(&page[i].owner, MI_TID_NONE);
+    page[i].kind = MI_PAGE_NONE;
+  }
+  const uint64_t run = mi_run_mask(at, count);
+  mi_segment_info_t* const info = &arena->info[index];
+  if ((mi_load_relaxed(&info->aged) & run) != 0) mi_fetch_and_acq_rel(&info->aged, ~run);
+  const uint64_t bit = (uint64_t)1 << (index % 64);
+  slices_give(arena, index, run);
+  // After the give: a tick that runs between would clear the summary again and miss the run.
+  if ((mi_load_seq_cst(&arena->purgeable[index / 64]) & bit) == 0) {
+    mi_fetch_or_seq_cst(&arena->purgeable[index / 64], bit);
+  }
+}
+
+// --- huge blocks -----------------------------------------------------------------------------------------------
+
+mi_page_t* _mi_huge_claim(size_t size, size_t alignment, size_t offset, bool* zero) {
+  // The block starts `lead` bytes into the run: behind the header, and where the alignment wants it. `p - 1` must
+  // lie in a segment whose header area is not the block's own: lead <= 4 MiB, or the block starts so far into the
+  // second segment that the slot that p leads to lies before it.
+  size_t lead = MI_SLICE_SIZE;
+  size_t segment_alignment = 0, phase = 0;
+  if (alignment <= MI_SEGMENT_SIZE) {
+    lead += (0 - offset - lead) & (alignment - 1);
+  } else {
+    const size_t low = (0 - offset) & MI_SEGMENT_MASK;
+    lead = (low == 0 ? MI_SEGMENT_SIZE : low >= MI_SLICE_SIZE ? low : MI_SEGMENT_SIZE + low);
+    segment_alignment = alignment;
+    phase = lead + offset;
+  }
+  if (lead > MI_SEGMENT_SIZE && lead < MI_SEGMENT_SIZE + 2 * sizeof(mi_page_t)) return NULL;
+  if (size > MI_ALLOC_MAX - 2 * MI_SEGMENT_SIZE) return NULL;
+  size = mi_round_up(size, MI_OS_PAGE);
+  const size_t count = (lead + size + MI_SEGMENT_MASK) >> MI_SEGMENT_SHIFT;
+  mi_arena_t* arena;
+  size_t index;
+  if (!_mi_segments_claim(count, segment_alignment, phase, &arena, &index)) {
+    _mi_purge(true);  // whole segments may be among what is free
+    if (!_mi_segments_claim(count, segment_alignment, phase, &arena, &index)) return NULL;
+  }
+  mi_segment_t* const segment = (mi_segment_t*)mi_arena_segment(arena, index);
+  *zero = true;
+  for (size_t i = index; i < index + count; i++) {
+    mi_segment_info_t* const info = &arena->info[i];
+    const uint64_t dirty = mi_load_relaxed(&info->dirty);
+    if (i == index) {
+      if ((dirty & 1) != 0) memset(segment, 0, sizeof(*segment));
+      if ((dirty & ~(uint64_t)1) != 0) *zero = false;
+    } else {
+      if (dirty != 0) *zero = false;
+    }
+    mi_store_relaxed(&info->dirty, ~(uint64_t)0);
+    mi_store_relaxed(&info->backed, ~(uint64_t)0);
+  }
+  if (lead > MI_SEGMENT_SIZE) memset((uint8_t*)segment + MI_SEGMENT_SIZE, 0, 2 * sizeof(mi_page_t));
+  mi_page_t* const page = &segment->slot[1];
+  page->slices = 0;
+  page->distance = 0;
+  page->block_size = size;
+  page->start = (uint8_t*)segment + lead;
+  // The kinds last (release): who finds HUGE finds the slot. From the end, so that a walk back always meets a start.
+  for (size_t i = index + count - 1; i > index; i--) {
+    mi_store_release(&arena->kind[i], (uint8_t)MI_SEGMENT_HUGE_INSIDE);
+  }
+  mi_store_release(&arena->kind[index], (uint8_t)MI_SEGMENT_HUGE_START);
+  // Other blocks that start in a later slice of the first segment find a slot that matches nobody: all are zero.
+  return page;
+}
+
+void _mi_huge_release(mi_page_t* page) {
+  mi_segment_t* const segment = mi_page_segment(page);
+  size_t index = 0;
+  mi_arena_t* const arena = _mi_arena_of((uint8_t*)segment + 1, &index);
+  const size_t lead = (size_t)(page->start - (uint8_t*)segment);
+  const size_t count = (lead + page->block_size + MI_SEGMENT_MASK) >> MI_SEGMENT_SHIFT;
+  mi_store_relaxed(&page->owner, MI_TID_NONE);
+  page->kind = MI_PAGE_NONE;
+  for (size_t i = index; i < index + count; i++) {
+    mi_store_relaxed(&arena->info[i].aged, 0);
+    mi_store_release(&arena->kind[i], (uint8_t)MI_SEGMENT_UNUSED);
+  }
+  _mi_segments_release(arena, index, count);
+}
+
+// --- purging ------------------------------------------------------------------------------------------------------
+
+static bool purge_run(uint8_t* start, size_t size) {
+  return _mi_os_purge(start, size, _mi_option(mi_option_purge_decommits) != 0);
+}
+
+// Purges the slices in `due`, which the caller holds.
+static void purge_slices(mi_arena_t* arena, size_t index, uint64_t due) {
+  mi_segment_info_t* const info = &arena->info[index];
+  for (uint64_t rest = due; rest != 0;) {
+    const size_t at = mi_ctz(rest);
+    size_t n = 1;
+    while (at + n < 64 && (rest >> (at + n) & 1) != 0) n++;
+    const uint64_t run = mi_run_mask(at, n);
+    if (purge_run(mi_arena_segment(arena, index) + at * MI_SLICE_SIZE, n * MI_SLICE_SIZE)) {
+      mi_fetch_and_acq_rel(&info->dirty, ~run);
+    }
+    mi_fetch_and_acq_rel(&info->backed, ~run);
+    rest &= ~run;
+  }
+}
+
+// Takes a segment with all slices free out of use; its header's memory goes back.
+static void segment_close(mi_arena_t* arena, size_t index) {
+  mi_segment_info_t* const info = &arena->info[index];
+  uint64_t expected = MI_SLICES_ALL;
+  if (!mi_cas_strong_acq_rel(&info->free, &expected, (uint64_t)0)) return;
+  // The word is 0: nobody can claim a slice, the segment is ours.
+  summary_clear(arena, index);
+  mi_store_release(&arena->kind[index], (uint8_t)MI_SEGMENT_UNUSED);
+  if (_mi_os_purge(mi_arena_segment(arena, index), MI_SLICE_SIZE, true)) {
+    mi_fetch_and_acq_rel(&info->dirty, ~(uint64_t)1);
+    mi_fetch_and_acq_rel(&info->backed, ~(uint64_t)1);
+  }
+  mi_store_relaxed(&info->aged, 0);
+  _mi_segments_release(arena, index, 1);
+}
+
+static void purge_normal(mi_arena_t* arena, size_t index, bool force) {
+  mi_segment_info_t* const info = &arena->info[index];
+  uint64_t word = mi_load_acquire(&info->free);
+  const uint64_t aged = mi_load_acquire(&info->aged);
+  uint64_t due;
+  do {
+    due = word & mi_load_acquire(&info->backed) & (force ? ~(uint64_t)0 : aged);
+  } while (due != 0 && !mi_cas_weak_acq_rel(&info->free, &word, word & ~due));
+  if (due != 0) {
+    if ((word & ~due) == 0) summary_clear(arena, index);
+    purge_slices(arena, index, due);
+    slices_give(arena, index, due);
+  }
+  if (mi_load_acquire(&info->free) == MI_SLICES_ALL && (force || aged == MI_SLICES_ALL)) {
+    segment_close(arena, index);
+  } else {
+    // Only what is free now and still is when released slices clear their bit: a stale set bit costs an early
+    // purge of a free slice, never one of a slice in use (the purger claims first).
+    mi_fetch_or_acq_rel(&info->aged, mi_load_acquire(&info->free));
+  }
+}
+
+static void purge_unused(mi_arena_t* arena, size_t index, bool force) {
+  mi_segment_info_t* const info = &arena->info[index];
+  const uint64_t bit = (uint64_t)1 << (index % 64);
+  if (!force && mi_load_relaxed(&info->aged) == 0) {
+    mi_store_relaxed(&info->aged, MI_SLICES_ALL);
+    return;
+  }
+  uint64_t word = mi_load_relaxed(&arena->unused[index / 64]);
+  do {
+    if ((word & bit) == 0) return;
+  } while (!mi_cas_weak_acq_rel(&arena->unused[index / 64], &word, word & ~bit));
+  const uint64_t backed = mi_load_acquire(&info->backed);
+  if (backed == ~(uint64_t)0) {
+    if (purge_run(mi_arena_segment(arena, index), MI_SEGMENT_SIZE)) mi_store_relaxed(&info->dirty, 0);
+    mi_store_relaxed(&info->backed, 0);
+  } else if (backed != 0) {
+    purge_slices(arena, index, backed);
+  }
+  mi_store_relaxed(&info->aged, 0);
+  mi_fetch_or_acq_rel(&arena->unused[index / 64], bit);
+}
+
+static void purge_pass(bool force) {
+  for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
+    mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[i]);
+    if (arena == NULL) break;
+    const size_t words = (mi_load_acquire(&arena->ready) + 63) / 64;
+    for (size_t w = 0; w < words; w++) {
+      // Each bit is cleared before its segment is looked at and set again if something is left, so that a release
+      // that comes in between is not forgotten.
+      uint64_t bits = mi_load_relaxed(&arena->purgeable[w]);
+      if (bits == 0) continue;
+      bits = mi_exchange_seq_cst(&arena->purgeable[w], (uint64_t)0);
+      uint64_t left = 0;
+      for (uint64_t rest = bits; rest != 0; rest &= rest - 1) {
+        const size_t index = 64 * w + mi_ctz(rest);
+        mi_segment_info_t* const info = &arena->info[index];
+        uint64_t still = 0;
+        switch ((mi_segment_kind_t)mi_load_acquire(&arena->kind[index])) {
+          case MI_SEGMENT_NORMAL:
+            purge_normal(arena, index, force);
+            still = mi_load_seq_cst(&info->free) & mi_load_acquire(&info->backed);
+            if (mi_load_acquire(&info->free) == MI_SLICES_ALL) still = 1;  // to be closed
+            break;
+          case MI_SEGMENT_UNUSED:
+            purge_unused(arena, index, force);
+            still = mi_load_acquire(&info->backed);
+            break;
+          default:
+            break;
+        }
+        if (still != 0) left |= (uint64_t)1 << (index % 64);
+      }
+      if (left != 0) mi_fetch_or_seq_cst(&arena->purgeable[w], left);
+    }
+  }
+}
+
+void _mi_purge(bool force) {
+  static _Atomic(uint64_t) next_tick;
+  if (force) {
+    purge_pass(true);
+    purge_pass(true);  // segments that the first pass emptied and closed
+    return;
+  }
+  const long delay = _mi_option(mi_option_purge_delay);
+  if (delay < 0) return;
+  if (delay == 0) {
+    purge_pass(true);
+    return;
+  }
+  const uint64_t now = _mi_os_clock_ms();
+  uint64_t due = mi_load_relaxed(&next_tick);
+  // Free at two ticks in a row: with a tick every half delay, memory goes back after half to one delay.
+  const uint64_t period = (delay > 1 ? (uint64_t)delay / 2 + 1 : 1);
+  if (now < due || !mi_cas_strong_acq_rel(&next_tick, &due, now + period)) return;
+  purge_pass(false);
+}

@@ -1,0 +1,335 @@
+// Every structure that more than one file touches, with who may write each field and when.
+//
+// Geometry (DESIGN: memory hierarchy):
+//   arena    a reserved address range, cut into segments; its header holds one entry per segment
+//   segment  4 MiB, 4 MiB-aligned; slice 0 holds 64 page slots of 128 bytes (8 KiB: 0.2 % of the other 63)
+//   slice    64 KiB; a page is a run of slices inside one segment, described by the slot of its first slice
+//   block    8 bytes and up; a free block holds nothing but the pointer to the next free block
+//
+// Pointer to page:  segment(p) = (p - 1) & ~(4 MiB - 1);  slot(p) = segment->slot[(p >> 16) & 63].
+// p - 1, because a block may start exactly at a 4 MiB boundary; such a block belongs to the segment before.
+#pragma once
+#ifndef MI_INTERNAL_TYPES_H
+#define MI_INTERNAL_TYPES_H
+
+#include "mi/internal/bits.h"
+
+#define MI_KiB ((size_t)1024)
+#define MI_MiB (MI_KiB * MI_KiB)
+#define MI_GiB (MI_KiB * MI_MiB)
+#define MI_SLICE_SHIFT 16
+#define MI_SLICE_SIZE ((size_t)1 << MI_SLICE_SHIFT)
+#define MI_SEGMENT_SHIFT 22
+#define MI_SEGMENT_SIZE ((size_t)1 << MI_SEGMENT_SHIFT)
+#define MI_SEGMENT_MASK (MI_SEGMENT_SIZE - 1)
+#define MI_SLICES_PER_SEGMENT 64
+#define MI_SLICES_ALL (~(uint64_t)1)  // every slice but the header's
+#define MI_SOLO_SIZE_MAX ((MI_SLICES_PER_SEGMENT - 1) * MI_SLICE_SIZE)
+#define MI_ALLOC_MAX ((size_t)PTRDIFF_MAX)
+#define MI_OS_PAGE ((size_t)4096)
+#define MI_CACHE_LINE 64
+
+typedef struct mi_heap_s mi_heap_t;
+typedef struct mi_theap_s mi_theap_t;
+typedef struct mi_thread_s mi_thread_t;
+typedef struct mi_page_s mi_page_t;
+typedef struct mi_segment_s mi_segment_t;
+typedef struct mi_part_s mi_part_t;
+typedef struct mi_slot_s mi_slot_t;
+
+typedef struct mi_block_s {
+  struct mi_block_s* next;
+} mi_block_t;
+
+// A thread id is a 64-bit number that is never used again: (generation of the record, index of the record) << 3.
+// Its low 3 bits are zero; page->owner carries flags there, so that one compare in mi_free decides the fast path.
+typedef uint64_t mi_tid_t;
+#define MI_TID_NONE ((mi_tid_t)0)
+#define MI_TID_UNINIT (~(mi_tid_t)0)     // of a thread without a record: equal to no owner ever
+#define MI_OWNER_FULL ((mi_tid_t)1)      // the page is on its theap's full list
+#define MI_OWNER_INTERIOR ((mi_tid_t)2)  // some block was handed out at an address inside it
+#define MI_OWNER_SPECIAL ((mi_tid_t)4)   // blocks of the page carry objects of their own: handles, regions, lanes
+#define MI_OWNER_INTERNAL (MI_OWNER_SPECIAL | MI_OWNER_INTERIOR)  // blocks of the library's own, and no objects
+#define MI_OWNER_FLAGS ((mi_tid_t)7)
+
+// page->thread_free: the list of remotely freed blocks, and in its three low bits the page's state and whether it is
+// listed, so that one compare-and-swap decides about all three. See page.c and free.c.
+typedef uintptr_t mi_thread_free_t;
+enum {
+  MI_NORMAL = 0,
+  MI_DELAYED = 1,
+  MI_DELAYING = 2,
+  MI_ABANDONED = 3,
+  MI_LISTED = 4,  // is in (or on its way to) a stack of abandoned pages
+};
+#define MI_STATE(tf) ((tf)&3u)
+#define MI_LIST(tf) ((mi_block_t*)((tf) & ~(uintptr_t)7))
+#define MI_WITH_STATE(tf, state) (((tf) & ~(uintptr_t)3) | (state))
+
+typedef enum mi_kind_e {
+  MI_PAGE_NONE = 0,  // no page here: slot 0, or free slices
+  MI_PAGE_TAIL,      // a later slice of a page: `distance` slots before this one is its slot
+  MI_PAGE_CLASS,     // blocks of one size class
+  MI_PAGE_SOLO,      // one block, up to MI_SOLO_SIZE_MAX
+  MI_PAGE_HUGE,      // one block in a run of segments of its own
+} mi_kind_t;
+
+// A page slot: two cache lines. The first is the owner's alone; the second is what other threads read or write.
+//   live blocks = used - length(thread_free);  used + length(free) + length(local_free) = capacity <= reserved
+struct mi_page_s {
+  // --- owner only (the thread in `owner`, or who claimed the page, see free.c)
+  mi_block_t* free;        // blocks to hand out
+  mi_block_t* local_free;  // blocks that the owner freed
+  uint32_t used;           // blocks handed out and not yet back in one of the two lists
+  uint32_t capacity;       // blocks that were ever put on a list
+  uint32_t reserved;       // blocks that fit
+  uint16_t color;          // block k of the page is handed out as the ((k + color) mod reserved)th
+  uint8_t bin;
+  uint8_t retire;   // slow paths until an empty page goes back; 0: not retired
+  mi_page_t* next;  // queue of the theap
+  mi_page_t* prev;
+  uint8_t fresh_zero;  // memory beyond `capacity` is known to be zero
+  uint8_t free_zero;   // so are the blocks in `free`, but for their first word
+  uint8_t in_full;     // is on the full list: copy of MI_OWNER_FULL
+  uint8_t padding[5];
+  // --- shared
+  _Atomic(mi_tid_t) owner __attribute__((aligned(MI_CACHE_LINE)));  // owner's id | flags; written by the owner only
+  _Atomic(mi_thread_free_t) thread_free;
+  _Atomic(mi_heap_t*) heap;    // written by the owner
+  _Atomic(mi_theap_t*) theap;  // NULL while abandoned; written by the owner
+  size_t block_size;           // constant while the page lives, as all below
+  uint8_t* start;
+  _Atomic(mi_page_t*) listed_next;  // link in an abandoned list, written while LISTED and not yet pushed
+  uint16_t slices;
+  uint8_t distance;
+  uint8_t kind;  // mi_kind_t
+  uint8_t padding2[4];
+} __attribute__((aligned(2 * MI_CACHE_LINE)));
+
+struct mi_segment_s {
+  mi_page_t slot[MI_SLICES_PER_SEGMENT];  // slot 0 stands for the header itself: kind NONE for ever
+};
+
+// What the arena knows of a segment. Never in the segment itself, so that no stale reader takes a user's bytes
+// for it.
+typedef enum mi_segment_kind_e {
+  MI_SEGMENT_UNUSED = 0,
+  MI_SEGMENT_NORMAL,       // has a header, hands out slices
+  MI_SEGMENT_HUGE_START,   // first segment of a huge block's run: has a header, slot 1 describes the block
+  MI_SEGMENT_HUGE_INSIDE,  // later segment of such a run
+  MI_SEGMENT_PRIVATE,      // the arena's own header
+} mi_segment_kind_t;
+
+typedef struct mi_segment_info_s {
+  _Atomic(uint64_t) free;    // slices that nobody holds; 0 unless NORMAL. Claim: CAS. Release: fetch_or.
+  _Atomic(uint64_t) aged;    // slices that were free at the last purge tick; cleared by release
+  _Atomic(uint64_t) dirty;   // slices that may hold something else than zeros; only their holder changes a bit
+  _Atomic(uint64_t) backed;  // slices that may have memory behind them; only their holder changes a bit
+} mi_segment_info_t;
+
+typedef struct mi_arena_s {
+  uint8_t* start;  // of segment 0; aligned to a segment
+  size_t segment_count;
+  _Atomic(size_t) ready;         // segments [0, ready) are writable; only grows
+  _Atomic(size_t) first_unused;  // hint: no unused segment below
+  _Atomic(size_t) first_free;    // hint: word of `has_free` to start at
+  _Atomic(uint64_t)* unused;     // a bit per segment
+  _Atomic(uint64_t)* has_free;   // summary: the segment's `free` word is not 0
+  _Atomic(uint64_t)* purgeable;  // summary: the segment may have free slices with memory behind them
+  _Atomic(uint8_t)* kind;        // mi_segment_kind_t
+  mi_segment_info_t* info;
+} mi_arena_t;
+
+// --- threads ----------------------------------------------------------------------------------------
+
+// A theap's state word: (generation << 8) | wanted bits | state. It lies in a slot of the thread's record,
+// type-stable memory, so that it may be read when the theap is gone. See theap.c.
+enum {
+  MI_SLOT_FREE = 0,
+  MI_SLOT_LIVE = 1,
+  MI_SLOT_BUSY = 2,   // its thread is in exit or collect, or a visitor has it
+  MI_SLOT_TAKEN = 3,  // a destroyer has it
+  MI_SLOT_STATE = 67,
+  MI_SLOT_DEAD = 64,  // its pages are gone; the owner, whose default it is, frees the theap
+  MI_WANT_DESTROY = 4,
+  MI_WANT_ABANDON = 8,
+  MI_WANT_COLLECT = 16,
+  MI_WANT_ANY = 28,
+  MI_SLOT_DEFAULT = 32,  // the theap is its thread's default; set and cleared by the owner
+  MI_SLOT_GENERATION = 256,
+};
+struct mi_slot_s {
+  _Atomic(uint64_t) word;
+  _Atomic(mi_theap_t*) theap;     // written by the owner while it makes the slot LIVE
+  mi_thread_t* thread;            // constant
+  _Atomic(mi_slot_t*) next_free;  // link in thread->free_slots
+};
+#define MI_SLOTS_PER_CHUNK 27  // a chunk is no power of two: those are for regions
+typedef struct mi_slot_chunk_s {
+  struct mi_slot_chunk_s* next;
+  mi_slot_t slot[MI_SLOTS_PER_CHUNK];
+} mi_slot_chunk_t;
+
+// The part of a heap that one thread allocates from: one page queue per size class, a table that finds the
+// page for a small size at once, and the list on which others leave blocks of full pages.
+struct mi_theap_s {
+  // By (size + 7) / 8; never NULL: the empty page stands for none. The last entry, for every larger size, stays empty.
+  mi_page_t* direct[MI_DIRECT_SIZE_MAX / 8 + 2];
+  mi_page_t* queue[MI_BIN_COUNT];  // circular lists: head; head->prev is the last
+  mi_heap_t* heap;
+  mi_thread_t* thread;
+  mi_part_t* part;  // NULL for the main and the internal heap
+  mi_slot_t* slot;  // NULL for those that live in the record
+  uint32_t page_count;
+  uint32_t tidy_count;
+  uint8_t retire_low, retire_high;  // bins that may hold a retired page
+  bool dead;                        // its heap was destroyed while it was its thread's default
+  bool is_internal;
+  uint8_t collect_bin;  // where the last small collect looked
+  _Atomic(mi_block_t*) delayed_free __attribute__((aligned(MI_CACHE_LINE)));
+} __attribute__((aligned(MI_CACHE_LINE)));
+
+#define MI_REGION_SHIFT_MIN 9   // a handle: 512 bytes
+#define MI_REGION_SHIFT_MAX 16  // 64 KiB
+#define MI_HANDLE_CACHE_START (32 * (uint32_t)1024)
+#define MI_PART_CACHE 32  // entries of the (heap, id) -> part cache
+
+typedef struct mi_part_cache_s {
+  mi_heap_t* heap;
+  uint64_t id;
+  mi_part_t* part;
+} mi_part_cache_t;
+
+// A thread's record: type-stable, recycled, never returned while the process lives.
+struct mi_thread_s {
+  _Atomic(mi_tid_t) id;    // 0: nobody uses the record. A part's owner lives iff its record's id equals its own
+  _Atomic(uint32_t) mail;  // somebody left a WANTED bit in one of the slots
+  _Atomic(uint32_t) collect_wanted;  // with mail: a forced collect of everything
+  uint32_t index;
+  uint64_t generation;
+  _Atomic(mi_thread_t*) next_free;  // link in the stack of free records
+  // --- owner only
+  uint64_t heartbeat;         // slow paths of this thread, over the record's life
+  uint32_t callback_depth;    // > 0: a callback of ours runs; no other is started
+  uint32_t generic_count;     // slow paths since the last collect
+  mi_arena_t* segment_arena;  // where it took its last slices
+  size_t segment_index;
+  uint64_t heap_id_next, heap_id_end;  // its run of heap ids
+  mi_slot_chunk_t* slot_chunks;
+  mi_heap_t* handle_cache;  // recycled handles with their spare regions, last in first out
+  uint32_t handle_cache_count;
+  uint32_t handle_cache_bytes;
+  uint32_t handle_cache_limit;  // how much it keeps, learnt
+  uint32_t handle_trims;        // heaps that were larger
+  int8_t heap_balance;          // heaps made less heaps ended, saturating
+  bool forked;                  // stood still in a fork: its memory is frozen
+  mi_heap_t* callback_heap;     // the heap that called back: may not be ended from the callback
+  mi_part_cache_t part_cache[MI_PART_CACHE];
+  // --- shared
+  _Atomic(mi_slot_t*) free_slots __attribute__((aligned(MI_CACHE_LINE)));  // pushed by any, popped by the owner
+  _Atomic(mi_heap_t*) returned;      // handles that others give back (nursery.c); pushed by any, taken whole
+  _Atomic(uint32_t) returned_bytes;  // of their regions, roughly
+  mi_theap_t main_theap;
+  mi_theap_t internal_theap;
+};
+
+// --- heaps ------------------------------------------------------------------------------------------
+
+// A region mixes object sizes. It is a block of a page of the internal heap, a power of two large and aligned
+// to its size. Three bits per 16 bytes say where objects start, which the owner freed, which others freed; they
+// are interleaved by words, [start, freed, remote] for each KiB. See nursery.c.
+typedef struct mi_region_s {
+  mi_part_t* part;           // constant while the region is in use; the free-list link while it is a free block
+  _Atomic(mi_tid_t) owner;   // who bumps and frees with plain stores; MI_TID_NONE: nobody
+  struct mi_region_s* next;  // the part's list, or a cache
+  _Atomic(uint16_t) end;     // first granule never handed out; 0 while the region is its part's current one
+  uint16_t first;            // first granule that objects may use
+  uint8_t shift;             // its size is 1 << shift
+  uint8_t padding[3];
+  _Atomic(uint64_t) words[];  // the bits
+} mi_region_t;
+
+// Flag in part->region.owner: no class of the part has earned pages. A hint that saves the look at an empty table.
+#define MI_OWNER_YOUNG ((mi_tid_t)1)
+
+#define MI_YOUNG_SIZE_MAX ((size_t)8 * 1024)  // larger objects always get pages
+#define MI_YOUNG_BIN_MAX 57                   // mi_bin_of(MI_YOUNG_SIZE_MAX)
+
+// A thread's part of a heap: young (regions) at first, with a theap when a size class earned pages. The first
+// part is the head of the handle itself; the others (lanes) are 1 KiB regions that carry one.
+struct mi_part_s {
+  // line 0
+  mi_region_t region;          // the region that this part is the head of; region.owner is the part's owner
+  uint64_t words[3];           // its bits
+  _Atomic(mi_theap_t*) theap;  // its owner's pages; the empty theap while there are none. Owner, or destroyer
+  // line 1: owner's bump
+  _Atomic(uint8_t*) bump;  // next free byte of the current region; read by others through usable_size
+  uint8_t* limit;
+  mi_region_t* current;       // the region that `bump` is in
+  mi_region_t* regions;       // those in use, but for the embedded one
+  mi_region_t* regions_last;  // the last of that list
+  mi_region_t* spare;         // regions kept from earlier use, empty, to be taken before new ones
+  uint32_t bytes;             // of both lists
+  uint8_t step;               // how far region sizes have grown
+  uint8_t padding[3];
+  _Atomic(mi_slot_t*) slot;  // of the theap
+  // line 2: of the handle, see mi_heap_s; unused in lanes
+  uint64_t handle_line[8];
+  // line 3: KiB of regions that each size class asked for, saturating at 255
+  uint8_t seen[64];
+  // line 4, which it shares with the first objects: read by others
+  mi_heap_t* heap;
+  _Atomic(uint64_t) id;  // of the heap, in the handle only: unique, never used again; 0: no heap here
+  union {
+    void* config;              // in the handle: mi_heap_extra_t, NULL for a plain heap
+    _Atomic(mi_part_t*) next;  // in a lane: the heap's list of lanes; constant once pushed
+  };
+  uint64_t padding2[5];
+} __attribute__((aligned(MI_CACHE_LINE)));
+#define MI_PART_SIZE 288  // what of it is used: objects follow
+
+typedef enum mi_heap_state_e { MI_HEAP_OPEN = 0, MI_HEAP_CLOSED, MI_HEAP_DYING } mi_heap_state_t;
+
+// What few heaps need is a block of its own, made at first need.
+typedef struct mi_abandoned_s {
+  _Atomic(uint64_t) list[MI_BIN_COUNT];  // tagged stacks of abandoned pages, by bin (page.c)
+} mi_abandoned_t;
+
+// The handle. It overlays a part: line 2 holds what only handles have.
+struct mi_heap_s {
+  union {
+    mi_part_t home;
+    struct {
+      uint64_t home_lines[16];
+      _Atomic(mi_part_t*) parts;           // the lanes; push-only
+      _Atomic(mi_abandoned_t*) abandoned;  // made at the first abandonment
+      _Atomic(uint64_t) forwarders[2];     // tagged stacks of closed heaps whose blocks are ours (merge.c)
+      _Atomic(mi_heap_t*) into;            // where a closed heap's blocks went
+      _Atomic(mi_heap_t*) forwarder_next;
+      _Atomic(int64_t) pages_out;  // pages that no theap holds
+      _Atomic(uint32_t) refs;      // theaps attached, plus one for the heap itself
+      _Atomic(uint8_t) state;      // mi_heap_state_t
+      uint8_t no_destroy;          // made with allow_destroy = false
+      uint8_t visiting;            // a visitor runs: no region is reset
+      _Atomic(uint8_t) is_target;  // something was merged into it
+    };
+  };
+};
+_Static_assert(sizeof(mi_page_t) == 128, "a page slot is two cache lines");
+_Static_assert(sizeof(mi_segment_t) == 8192, "a segment header is 8 KiB");
+_Static_assert(offsetof(mi_part_t, padding2) <= MI_PART_SIZE, "objects follow a part");
+_Static_assert(sizeof(mi_heap_t) == sizeof(mi_part_t), "the handle overlays its first part");
+_Static_assert(offsetof(mi_part_t, words) == sizeof(mi_region_t), "the bits follow the region's head");
+_Static_assert(offsetof(mi_heap_t, parts) == offsetof(mi_part_t, handle_line), "line 2 is the handle's");
+
+// Per-thread state that the fast paths read. Small: a library opened by dlopen must find room in static TLS.
+typedef struct mi_tls_s {
+  mi_theap_t* theap;     // the default; the empty theap before the first use
+  mi_tid_t tid;          // MI_TID_UNINIT before the first use
+  mi_thread_t* thread;   // NULL before the first use
+  mi_heap_t* away_heap;  // the last heap that the thread used without being at home in it,
+  uint64_t away_id;      // the heap's id then,
+  mi_part_t* away_part;  // and the thread's part of it
+} mi_tls_t;
+
+#endif
