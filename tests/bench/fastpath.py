@@ -1,0 +1,136 @@
+#!/usr/bin/python3
+"""Instructions and conditional jumps on the fast paths, per pair of an allocation and a free of 64 B.
+
+Runs the static program `fastpath` under callgrind twice, with different numbers of pairs, and takes the difference per
+instruction address; so what remains is the loop, and what an address costs per pair says whether it lies on the path
+(executed in most pairs) or beside it. Conditional jumps are those that objdump's disassembly shows on the path. The
+call instructions are in the caller and not counted. Slow paths that run now and then are in their own lines.
+
+Usage: fastpath.py PROGRAM [--show] [--json FILE]
+"""
+
+import argparse
+import collections
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+FEW_PAIRS = 1000
+MANY_PAIRS = 101000
+
+# Path: (functions that make it up, bar for instructions, bar for conditional jumps in the first function).
+PATHS = {
+    "malloc": (("mi_malloc", "mi_free"), 36, 2),
+    "small": (("mi_malloc_small", "mi_free"), None, 1),
+    "heap": (("mi_heap_malloc", "mi_free"), None, None),
+    "heap_small": (("mi_heap_malloc_small", "mi_free"), None, None),
+    "theap": (("mi_theap_malloc", "mi_free"), None, None),
+}
+
+
+def callgrind(program, path, pairs):
+    """Executions of each instruction, as {(function, address): count}."""
+    with tempfile.TemporaryDirectory() as directory:
+        out = os.path.join(directory, "out")
+        subprocess.run(
+            ["valgrind", "--quiet", "--tool=callgrind", "--dump-instr=yes", "--dump-line=no", "--compress-strings=no",
+             "--compress-pos=no", "--callgrind-out-file=" + out, program, path, str(pairs)],
+            check=True)
+        counts = collections.Counter()
+        function = None
+        call_follows = False
+        with open(out) as lines:
+            for line in lines:
+                if line.startswith("fn="):
+                    function = line[3:].strip()
+                elif line.startswith("calls="):
+                    call_follows = True
+                elif line.startswith("0x"):
+                    # After "calls=" comes what the callee cost, which is the callee's business.
+                    if not call_follows:
+                        address, count = line.split()[:2]
+                        counts[function, int(address, 16)] += int(count)
+                    call_follows = False
+        return counts
+
+
+def disassembly(program):
+    """{address: instruction} of the program."""
+    text = subprocess.run(["objdump", "-d", "--no-show-raw-insn", program], check=True, capture_output=True,
+                          text=True).stdout
+    return {int(match[1], 16): match[2].strip() for match in re.finditer(r"^\s*([0-9a-f]+):\t(.*)$", text, re.M)}
+
+
+def is_conditional_jump(instruction):
+    mnemonic = instruction.split()[0]
+    return mnemonic.startswith("j") and not mnemonic.startswith("jmp")
+
+
+def verdict(value, bar):
+    if bar is None:
+        return "-"
+    return "%g %s" % (bar, "met" if value <= bar else "MISSED")
+
+
+def measure(program, path, code, show):
+    few = callgrind(program, path, FEW_PAIRS)
+    many = callgrind(program, path, MANY_PAIRS)
+    per_pair = {key: (many[key] - few[key]) / (MANY_PAIRS - FEW_PAIRS) for key in many}
+    functions, instruction_bar, jump_bar = PATHS[path]
+    rows = []
+    slow = 0.0
+    for function in sorted({name for name, _ in per_pair}):
+        cost = sum(value for (name, _), value in per_pair.items() if name == function)
+        if function in ("main", "run") or cost < 0.005:
+            continue
+        on_path = sorted(address for (name, address), value in per_pair.items() if name == function and value > 0.5)
+        if not on_path:
+            slow += cost
+            continue
+        jumps = sum(is_conditional_jump(code[address]) for address in on_path)
+        rows.append({"function": function, "instructions": len(on_path), "mean_instructions": cost,
+                     "conditional_jumps": jumps})
+        if show:
+            print("\n%s: %s" % (path, function))
+            for address in on_path:
+                print("  %x: %s" % (address, code[address]))
+    missing = set(functions) - {row["function"] for row in rows}
+    if missing:
+        sys.exit("fastpath: %s not seen on the path %s; is the path inlined or the name changed?" % (missing, path))
+    total = sum(row["instructions"] for row in rows)
+    allocation_jumps = sum(row["conditional_jumps"] for row in rows if row["function"] != "mi_free")
+    for row in rows:
+        print("%-11s %-26s %12d %12.2f %6d" % (path, row["function"], row["instructions"], row["mean_instructions"],
+                                               row["conditional_jumps"]))
+    print("%-11s %-26s %12d %12.2f %6s  %s" % (path, "together", total,
+                                               sum(row["mean_instructions"] for row in rows) + slow, "",
+                                               verdict(total, instruction_bar)))
+    print("%-11s %-26s %12s %12s %6d  %s" % (path, "jumps of the allocation", "", "", allocation_jumps,
+                                             verdict(allocation_jumps, jump_bar)))
+    return {"path": path, "functions": rows, "instructions": total, "slow_path_instructions": slow,
+            "allocation_jumps": allocation_jumps, "instruction_bar": instruction_bar, "jump_bar": jump_bar}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("program")
+    parser.add_argument("--show", action="store_true", help="print the instructions on each path")
+    parser.add_argument("--json", metavar="FILE")
+    arguments = parser.parse_args()
+    for tool in ("valgrind", "objdump"):
+        if shutil.which(tool) is None:
+            sys.exit("fastpath: %s is not installed" % tool)
+    code = disassembly(arguments.program)
+    print("%-11s %-26s %12s %12s %6s  %s" % ("path", "function", "instructions", "with slow", "jumps", "bar"))
+    rows = [measure(arguments.program, path, code, arguments.show) for path in PATHS]
+    if arguments.json:
+        with open(arguments.json, "w") as file:
+            json.dump({"pairs": MANY_PAIRS - FEW_PAIRS, "rows": rows}, file, indent=2)
+
+
+if __name__ == "__main__":
+    main()
