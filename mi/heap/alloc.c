@@ -145,7 +145,7 @@ static mi_cold void* no_record(size_t size) {
 // The calling thread's default heap was destroyed by another thread: back to the main heap.
 static void leave_dead_default(mi_thread_t* thread) {
   mi_theap_t* const former = _mi_tls.theap;
-  if (!former->dead) return;
+  if (!mi_load_acquire(&former->dead)) return;
   _mi_tls.theap = &thread->main_theap;
   _mi_slot_clear_default(former);
 }
@@ -153,7 +153,7 @@ static void leave_dead_default(mi_thread_t* thread) {
 mi_noinline void* _mi_malloc_generic(mi_theap_t* theap, size_t size, bool zero) {
   mi_thread_t* const thread = mi_thread();
   if (mi_unlikely(thread == NULL)) return no_record(size);
-  if (mi_unlikely(theap == MI_THEAP_EMPTY || theap->dead)) {
+  if (mi_unlikely(theap == MI_THEAP_EMPTY || mi_load_acquire(&theap->dead))) {
     leave_dead_default(thread);
     theap = _mi_tls.theap;
   }

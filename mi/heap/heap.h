@@ -73,8 +73,8 @@ mi_decl_nodiscard mi_decl_export mi_heap_t* mi_heap_new_ex(int heap_tag, bool al
 
 /// Ends the heap and keeps its blocks: they now belong to the main heap and are freed one by one as before.
 /// Other threads may free blocks of the heap at the same moment, and later; no thread may allocate in it
-/// any more. NULL is ignored; the main heap is refused (EINVAL reported). If the heap is the calling
-/// thread's default heap, the main heap becomes the default.
+/// any more, nor resize its blocks during the call. NULL is ignored; the main heap is refused (EINVAL reported). If the
+/// heap is the calling thread's default heap, the main heap becomes the default.
 mi_decl_export void mi_heap_delete(mi_heap_t* heap) mi_attr_noexcept;
 
 /// Ends the heap and frees all its blocks at once. No other thread may use the heap or its blocks at the

@@ -85,7 +85,8 @@ static inline void part_close_current(mi_part_t* part) {
 // All regions in use become spare: nothing of the part is live any more. Constant time.
 static inline void part_spare_regions(mi_part_t* part) {
   if (part->regions == NULL) return;
-  part_close_current(part);  // what is beyond its end need not be cleared
+  // What is beyond its end need not be cleared. (In a closed heap no region is current: all have their end.)
+  if (mi_likely(mi_load_relaxed(&part->current->end) == 0)) part_close_current(part);
   part->regions_last->next = part->spare;
   part->spare = part->regions;
   part->regions = NULL;

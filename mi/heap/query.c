@@ -6,7 +6,7 @@
 
 mi_heap_t* _mi_default_heap(void) {
   mi_thread_t* const thread = mi_thread();
-  if (thread == NULL || _mi_tls.theap->dead) return &_mi_heap_main;
+  if (thread == NULL || mi_load_acquire(&_mi_tls.theap->dead)) return &_mi_heap_main;
   return _mi_tls.theap->heap;
 }
 
@@ -37,7 +37,7 @@ mi_theap_t* mi_theap_set_default(mi_theap_t* theap) {
     _mi_error(EINVAL, "mi_theap_set_default: not a theap of the calling thread\n");
     return NULL;
   }
-  mi_theap_t* const former = (_mi_tls.theap->dead ? &thread->main_theap : _mi_tls.theap);
+  mi_theap_t* const former = (mi_load_acquire(&_mi_tls.theap->dead) ? &thread->main_theap : _mi_tls.theap);
   if (_mi_tls.theap == theap) return former;
   mi_theap_t* const left = _mi_tls.theap;
   _mi_slot_set_default(theap);

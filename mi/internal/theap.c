@@ -33,7 +33,7 @@ void _mi_theap_init(mi_theap_t* theap, mi_heap_t* heap, mi_thread_t* thread) {
   theap->collect_bin = 0;
   theap->retire_low = MI_BIN_COUNT - 1;
   theap->retire_high = 0;
-  theap->dead = false;
+  mi_store_relaxed(&theap->dead, false);
   theap->is_internal = (heap == &_mi_heap_internal);
   mi_store_relaxed(&theap->delayed_free, (mi_block_t*)NULL);
 }
@@ -183,7 +183,7 @@ void _mi_slot_end_taken(mi_slot_t* slot) {
   mi_theap_t* const theap = mi_load_relaxed(&slot->theap);
   mi_heap_t* const heap = theap->heap;
   mi_part_t* const part = theap->part;
-  theap->dead = true;
+  mi_store_release(&theap->dead, true);
   uint64_t word = mi_load_relaxed(&slot->word);
   while ((word & MI_SLOT_DEFAULT) != 0) {
     mi_store_relaxed(&part->theap, MI_THEAP_EMPTY);

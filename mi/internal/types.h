@@ -183,7 +183,7 @@ struct mi_theap_s {
   uint32_t page_count;
   uint32_t tidy_count;
   uint8_t retire_low, retire_high;  // bins that may hold a retired page
-  bool dead;                        // its heap was destroyed while it was its thread's default
+  _Atomic(bool) dead;               // its heap was destroyed while it was its thread's default
   bool is_internal;
   uint8_t collect_bin;  // where the last small collect looked
   _Atomic(mi_block_t*) delayed_free __attribute__((aligned(MI_CACHE_LINE)));
