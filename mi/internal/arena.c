@@ -102,9 +102,7 @@ static bool arena_grow(size_t count) {
       if (!mi_cas_strong_acq_rel(&_mi_arenas[n], &expected, arena)) {
         _mi_os_free(start, goal);
       } else if (n == 0) {
-        _mi_span.low = (uintptr_t)start + 1;
-        atomic_thread_fence(memory_order_release);
-        _mi_span.size = goal;
+        mi_span_publish((uintptr_t)start + 1, goal);
       }
       return true;
     }

@@ -24,6 +24,15 @@ typedef struct mi_span_s {
 } mi_span_t;
 mi_hidden extern mi_span_t _mi_span;
 static inline bool mi_span_contains(const void* p) { return (uintptr_t)p - _mi_span.low < _mi_span.size; }
+static inline void mi_span_publish(uintptr_t low, size_t size) {  // once
+#if defined(MI_TSAN)
+  mi_store_release(&_mi_span.low, low);
+  mi_store_release(&_mi_span.size, size);
+#else
+  __atomic_store_n(&_mi_span.low, low, __ATOMIC_RELEASE);
+  __atomic_store_n(&_mi_span.size, size, __ATOMIC_RELEASE);
+#endif
+}
 
 static inline uint8_t* mi_arena_segment(const mi_arena_t* arena, size_t index) {
   return arena->start + (index << MI_SEGMENT_SHIFT);
