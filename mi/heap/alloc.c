@@ -193,10 +193,7 @@ static mi_noinline void* heap_alloc_away(mi_heap_t* heap, size_t size, bool zero
   if (mi_unlikely(thread == NULL)) return no_record(size);
   mi_part_t* part;
   mi_theap_t* const theap = theap_away(thread, heap, &part);
-  if (mi_unlikely(theap == NULL)) {
-    if (mi_load_relaxed(&heap->home.id) != 0 && mi_load_relaxed(&heap->state) == MI_HEAP_OPEN) errno = ENOMEM;
-    return NULL;
-  }
+  if (mi_unlikely(theap == NULL)) return NULL;
   void* const p = theap_pop(theap, size, zero);
   if (mi_likely(p != NULL)) return p;
   if (part != NULL) return part_alloc(part, size, zero);

@@ -125,9 +125,7 @@ static void heap_free(mi_heap_t* heap) {
   }
   for (mi_part_t* lane = mi_load_acquire(&heap->parts); lane != NULL;) {
     mi_part_t* const next = mi_load_relaxed(&lane->next);
-    _mi_part_release_regions(lane);
-    mi_store_relaxed(&lane->region.owner, MI_TID_NONE);
-    _mi_internal_free(lane);
+    _mi_lane_free(lane);
     lane = next;
   }
   if (heap->home.config != NULL) _mi_internal_free(heap->home.config);
@@ -136,8 +134,15 @@ static void heap_free(mi_heap_t* heap) {
   mi_store_relaxed(&home->theap, MI_THEAP_EMPTY);
   mi_store_relaxed(&home->slot, (mi_slot_t*)NULL);
   home->config = NULL;
-  memset(home->handle_line, 0, sizeof(home->handle_line));
+  mi_store_relaxed(&heap->parts, (mi_part_t*)NULL);
+  mi_store_relaxed(&heap->abandoned, (mi_abandoned_t*)NULL);
   mi_store_relaxed(&heap->refs, 1u);
+  mi_store_relaxed(&heap->pages_out, (int64_t)0);
+  mi_store_relaxed(&heap->is_target, (uint8_t)0);
+  heap->no_destroy = 0;
+  heap->visiting = 0;
+  mi_store_relaxed(&heap->state, (uint8_t)MI_HEAP_OPEN);
+  mi_store_release(&heap->into, (mi_heap_t*)NULL);  // see mi_heap_of
   _mi_handle_free(thread, heap);
 }
 

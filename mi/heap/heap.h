@@ -87,7 +87,8 @@ mi_decl_export void mi_heap_destroy(mi_heap_t* heap) mi_attr_noexcept;
 mi_decl_export void mi_heap_reset(mi_heap_t* heap) mi_attr_noexcept;
 
 /// Like mi_heap_delete, but the blocks go to `into` (NULL: the main heap). Merging a heap into itself is
-/// refused (EINVAL reported). `into` may be in use by other threads; it may not be destroyed meanwhile.
+/// refused (EINVAL reported). `into` may be in use by other threads; it may not end (by destroy, delete or merge)
+/// during the call.
 mi_decl_export void mi_heap_merge(mi_heap_t* heap, mi_heap_t* into) mi_attr_noexcept;
 
 /// Frees what can be freed without touching live blocks: pages and regions without live blocks, memory of
@@ -138,7 +139,8 @@ mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_heap_mallocn(mi_heap_
 mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_heap_malloc_aligned(mi_heap_t* heap, size_t size,
                                                                                size_t alignment)
     mi_attr_noexcept mi_attr_malloc mi_attr_alloc_size(2) mi_attr_alloc_align(3);
-/// The address plus `offset` is a multiple of `alignment`; `offset` is taken modulo `alignment`.
+/// The address plus `offset` is a multiple of `alignment`; `offset` is taken modulo `alignment`. An alignment of 4 MiB
+/// or more with an offset that would put the block 1 to 255 bytes behind a multiple of 4 MiB cannot be served (ENOMEM).
 mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_heap_malloc_aligned_at(mi_heap_t* heap, size_t size,
                                                                                   size_t alignment, size_t offset)
     mi_attr_noexcept mi_attr_malloc mi_attr_alloc_size(2);
@@ -247,7 +249,8 @@ typedef bool mi_block_visit_fun(const mi_heap_t* heap, const mi_heap_area_t* are
 
 /// Visits every area of the heap, and with `visit_blocks` every live block of every thread's part, of every
 /// size. The visitor may free any block of the heap, also the one that it is shown, and may allocate in other
-/// heaps; a block that it freed is not shown later. No other thread may use the heap meanwhile. Returns
+/// heaps; a block that it freed is not shown later. No other thread may use the heap meanwhile, and a visit of the same
+/// heap inside the visitor is refused (EINVAL reported). Returns
 /// false if the visitor ended it, or (errno = ENOMEM) without memory for the visit itself.
 mi_decl_export bool mi_heap_visit_blocks(mi_heap_t* heap, bool visit_blocks, mi_block_visit_fun* visitor, void* arg);
 /// The same for the calling thread's part only.

@@ -1,7 +1,13 @@
 // The young part of a heap: regions that mix object sizes. A heap starts as one block of 512 bytes, the handle with its
-// first region inside, and grows by regions of 1, 1, 2, 4, 8, ... 64 KiB; a size class moves to pages of its
-// own when it was given about 16 KiB. Objects have no headers: three bits per 16 bytes, beside the objects' memory, say
-// where one starts, whether its owner freed it, and whether somebody else did.
+// first region inside, and grows by regions of 1, 1, 2, 4, 8, ... 64 KiB; a size class moves to pages of its own when
+// it has earned them. Objects have no headers: three bits per 16 bytes, beside the objects' memory, say where one
+// starts, whether its owner freed it, and whether somebody else did.
+//
+// A class earns pages by the regions that it makes the heap open (or use again): each is put down to the class of the
+// object that did not fit any more, which is a class with a chance in proportion to the bytes that it takes, so that
+// the common path counts nothing. Where objects are freed, about 16 KiB are enough: pages reuse single blocks, regions
+// do not. In a heap that only grows it takes four times that: there regions are faster (measured: 1,000 mixed blocks
+// 2.7 against 4.2 us).
 //
 // Invariants:
 //  * a region is a block of a page of the internal heap: a power of two large and aligned to its size, so that an
@@ -18,7 +24,7 @@
 #include "mi/heap/parts.h"
 
 #define MI_GRANULE 16
-#define MI_SEEN_EARNED 16  // KiB of regions after which a class gets pages
+#define MI_SEEN_EARNED 65  // what regions a class was put down for, in KiB, four times over where objects are freed
 
 // Region sizes by step, as shifts. W = 50 objects of 16 to 512 bytes (6,880 bytes) then take 8.5 KiB with the handle.
 // Beyond 4 KiB only what is used of a region is touched, so that larger steps cost address space only.
@@ -82,6 +88,12 @@ static inline void part_close_current(mi_part_t* part) {
   mi_store_release(&current->end, (uint16_t)((mi_load_relaxed(&part->bump) - (uint8_t*)current) / MI_GRANULE));
 }
 
+// A block that carried a region goes home. It must not look like a region any more to who asks about a stale address.
+static void region_go_home(mi_region_t* region) {
+  region->first = 0;
+  _mi_internal_free(region);
+}
+
 // All regions in use become spare: nothing of the part is live any more. Constant time.
 static inline void part_spare_regions(mi_part_t* part) {
   if (part->regions == NULL) return;
@@ -98,8 +110,14 @@ static void part_trim_spare(mi_part_t* part, size_t keep) {
     mi_region_t* const region = part->spare;
     part->spare = region->next;
     part->bytes -= 1u << region->shift;
-    _mi_internal_free(region);
+    region_go_home(region);
   }
+}
+
+void _mi_lane_free(mi_part_t* lane) {
+  _mi_part_release_regions(lane);
+  mi_store_relaxed(&lane->region.owner, MI_TID_NONE);
+  region_go_home(&lane->region);
 }
 
 void _mi_part_release_regions(mi_part_t* part) {
@@ -119,6 +137,8 @@ void _mi_part_reset(mi_part_t* part) {
 // 16 handles and 32 KiB of regions, or up to 128 KiB if it learnt that its heaps are that large (until a collect). A
 // thread that ends more heaps than it makes keeps nothing.
 
+static inline uint32_t handle_bytes(const mi_heap_t* heap) { return heap->home.bytes + (1u << MI_REGION_SHIFT_MIN); }
+
 static inline void handle_keep(mi_thread_t* thread, mi_heap_t* heap) {
   heap->home.region.next = (mi_region_t*)thread->handle_cache;
   thread->handle_cache = heap;
@@ -135,7 +155,7 @@ static bool handle_return(mi_heap_t* heap) {
   const uint32_t bytes = mi_load_relaxed(&maker->returned_bytes);
   if (bytes >= MI_CACHE_BYTES_MAX) return false;
   part_trim_spare(&heap->home, MI_CACHE_BYTES_MAX - bytes);
-  mi_fetch_add_relaxed(&maker->returned_bytes, heap->home.bytes + (1u << MI_REGION_SHIFT_MIN));
+  mi_fetch_add_relaxed(&maker->returned_bytes, handle_bytes(heap));
   mi_heap_t* head = mi_load_relaxed(&maker->returned);
   do {
     heap->home.region.next = (mi_region_t*)head;
@@ -145,12 +165,19 @@ static bool handle_return(mi_heap_t* heap) {
   return true;
 }
 
+// Takes all that was returned to a thread.
+static mi_heap_t* returned_take(mi_thread_t* thread) {
+  mi_heap_t* const list = mi_exchange_acq_rel(&thread->returned, (mi_heap_t*)NULL);
+  uint32_t bytes = 0;
+  for (mi_heap_t* heap = list; heap != NULL; heap = (mi_heap_t*)heap->home.region.next) bytes += handle_bytes(heap);
+  atomic_fetch_sub_explicit(&thread->returned_bytes, bytes, memory_order_relaxed);
+  return list;
+}
+
 static mi_noinline mi_heap_t* handle_alloc_slow(mi_thread_t* thread) {
   if (mi_load_relaxed(&thread->returned) != NULL) {
-    mi_heap_t* list = mi_exchange_acq_rel(&thread->returned, (mi_heap_t*)NULL);
-    mi_store_relaxed(&thread->returned_bytes, 0u);
-    mi_heap_t* const first = list;
-    for (list = (mi_heap_t*)first->home.region.next; list != NULL;) {
+    mi_heap_t* const first = returned_take(thread);
+    for (mi_heap_t* list = (mi_heap_t*)first->home.region.next; list != NULL;) {
       mi_heap_t* const next = (mi_heap_t*)list->home.region.next;
       handle_keep(thread, list);
       list = next;
@@ -176,7 +203,7 @@ static mi_noinline void handle_free_slow(mi_thread_t* thread, mi_heap_t* heap) {
   }
   if (handle_return(heap)) return;
   part_trim_spare(part, 0);
-  _mi_internal_free(heap);
+  region_go_home(&part->region);
 }
 
 // A handle that is recycled has everything but its first region, its bump and its counts as a new one has them.
@@ -219,16 +246,14 @@ static void handles_free(mi_heap_t* heap) {
   while (heap != NULL) {
     mi_heap_t* const next = (mi_heap_t*)heap->home.region.next;
     part_trim_spare(&heap->home, 0);
-    _mi_internal_free(heap);
+    region_go_home(&heap->home.region);
     heap = next;
   }
 }
 
 // What others returned to a thread goes home; also of a record that nobody uses at the moment.
 void _mi_returned_flush(mi_thread_t* thread) {
-  if (mi_load_relaxed(&thread->returned) == NULL) return;
-  mi_store_relaxed(&thread->returned_bytes, 0u);
-  handles_free(mi_exchange_acq_rel(&thread->returned, (mi_heap_t*)NULL));
+  if (mi_load_relaxed(&thread->returned) != NULL) handles_free(returned_take(thread));
 }
 
 void _mi_handle_cache_flush(mi_thread_t* thread) {
@@ -270,7 +295,7 @@ void _mi_part_release_empty(mi_part_t* part) {
     rest = region->next;
     if (region != part->current && _mi_region_is_empty(region)) {
       part->bytes -= 1u << region->shift;
-      _mi_internal_free(region);
+      region_go_home(region);
     } else {
       if (part->regions == NULL) part->regions_last = region;
       region->next = part->regions;
@@ -335,10 +360,31 @@ static inline size_t region_room(const mi_region_t* region) {
   return ((size_t)1 << region->shift) - region->first * (size_t)MI_GRANULE;
 }
 
+// Were many of the region's objects freed (as far as its first KiBs tell)? Then pages, which reuse single blocks, save
+// memory; a heap that only grows is better off with regions.
+static inline bool region_churns(const mi_region_t* region) {
+  const size_t words = region_word_count(region);
+  size_t starts = 0, frees = 0;
+  for (size_t w = 0; w < words && w < 4; w++) {
+    _Atomic(uint64_t)* const word = mi_region_words(region, 64 * w);
+    const uint64_t freed = mi_load_relaxed(&word[1]) | mi_load_relaxed(&word[2]);
+    if (mi_likely(freed == 0)) continue;
+    starts += (size_t)__builtin_popcountll(mi_load_relaxed(&word[0]));
+    frees += (size_t)__builtin_popcountll(freed);
+  }
+  return frees > 0 && 4 * frees >= starts;
+}
+
+// Puts a region down to a class.
+static inline void part_count(mi_part_t* part, const mi_region_t* region, size_t bin, bool churns) {
+  const size_t kib = (region->shift <= 10 ? 1 : region->shift < 14 ? (size_t)1 << (region->shift - 10) : 16);
+  const size_t seen = part->seen[bin] + (churns ? 4 * kib : kib);
+  part->seen[bin] = (uint8_t)(seen < 255 ? seen : 255);
+}
+
 // Makes a region that is not in use the current one, and puts it down to class `bin`.
 static inline void part_open(mi_part_t* part, mi_region_t* region, size_t bin) {
-  const size_t seen = part->seen[bin] + ((size_t)1 << region->shift) / MI_KiB;
-  part->seen[bin] = (uint8_t)(seen < 255 ? seen : 255);
+  part_count(part, region, bin, region_churns(part->current));
   if (part->step < STEPS - 1) part->step++;
   region->part = part;
   mi_store_relaxed(&region->owner, mi_part_owner(part));
@@ -371,7 +417,7 @@ static mi_noinline bool part_grow(mi_thread_t* thread, mi_part_t* part, size_t n
       part->regions_last = head;
     }
     if (reused || part_try_reuse(part, &part->region, need)) {
-      if (part->seen[bin] < 255) part->seen[bin]++;
+      part_count(part, part->current, bin, true);
       return true;
     }
   }
@@ -488,7 +534,7 @@ void _mi_region_free(mi_page_t* page, void* p) {
 
 // Where objects of the region end: granules beyond were never handed out.
 size_t _mi_region_end(const mi_region_t* region) {
-  for (;;) {
+  for (int tries = 0; tries < 100; tries++) {
     const size_t end = mi_load_acquire(&region->end);
     if (end != 0) return end;
     const uint8_t* const bump = mi_load_acquire(&region->part->bump);
@@ -496,10 +542,16 @@ size_t _mi_region_end(const mi_region_t* region) {
     if (bump > (const uint8_t*)region && offset <= (size_t)1 << region->shift) return offset / MI_GRANULE;
     // The part went on to another region between the two loads: then `end` is set.
   }
+  return region->first;  // a stale address, in a region that is used again at this moment
 }
 
 size_t _mi_region_usable(const mi_page_t* page, const void* p) {
   mi_region_t* const region = _mi_region_of(page, p);
+  // Only a block that was handed out, and is not back, carries a region.
+  const size_t index = mi_page_block_index(page, region);
+  if ((index >= page->color ? index : index + page->reserved) - page->color >= page->capacity || region->first == 0) {
+    return 0;
+  }
   const size_t granule = (size_t)((const uint8_t*)p - (const uint8_t*)region) / MI_GRANULE;
   // First the end, then the starts: an end beyond the object makes the start of the next one visible.
   const size_t end = _mi_region_end(region);

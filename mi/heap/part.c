@@ -52,7 +52,9 @@ mi_noinline mi_part_t* _mi_part_of(mi_thread_t* thread, mi_heap_t* heap) {
   }
   if (!_mi_heap_check_usable(heap, "allocation")) return NULL;
   mi_part_t* const part = part_find(thread, heap);
-  if (part != NULL) {
+  if (part == NULL) {
+    _mi_error(ENOMEM, "no memory for a thread's part of heap %p (%s)\n", (void*)heap, mi_heap_name(heap));
+  } else {
     entry->heap = heap;
     entry->id = id;
     entry->part = part;

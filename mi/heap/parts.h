@@ -24,6 +24,7 @@ mi_hidden bool _mi_region_is_empty(const mi_region_t* region);
 mi_hidden void _mi_part_release_regions(mi_part_t* part);
 mi_hidden void _mi_part_release_empty(mi_part_t* part);
 mi_hidden void _mi_part_reset(mi_part_t* part);
+mi_hidden void _mi_lane_free(mi_part_t* lane);
 mi_hidden void _mi_handle_cache_flush(mi_thread_t* thread);
 mi_hidden void _mi_returned_flush(mi_thread_t* thread);
 static inline mi_tid_t mi_part_owner(const mi_part_t* part) {

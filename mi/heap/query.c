@@ -58,21 +58,19 @@ mi_heap_t* mi_heap_set_default(mi_heap_t* heap) {
 mi_heap_t* mi_heap_of(const void* p) {
   mi_page_t* const page = _mi_page_of_any(p);
   if (page == NULL) return NULL;
+  const mi_tid_t owner = mi_load_relaxed(&page->owner);
+  if ((owner & MI_OWNER_INTERNAL) == MI_OWNER_INTERNAL) return NULL;
+  const bool in_region = (owner & MI_OWNER_SPECIAL) != 0;
+  if (in_region && _mi_region_usable(page, p) == 0) return NULL;  // a handle, free memory
   for (;;) {
-    mi_heap_t* heap;
-    const mi_tid_t owner = mi_load_relaxed(&page->owner);
-    if ((owner & MI_OWNER_SPECIAL) != 0) {
-      if ((owner & MI_OWNER_INTERIOR) != 0) return NULL;
-      if (_mi_region_usable(page, p) == 0) return NULL;  // no object: a handle, a theap, free memory
-      heap = _mi_region_of(page, p)->part->heap;
-    } else {
-      heap = mi_load_acquire(&page->heap);
-    }
+    // A merged heap forwards. It stays while a page is counted for it, so what was read of it is true if the page still
+    // names it afterwards; a heap further on may go when ours forwards elsewhere. The stores that undo either come
+    // before the handle is cleared (release), and are read in the other order (acquire).
+    mi_heap_t* const heap = (in_region ? _mi_region_of(page, p)->part->heap : mi_load_acquire(&page->heap));
     mi_heap_t* const into = mi_load_acquire(&heap->into);
-    if (into == NULL) return heap;
-    mi_heap_t* const end = mi_heap_live_end(into);
-    // A heap on the way may have been closed and freed meanwhile; then ours forwards elsewhere by now.
-    if (mi_load_acquire(&heap->into) == into) return end;
+    mi_heap_t* const end = (into == NULL ? heap : mi_heap_live_end(into));
+    if (mi_load_acquire(&heap->into) != into || (!in_region && mi_load_acquire(&page->heap) != heap)) continue;
+    return (end == &_mi_heap_main || mi_load_relaxed(&end->home.id) != 0 ? end : NULL);
   }
 }
 
@@ -90,7 +88,10 @@ size_t _mi_usable_size(const void* p) {
   const mi_tid_t owner = mi_load_relaxed((_Atomic(mi_tid_t)*)&page->owner);
   if ((owner & MI_OWNER_INTERNAL) == MI_OWNER_INTERNAL) return 0;
   if ((owner & MI_OWNER_SPECIAL) != 0) return _mi_region_usable(page, p);
-  if (mi_page_is_single(page)) return ((const uint8_t*)p == page->start ? page->block_size : 0);
+  if (mi_page_is_single(page)) {  // an odd offset may put the program's address a few bytes into the block
+    const size_t inside = (size_t)((const uint8_t*)p - page->start);
+    return (inside < sizeof(mi_block_t) ? page->block_size - inside : 0);
+  }
   const size_t inside = (size_t)((const uint8_t*)p - page->start) % page->block_size;
   if ((owner & MI_OWNER_INTERIOR) != 0) return page->block_size - inside;
   return (inside == 0 ? page->block_size : 0);

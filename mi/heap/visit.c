@@ -254,19 +254,27 @@ static bool visit_part_regions(const visit_t* visit, const mi_part_t* part) {
 // --- heaps
 // ------------------------------------------------------------------------------------------------------------
 
-static bool visit_gathered(visit_t* visit, bool gathered) {
-  bool ok = gathered;
+// Visits the pages if `ok`, and lets go of everything.
+static bool visit_gathered(visit_t* visit, bool ok) {
   for (size_t i = 0; i < visit->count && ok; i++) ok = visit_page(visit, visit->pages[i]);
   for (size_t i = 0; i < visit->count; i++) _mi_page_unpin(visit->pages[i]);
   if (visit->capacity > 0) _mi_os_free(visit->pages, visit->capacity * sizeof(void*));
   for (size_t i = 0; i < visit->slot_count; i++) _mi_slot_leave(visit->slots[i], false, true);
   if (visit->slot_capacity > 0) _mi_os_free(visit->slots, visit->slot_capacity * sizeof(void*));
-  if (!gathered) errno = ENOMEM;
   return ok;
+}
+
+static bool gather_failed(void) {
+  errno = ENOMEM;
+  return false;
 }
 
 static bool visit_heap(mi_heap_t* heap, mi_heap_t* shown, bool blocks, mi_block_visit_fun* visitor, void* arg,
                        bool abandoned_only) {
+  if (heap->visiting != 0) {
+    _mi_error(EINVAL, "a visit of heap %p (%s) is refused inside a visit of it\n", (void*)heap, mi_heap_name(heap));
+    return false;
+  }
   visit_t visit = {.heap = shown, .blocks = blocks, .visitor = visitor, .arg = arg};
   bool gathered = true;
   if (heap == &_mi_heap_main) {
@@ -288,9 +296,9 @@ static bool visit_heap(mi_heap_t* heap, mi_heap_t* shown, bool blocks, mi_block_
     }
   }
   const bool pages_ok = visit_gathered(&visit, gathered && ok);
-  if (!ok && gathered) errno = 0;
-  ok = ok && pages_ok;
   heap->visiting = 0;
+  if (!gathered) return gather_failed();
+  ok = ok && pages_ok;
   // Blocks of heaps that were merged into this one are its own.
   for (int i = 0; i < 2 && ok; i++) {
     const uint64_t mask = ((uint64_t)1 << 38) - 1;
@@ -334,6 +342,7 @@ bool mi_theap_visit_blocks(const mi_theap_t* theap, bool visit_blocks, mi_block_
     theap->heap->visiting = 0;
   }
   const bool pages_ok = visit_gathered(&visit, ok);
+  if (!gathered) return gather_failed();
   return ok && pages_ok;
 }
 

@@ -15,7 +15,7 @@
 #include "mi/internal/os.h"
 
 _Atomic(mi_arena_t*) _mi_arenas[MI_ARENAS_MAX];
-mi_span_t _mi_span;
+mi_span_t _mi_span = {1, 0};  // a `low` of 1 before there is an arena: NULL is in no span, whatever the size
 
 mi_arena_t* _mi_arena_of(const void* p, size_t* segment_index) {
   for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
@@ -190,7 +190,8 @@ static size_t arena_find_run(mi_arena_t* arena, size_t count, size_t alignment, 
   return SIZE_MAX;
 }
 
-static bool arena_claim(mi_arena_t* arena, size_t count, size_t alignment, size_t phase, size_t* index) {
+// `*refused`: there is a run, but the system gave no memory for it.
+static bool arena_claim(mi_arena_t* arena, size_t count, size_t alignment, size_t phase, size_t* index, bool* refused) {
   if (count > arena->segment_count) return false;
   size_t at;
   if (count == 1 && alignment == 0) {
@@ -204,6 +205,7 @@ static bool arena_claim(mi_arena_t* arena, size_t count, size_t alignment, size_
   if (at == SIZE_MAX) return false;
   if (!arena_make_ready(arena, at + count)) {
     bits_give(arena, at, count);
+    *refused = true;
     return false;
   }
   *index = at;
@@ -212,14 +214,16 @@ static bool arena_claim(mi_arena_t* arena, size_t count, size_t alignment, size_
 
 bool _mi_segments_claim(size_t count, size_t alignment, size_t phase, mi_arena_t** arena, size_t* index) {
   for (int round = 0;; round++) {
+    bool refused = false;
     for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
       mi_arena_t* const a = mi_load_acquire(&_mi_arenas[i]);
       if (a == NULL) break;
-      if (arena_claim(a, count, alignment, phase, index)) {
+      if (arena_claim(a, count, alignment, phase, index, &refused)) {
         *arena = a;
         return true;
       }
     }
+    if (refused) return false;  // more address space would not help
     // A second round meets a new arena, or one that another thread made; after that memory is short, not space.
     const size_t extra = alignment >> MI_SEGMENT_SHIFT;
     if (round == 2 || !arena_grow(count + extra)) return false;

@@ -100,7 +100,8 @@ mi_noinline void _mi_free_slow(void* p) {
   }
   mi_block_t* block = (mi_block_t*)p;
   if (mi_page_is_single(page)) {
-    if (mi_unlikely((uint8_t*)p != page->start)) goto invalid;
+    block = (mi_block_t*)page->start;
+    if (mi_unlikely((size_t)((uint8_t*)p - page->start) >= sizeof(mi_block_t))) goto invalid;
   } else if ((owner & MI_OWNER_INTERIOR) != 0) {
     block = mi_page_block_of(page, p);
   } else if (mi_unlikely((size_t)((uint8_t*)p - page->start) % page->block_size != 0)) {

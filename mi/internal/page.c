@@ -65,6 +65,10 @@ static void page_extend(mi_page_t* page) {
   if (count > page->reserved - index) count = page->reserved - index;  // the next lot wraps
   uint8_t* at = page->start + index * size;
   uint8_t* const last = at + (count - 1) * size;
+  if (mi_unlikely((mi_load_relaxed(&page->owner) & MI_OWNER_SPECIAL) != 0) && !page->fresh_zero) {
+    // A block that carries no region yet must not look as if it did: its head is zero.
+    for (uint8_t* b = at; b <= last; b += size) memset(b, 0, sizeof(mi_region_t));
+  }
   page->free = (mi_block_t*)at;
   while (at < last) {
     ((mi_block_t*)at)->next = (mi_block_t*)(at + size);
@@ -144,6 +148,10 @@ static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
   } else {
     page = _mi_slices_claim(theap->thread, slices, &zero);
     if (page == NULL) return NULL;
+    if (is_handle && !zero) {  // who enumerates the handles reads all of the page: an id of 0 is no heap
+      memset((uint8_t*)mi_page_segment(page) + mi_page_slice(page) * MI_SLICE_SIZE, 0, MI_SLICE_SIZE);
+      zero = true;
+    }
   }
   page_init(theap, page, MI_PAGE_CLASS, bin, zero);
   page->block_size = size;
@@ -206,6 +214,7 @@ static bool page_to_full(mi_theap_t* theap, mi_page_t* page) {
   mi_queue_unlink(theap, page->bin, page);
   mi_queue_link(theap, MI_BIN_FULL, page, false);
   page->in_full = 1;
+  page->retire = 0;
   owner_flag(page, MI_OWNER_FULL, true);
   return true;
 }
@@ -255,6 +264,10 @@ void _mi_page_retire(mi_page_t* page) {
   mi_assert(page->used == 0 && !page->in_full);
   if (page->next == page || page_is_delaying(page)) {
     page->retire = MI_RETIRE_CYCLES;
+    if (theap->queue[page->bin] != page) {  // the sweep looks at the first pages
+      mi_queue_unlink(theap, page->bin, page);
+      mi_queue_link(theap, page->bin, page, true);
+    }
     if (page->bin < theap->retire_low) theap->retire_low = page->bin;
     if (page->bin > theap->retire_high) theap->retire_high = page->bin;
     return;
@@ -576,6 +589,12 @@ void* _mi_theap_alloc_solo(mi_theap_t* theap, size_t size, size_t alignment, siz
   bool is_zero;
   mi_page_t* page;
   if (size == 0) size = 1;
+  // The block itself starts at a multiple of 8, whatever the offset: it is a link of lists when it is free.
+  const size_t inside = (0 - offset) & (sizeof(mi_block_t) - 1) & (alignment - 1);
+  offset += inside;
+  size += inside;
+  // The block at a multiple of 4 MiB and the program's address behind it would lead to different segments.
+  if (inside != 0 && alignment >= MI_SEGMENT_SIZE && (offset & MI_SEGMENT_MASK) == 0) return NULL;
   const size_t slack = (alignment <= MI_SLICE_SIZE && offset == 0 ? 0 : alignment);
   if (size <= MI_SOLO_SIZE_MAX && slack <= MI_SOLO_SIZE_MAX - size) {
     const size_t slices = (size + slack + MI_SLICE_SIZE - 1) >> MI_SLICE_SHIFT;
@@ -599,7 +618,7 @@ void* _mi_theap_alloc_solo(mi_theap_t* theap, size_t size, size_t alignment, siz
   page->in_full = 1;
   owner_flag(page, MI_OWNER_FULL, true);
   if (zero && !is_zero) memset(page->start, 0, page->block_size);
-  return page->start;
+  return page->start + inside;
 }
 
 void _mi_page_mark_interior(mi_page_t* page) { owner_flag(page, MI_OWNER_INTERIOR, true); }
@@ -647,9 +666,10 @@ void _mi_theap_collect_step(mi_theap_t* theap) {
       page_release(theap, page);
     } else {  // another one the next time: it comes second
       mi_queue_unlink(theap, theap->collect_bin, page);
-      mi_queue_link(theap, theap->collect_bin, page, true);
-      theap->queue[theap->collect_bin] = first;
-      mi_direct_update(theap, theap->collect_bin);
+      page->prev = first;
+      page->next = first->next;
+      first->next->prev = page;
+      first->next = page;
     }
   }
 }

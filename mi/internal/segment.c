@@ -67,14 +67,17 @@ static void slices_give(mi_arena_t* arena, size_t index, uint64_t run) {
 
 // --- claiming ------------------------------------------------------------------------------------------------
 
-static mi_page_t* slices_take(mi_arena_t* arena, size_t index, size_t count, bool* zero) {
+// Takes a run of one segment: of slices that have memory behind them if there is one, and with `warm` only then. What
+// was in use a moment ago costs no page fault, and does not add to what the process holds.
+static mi_page_t* slices_take(mi_arena_t* arena, size_t index, size_t count, bool warm, bool* zero) {
   mi_segment_info_t* const info = &arena->info[index];
   uint64_t word = mi_load_relaxed(&info->free);
   uint64_t run;
   size_t at;
   do {
     if (word == 0) return NULL;
-    at = mi_find_run(word, count, 1);
+    at = mi_find_run(word & mi_load_relaxed(&info->backed), count, 1);
+    if (at >= MI_SLICES_PER_SEGMENT && !warm) at = mi_find_run(word, count, 1);
     if (at >= MI_SLICES_PER_SEGMENT) return NULL;
     run = mi_run_mask(at, count);
   } while (!mi_cas_weak_acq_rel(&info->free, &word, word & ~run));
@@ -86,30 +89,34 @@ static mi_page_t* slices_take(mi_arena_t* arena, size_t index, size_t count, boo
   return &((mi_segment_t*)mi_arena_segment(arena, index))->slot[at];
 }
 
-// Searches the segments with free slices. A run that is longer than one slice may not fit in many of them: after
-// some misses a new segment is the better choice, and the work stays bounded.
-static mi_page_t* slices_search(mi_thread_t* thread, size_t count, bool* zero) {
+// Searches the segments with free slices; `warm`: those that may have free slices with memory behind them. A run that
+// is longer than one slice may not fit in many of them: after some misses a new segment is the better choice, and the
+// work stays bounded.
+static mi_page_t* slices_search(mi_thread_t* thread, size_t count, bool warm, bool* zero) {
   size_t misses = 0;
+  const size_t misses_max = (warm ? 8 : 32);
   for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
     mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[i]);
     if (arena == NULL) break;
     const size_t words = (mi_load_acquire(&arena->ready) + 63) / 64;
     const size_t hint = mi_load_relaxed(&arena->first_free);
     bool all_empty = true;
-    for (size_t w = (hint < words ? hint : 0); w < words; w++) {
+    for (size_t n = 0, w = (hint < words ? hint : 0); n < words; n++, w = (w + 1 < words ? w + 1 : 0)) {
+      if (w == 0 && n > 0) all_empty = false;  // round: what lies below the hint, which a race may have set too high
       uint64_t summary = mi_load_relaxed(&arena->has_free[w]);
       if (summary != 0) all_empty = false;
+      if (warm) summary &= mi_load_relaxed(&arena->purgeable[w]);
       while (summary != 0) {
         const size_t index = 64 * w + mi_ctz(summary);
         summary &= summary - 1;
-        mi_page_t* const page = slices_take(arena, index, count, zero);
+        mi_page_t* const page = slices_take(arena, index, count, warm, zero);
         if (page != NULL) {
           thread->segment_arena = arena;
           thread->segment_index = index;
           return page;
         }
         if (mi_load_relaxed(&arena->info[index].free) == 0) summary_clear(arena, index);
-        if (++misses >= 32) return NULL;
+        if (++misses >= misses_max) return NULL;
       }
       if (all_empty) mi_store_relaxed(&arena->first_free, w);  // a hint: releases lower it again
     }
@@ -149,14 +156,18 @@ static void slots_mark_tail(mi_page_t* page, size_t count) {
 }
 
 mi_page_t* _mi_slices_claim(mi_thread_t* thread, size_t count, bool* zero) {
+  mi_arena_t* const last = thread->segment_arena;
+  const size_t last_index = thread->segment_index;
   mi_page_t* page = NULL;
-  if (thread->segment_arena != NULL) page = slices_take(thread->segment_arena, thread->segment_index, count, zero);
-  if (page == NULL) page = slices_search(thread, count, zero);
+  if (last != NULL) page = slices_take(last, last_index, count, true, zero);
+  if (page == NULL) page = slices_search(thread, count, true, zero);
+  if (page == NULL && last != NULL) page = slices_take(last, last_index, count, false, zero);
+  if (page == NULL) page = slices_search(thread, count, false, zero);
   if (page == NULL) page = segment_open(thread, count, zero);
   if (page == NULL) {
     // Memory is short. Free slices elsewhere may be backed by memory that others need.
     _mi_purge(true);
-    page = slices_search(thread, count, zero);
+    page = slices_search(thread, count, false, zero);
     if (page == NULL) page = segment_open(thread, count, zero);
   }
   if (page != NULL) slots_mark_tail(page, count);

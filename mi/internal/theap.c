@@ -136,11 +136,11 @@ bool _mi_slot_take_for_reset(mi_part_t* part, mi_slot_t** taken) {
     if (slot == NULL) return false;
     uint64_t word = mi_load_acquire(&slot->word);
     if (mi_load_acquire(&part->slot) != slot) continue;
-    if ((word & MI_SLOT_STATE) != MI_SLOT_LIVE) return false;
     if (slot->thread->forked) {
       *taken = NULL;
       return false;
     }
+    if ((word & MI_SLOT_STATE) != MI_SLOT_LIVE) return false;
     if (mi_cas_strong_acq_rel(&slot->word, &word, (word & ~(uint64_t)MI_SLOT_STATE) | MI_SLOT_TAKEN)) return true;
   }
 }

@@ -177,7 +177,9 @@ static void settle_pages(mi_theap_t* theap) {
     if (first == NULL) continue;
     do {
       const mi_thread_free_t tf = mi_load_relaxed(&page->thread_free);
-      if (MI_STATE(tf) == MI_DELAYING) mi_store_relaxed(&page->thread_free, MI_WITH_STATE(tf, MI_NORMAL));
+      // The freer may not have told the theap yet: the next one does.
+      const uintptr_t state = (page->in_full ? MI_DELAYED : MI_NORMAL);
+      if (MI_STATE(tf) == MI_DELAYING) mi_store_relaxed(&page->thread_free, MI_WITH_STATE(tf, state));
       page = page->next;
     } while (page != first);
   }
