@@ -158,7 +158,7 @@ typedef enum mi_option_e {
   mi_option_arena_reserve,      // 0: KiB of address space of the first arena; 0 by the machine's memory
   mi_option_disallow_os_alloc,  // 0: 1 takes no more memory from the system
   mi_option_destroy_on_exit,    // 0: accepted
-  mi_option_generic_collect,    // 10000: slow paths between two collects
+  mi_option_generic_collect,    // 10000: accepted, no effect: collects are spread over the slow paths
   _mi_option_last
 } mi_option_t;
 

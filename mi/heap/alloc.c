@@ -24,7 +24,6 @@ typedef struct request_s {
 // --- the slow path ----------------------------------------------------------------------------------------
 
 #define MI_PURGE_EVERY 64
-#define MI_COLLECT_PARTS 80  // a collect of a theap is spread over so many steps, one class each
 
 void _mi_slow_path(mi_thread_t* thread, mi_heap_t* heap) {
   thread->heartbeat++;
@@ -32,11 +31,7 @@ void _mi_slow_path(mi_thread_t* thread, mi_heap_t* heap) {
   if (mi_unlikely(mi_load_relaxed(&_mi_deferred_pair) != NULL)) _mi_deferred_call(thread, heap, false);
   if (mi_unlikely(++thread->generic_count % MI_PURGE_EVERY == 0)) {
     _mi_purge(false);
-    if (thread->generic_count >= (uint32_t)_mi_option(mi_option_generic_collect) / MI_COLLECT_PARTS) {
-      thread->generic_count = 0;
-      _mi_theap_collect_step(&thread->main_theap);
-      _mi_theap_collect_step(&thread->internal_theap);
-    }
+    _mi_forwarders_step(&_mi_heap_main);
   }
 }
 
@@ -378,7 +373,8 @@ void* mi_heap_recalloc_aligned(mi_heap_t* heap, void* p, size_t newcount, size_t
 
 char* mi_heap_strndup(mi_heap_t* heap, const char* s, size_t n) {
   if (s == NULL) return NULL;
-  const size_t length = strnlen(s, n);
+  const char* const end = memchr(s, 0, n);
+  const size_t length = (end == NULL ? n : (size_t)(end - s));
   char* const copy = mi_heap_malloc(heap, length + 1);
   if (copy == NULL) return NULL;
   memcpy(copy, s, length);
@@ -386,7 +382,9 @@ char* mi_heap_strndup(mi_heap_t* heap, const char* s, size_t n) {
   return copy;
 }
 
-char* mi_heap_strdup(mi_heap_t* heap, const char* s) { return (s == NULL ? NULL : mi_heap_strndup(heap, s, SIZE_MAX)); }
+char* mi_heap_strdup(mi_heap_t* heap, const char* s) {
+  return (s == NULL ? NULL : mi_heap_strndup(heap, s, strlen(s)));
+}
 
 char* mi_heap_realpath(mi_heap_t* heap, const char* fname, char* resolved_name) {
   if (resolved_name != NULL) return realpath(fname, resolved_name);

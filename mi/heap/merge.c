@@ -84,41 +84,60 @@ bool _mi_heap_free_remains(mi_heap_t* heap) {
   return true;
 }
 
+// Pops a forwarder; when the first stack ran empty, the second becomes the first.
+static mi_heap_t* forwarder_next(mi_heap_t* heap) {
+  mi_heap_t* forwarder = forwarder_pop(&heap->forwarders[0]);
+  if (forwarder != NULL) return forwarder;
+  uint64_t head = mi_load_acquire(&heap->forwarders[1]);
+  while (tagged_heap(head) != NULL &&
+         !mi_cas_weak_acq_rel(&heap->forwarders[1], &head, (head & ~(MI_TAG_ONE - 1)) + MI_TAG_ONE)) {
+  }
+  forwarder = tagged_heap(head);
+  if (forwarder == NULL) return NULL;
+  mi_heap_t* rest = mi_load_relaxed(&forwarder->forwarder_next);
+  uint64_t first = mi_load_relaxed(&heap->forwarders[0]);
+  const uint64_t next = ((first & ~(MI_TAG_ONE - 1)) + MI_TAG_ONE) | ((uintptr_t)rest >> MI_REGION_SHIFT_MIN);
+  if (rest != NULL && (tagged_heap(first) != NULL || !mi_cas_strong_acq_rel(&heap->forwarders[0], &first, next))) {
+    while (rest != NULL) {  // somebody pushed meanwhile: one by one
+      mi_heap_t* const after = mi_load_relaxed(&rest->forwarder_next);
+      forwarder_push(&heap->forwarders[0], rest);
+      rest = after;
+    }
+  }
+  return forwarder;
+}
+
+#define MI_SWEEP_PAGES 64
+
+// What a look at a forwarder does beside taking pages. Its empty pages wait in its lists for who pops them.
+static void forwarder_look(mi_heap_t* heap, mi_heap_t* forwarder) {
+  const int64_t pages = mi_load_relaxed(&forwarder->pages_out);
+  if (pages > 0 && pages <= MI_SWEEP_PAGES) _mi_abandoned_sweep(forwarder, false);
+  if (!_mi_heap_free_remains(forwarder)) forwarder_push(&heap->forwarders[1], forwarder);
+}
+
+static bool heap_has_forwarders(mi_heap_t* heap) {
+  return tagged_heap(mi_load_relaxed(&heap->forwarders[0])) != NULL ||
+         tagged_heap(mi_load_relaxed(&heap->forwarders[1])) != NULL;
+}
+
 // For a thread of the target that looks for a page of a class. Looks at a few forwarders in turn.
 mi_page_t* _mi_reclaim_merged(mi_theap_t* theap, size_t bin) {
   mi_heap_t* const heap = theap->heap;
   mi_page_t* page = NULL;
-  for (int tries = 0; tries < 4 && page == NULL; tries++) {
-    if (tagged_heap(mi_load_relaxed(&heap->forwarders[0])) == NULL &&
-        tagged_heap(mi_load_relaxed(&heap->forwarders[1])) == NULL) {
-      return NULL;
-    }
-    mi_heap_t* forwarder = forwarder_pop(&heap->forwarders[0]);
-    if (forwarder == NULL) {
-      // The first stack ran empty: take the second as a whole and put it there.
-      uint64_t head = mi_load_acquire(&heap->forwarders[1]);
-      while (tagged_heap(head) != NULL &&
-             !mi_cas_weak_acq_rel(&heap->forwarders[1], &head, (head & ~(MI_TAG_ONE - 1)) + MI_TAG_ONE)) {
-      }
-      forwarder = tagged_heap(head);
-      if (forwarder == NULL) return NULL;
-      mi_heap_t* rest = mi_load_relaxed(&forwarder->forwarder_next);
-      uint64_t first = mi_load_relaxed(&heap->forwarders[0]);
-      if (rest != NULL &&
-          (tagged_heap(first) != NULL || !mi_cas_strong_acq_rel(&heap->forwarders[0], &first,
-                                                                ((first & ~(MI_TAG_ONE - 1)) + MI_TAG_ONE) |
-                                                                    ((uintptr_t)rest >> MI_REGION_SHIFT_MIN)))) {
-        while (rest != NULL) {  // somebody pushed meanwhile: one by one
-          mi_heap_t* const next = mi_load_relaxed(&rest->forwarder_next);
-          forwarder_push(&heap->forwarders[0], rest);
-          rest = next;
-        }
-      }
-    }
+  for (int tries = 0; tries < 4 && page == NULL && heap_has_forwarders(heap); tries++) {
+    mi_heap_t* const forwarder = forwarder_next(heap);
+    if (forwarder == NULL) return NULL;
     page = _mi_theap_reclaim(theap, forwarder, bin);
-    if (!_mi_heap_free_remains(forwarder)) forwarder_push(&heap->forwarders[1], forwarder);
+    forwarder_look(heap, forwarder);
   }
   return page;
+}
+
+void _mi_forwarders_step(mi_heap_t* heap) {
+  if (!heap_has_forwarders(heap)) return;
+  mi_heap_t* const forwarder = forwarder_next(heap);
+  if (forwarder != NULL) forwarder_look(heap, forwarder);
 }
 
 // Looks through all forwarders of a heap.
@@ -167,6 +186,9 @@ static void heap_close(mi_heap_t* heap, mi_heap_t* target) {
     mi_store_release(&forwarder->into, target);
     forwarder_push(&target->forwarders[0], forwarder);
   }
+  // Two looks for each heap that is closed: they do not pile up.
+  _mi_forwarders_step(target);
+  _mi_forwarders_step(target);
   if (!_mi_heap_free_remains(heap)) forwarder_push(&target->forwarders[0], heap);
 }
 

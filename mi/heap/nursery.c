@@ -28,7 +28,7 @@
 
 // Region sizes by step, as shifts. W = 50 objects of 16 to 512 bytes (6,880 bytes) then take 8.5 KiB with the handle.
 // Beyond 4 KiB only what is used of a region is touched, so that larger steps cost address space only.
-static const uint8_t region_shift[] = {10, 10, 11, 12, 13, 14, 15, 16};
+static const uint8_t region_shift[] = {10, 10, 11, 12, 12, 13, 13, 14, 14, 15, 15, 16};
 #define STEPS (sizeof(region_shift) / sizeof(region_shift[0]))
 
 #define MI_CACHE_COUNT_MAX 16
@@ -53,7 +53,7 @@ static void part_set_current(mi_part_t* part, mi_region_t* region) {
 
 // Clears the bits of a region that was used up to `end` (0: perhaps all of it).
 static inline void region_clear(mi_region_t* region) {
-  uint64_t* words = (uint64_t*)region->words;
+  uint64_t* words = (uint64_t*)(region + 1);
   const size_t end = mi_load_relaxed(&region->end);
   size_t count = (end == 0 ? region_word_count(region) : (end + 63) / 64);
   do {  // few: no call
@@ -547,11 +547,7 @@ size_t _mi_region_end(const mi_region_t* region) {
 
 size_t _mi_region_usable(const mi_page_t* page, const void* p) {
   mi_region_t* const region = _mi_region_of(page, p);
-  // Only a block that was handed out, and is not back, carries a region.
-  const size_t index = mi_page_block_index(page, region);
-  if ((index >= page->color ? index : index + page->reserved) - page->color >= page->capacity || region->first == 0) {
-    return 0;
-  }
+  if (region->first == 0) return 0;  // a block that was not handed out, or is back
   const size_t granule = (size_t)((const uint8_t*)p - (const uint8_t*)region) / MI_GRANULE;
   // First the end, then the starts: an end beyond the object makes the start of the next one visible.
   const size_t end = _mi_region_end(region);

@@ -37,7 +37,7 @@ mi_hidden size_t _mi_region_end(const mi_region_t* region);
 // The granules [first, end) are those that a walk of the region looks at.
 mi_hidden size_t _mi_region_end(const mi_region_t* region);
 static inline _Atomic(uint64_t)* mi_region_words(const mi_region_t* region, size_t granule) {
-  return (_Atomic(uint64_t)*)((mi_region_t*)region)->words + 3 * (granule / 64);
+  return (_Atomic(uint64_t)*)((mi_region_t*)region + 1) + 3 * (granule / 64);
 }
 
 // A new object at the bump: its start bit, and the bump behind it.
@@ -104,6 +104,7 @@ mi_hidden void _mi_heap_leave_default(mi_heap_t* heap);
 mi_hidden mi_page_t* _mi_reclaim_merged(mi_theap_t* theap, size_t bin);
 mi_hidden mi_heap_t* _mi_forwarder_pop(mi_heap_t* heap);
 mi_hidden void _mi_forwarders_collect(mi_heap_t* heap);
+mi_hidden void _mi_forwarders_step(mi_heap_t* heap);  // looks at one
 mi_hidden void _mi_merge_after_fork(void);
 mi_hidden bool _mi_heap_free_remains(mi_heap_t* heap);
 

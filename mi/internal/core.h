@@ -73,6 +73,7 @@ mi_hidden mi_page_t* _mi_theap_reclaim(mi_theap_t* theap, mi_heap_t* forwarder, 
 
 // Pops abandoned pages of a heap: frees the empty ones, and with `all` the others too (nobody else may use the heap
 // then); without it gives them back. For collect and destroy.
+mi_hidden void _mi_handle_pages_purge(void);  // gives back the memory of empty handle pages
 mi_hidden void _mi_abandoned_sweep(mi_heap_t* heap, bool all);
 
 // --- freeing -------------------------------------------------------------------------------------------------

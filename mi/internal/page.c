@@ -65,10 +65,6 @@ static void page_extend(mi_page_t* page) {
   if (count > page->reserved - index) count = page->reserved - index;  // the next lot wraps
   uint8_t* at = page->start + index * size;
   uint8_t* const last = at + (count - 1) * size;
-  if (mi_unlikely((mi_load_relaxed(&page->owner) & MI_OWNER_SPECIAL) != 0) && !page->fresh_zero) {
-    // A block that carries no region yet must not look as if it did: its head is zero.
-    for (uint8_t* b = at; b <= last; b += size) memset(b, 0, sizeof(mi_region_t));
-  }
   page->free = (mi_block_t*)at;
   while (at < last) {
     ((mi_block_t*)at)->next = (mi_block_t*)(at + size);
@@ -84,6 +80,8 @@ static void page_extend(mi_page_t* page) {
 // Handles stay handles: pages of them are kept for handles for ever (their memory goes back when they are empty),
 // so that a stale heap pointer reads a dead handle and never a user's bytes. This is the stack of the empty ones.
 static _Atomic(uint64_t) handle_pages;
+static _Atomic(uint32_t) handle_pages_warm;  // how many of them have memory behind them, roughly
+#define MI_HANDLE_PAGES_WARM 32
 
 #define MI_TAG_SHIFT 41
 #define MI_TAG_ONE ((uint64_t)1 << MI_TAG_SHIFT)
@@ -139,12 +137,14 @@ static void page_init(mi_theap_t* theap, mi_page_t* page, mi_kind_t kind, size_t
 
 static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
   const size_t size = mi_bin_size(bin);
-  const size_t slices = (size <= 8 * MI_KiB ? 1 : 8);
+  // Regions of up to 64 KiB come and go with their heaps: small pages of them empty, and go back, sooner.
+  const size_t slices = (size <= 8 * MI_KiB || theap->is_internal ? 1 : 8);
   const bool is_handle = (bin == MI_BIN_HANDLE && theap->heap == &_mi_heap_internal);
   bool zero;
   mi_page_t* page = NULL;
   if (is_handle && (page = stack_pop(&handle_pages)) != NULL) {
-    zero = true;
+    zero = page->fresh_zero;
+    if (!zero) atomic_fetch_sub_explicit(&handle_pages_warm, 1u, memory_order_relaxed);
   } else {
     page = _mi_slices_claim(theap->thread, slices, &zero);
     if (page == NULL) return NULL;
@@ -153,14 +153,43 @@ static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
       zero = true;
     }
   }
-  page_init(theap, page, MI_PAGE_CLASS, bin, zero);
   page->block_size = size;
   page->start = (uint8_t*)mi_page_segment(page) + mi_page_slice(page) * MI_SLICE_SIZE;
   page->reserved = (uint32_t)(slices * MI_SLICE_SIZE / size);
+  if (theap->is_internal && !zero && !is_handle && mi_is_power_of_two(size)) {
+    // A block that carries no region yet must not look as if it did: its head is zero.
+    for (uint8_t* b = page->start; b < page->start + page->reserved * size; b += size)
+      memset(b, 0, sizeof(mi_region_t));
+  }
+  page_init(theap, page, MI_PAGE_CLASS, bin, zero);
   // Pages begin in different cache sets: at equal offsets, 64 heaps that are used in turn evict each other.
   if (size <= MI_OS_PAGE / 2) page->color = (uint16_t)(mi_page_slice(page) * 7 % (MI_OS_PAGE / size));
   mi_queue_link(theap, bin, page, true);
   return page;
+}
+
+// Puts an empty handle page by; every handle in it is dead, its id 0. `fresh_zero` says whether its memory went back.
+static void handle_page_push(mi_page_t* page, bool warm) {
+  page->fresh_zero = 0;
+  if (!warm) {
+    page->fresh_zero = _mi_os_purge(page->start, MI_SLICE_SIZE, true);
+    if (page->fresh_zero) atomic_fetch_sub_explicit(&handle_pages_warm, 1u, memory_order_relaxed);
+  }
+  stack_push(&handle_pages, page);
+}
+
+void _mi_handle_pages_purge(void) {
+  mi_page_t* list = NULL;
+  for (mi_page_t* page; (page = stack_pop(&handle_pages)) != NULL; list = page) page->next = list;
+  while (list != NULL) {
+    mi_page_t* const page = list;
+    list = page->next;
+    if (page->fresh_zero) {
+      stack_push(&handle_pages, page);
+    } else {
+      handle_page_push(page, false);
+    }
+  }
 }
 
 // The slices of an empty page that is in no queue go back.
@@ -168,11 +197,8 @@ static void page_give_slices(mi_page_t* page) {
   if (page->kind == MI_PAGE_HUGE) {
     _mi_huge_release(page);
   } else if (page->bin == MI_BIN_HANDLE && mi_load_relaxed(&page->heap) == &_mi_heap_internal) {
-    if (!_mi_os_purge(page->start, page->slices * MI_SLICE_SIZE, true)) {
-      memset(page->start, 0, page->slices * MI_SLICE_SIZE);
-    }
     mi_store_relaxed(&page->owner, MI_TID_NONE);
-    stack_push(&handle_pages, page);
+    handle_page_push(page, mi_fetch_add_relaxed(&handle_pages_warm, 1u) < MI_HANDLE_PAGES_WARM);
     return;
   } else {
     _mi_slices_release(page);
@@ -313,9 +339,10 @@ static void theap_sweep_late(mi_theap_t* theap) {
 
 void _mi_theap_tidy(mi_theap_t* theap) {
   if (mi_load_relaxed(&theap->delayed_free) != NULL) _mi_theap_drain_delayed(theap);
-  if (theap->retire_low <= theap->retire_high && ++theap->tidy_count % MI_TIDY_EVERY == 0) {
+  if (theap->retire_low <= theap->retire_high && theap->tidy_count % MI_TIDY_EVERY == 0) {
     theap_sweep_retired(theap, false);
   }
+  if (++theap->tidy_count % MI_TIDY_EVERY == MI_TIDY_EVERY / 2) _mi_theap_collect_step(theap);
   if (theap->queue[MI_BIN_LATE] != NULL) theap_sweep_late(theap);
 }
 
@@ -656,21 +683,29 @@ void _mi_theap_collect(mi_theap_t* theap, bool force) {
 }
 
 void _mi_theap_collect_step(mi_theap_t* theap) {
-  theap->collect_bin = (uint8_t)(theap->collect_bin % MI_BIN_LAST + 1);
+  size_t bin = theap->collect_bin;
+  for (int n = 0; n < 8; n++) {  // a class that has pages, among the next few
+    bin = bin % MI_BIN_LAST + 1;
+    if (theap->queue[bin] != NULL) break;
+  }
+  theap->collect_bin = (uint8_t)bin;
   for (int n = 0; n < 4; n++) {
-    mi_page_t* const first = theap->queue[theap->collect_bin];
-    if (first == NULL || first->next == first) return;
-    mi_page_t* const page = first->prev;  // the first is in use
+    mi_page_t* const first = theap->queue[bin];
+    if (first == NULL) return;
+    mi_page_t* const page = first->prev;
     _mi_page_collect(page);
-    if (page->used == 0 && !page_is_delaying(page)) {
+    if (page->used == 0 && page != first && !page_is_delaying(page)) {
       page_release(theap, page);
-    } else {  // another one the next time: it comes second
-      mi_queue_unlink(theap, theap->collect_bin, page);
-      page->prev = first;
-      page->next = first->next;
-      first->next->prev = page;
-      first->next = page;
+      continue;
     }
+    if (page->used == 0 && page->retire == 0) _mi_page_retire(page);
+    if (page == first || page == theap->queue[bin]) return;
+    // Another one the next time: it comes second.
+    mi_queue_unlink(theap, bin, page);
+    page->prev = first;
+    page->next = first->next;
+    first->next->prev = page;
+    first->next = page;
   }
 }
 

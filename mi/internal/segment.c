@@ -65,6 +65,24 @@ static void slices_give(mi_arena_t* arena, size_t index, uint64_t run) {
   if (mi_fetch_or_seq_cst(&arena->info[index].free, run) == 0) summary_set(arena, index);
 }
 
+// After slices were given: a tick that runs between would clear the mark again and miss them.
+static void mark_purgeable(mi_arena_t* arena, size_t index) {
+  const uint64_t bit = (uint64_t)1 << (index % 64);
+  if ((mi_load_seq_cst(&arena->purgeable[index / 64]) & bit) == 0) {
+    mi_fetch_or_seq_cst(&arena->purgeable[index / 64], bit);
+  }
+}
+
+// A search found the mark stale. As with the summary: clear, look again, set.
+static void purgeable_clear(mi_arena_t* arena, size_t index) {
+  mi_segment_info_t* const info = &arena->info[index];
+  const uint64_t word = mi_load_relaxed(&info->free);
+  if (word == MI_SLICES_ALL || (word & mi_load_relaxed(&info->backed)) != 0) return;  // to be closed, or to be purged
+  mi_fetch_and_seq_cst(&arena->purgeable[index / 64], ~((uint64_t)1 << (index % 64)));
+  const uint64_t now = mi_load_seq_cst(&info->free);
+  if (now == MI_SLICES_ALL || (now & mi_load_acquire(&info->backed)) != 0) mark_purgeable(arena, index);
+}
+
 // --- claiming ------------------------------------------------------------------------------------------------
 
 // Takes a run of one segment: of slices that have memory behind them if there is one, and with `warm` only then. What
@@ -94,7 +112,6 @@ static mi_page_t* slices_take(mi_arena_t* arena, size_t index, size_t count, boo
 // work stays bounded.
 static mi_page_t* slices_search(mi_thread_t* thread, size_t count, bool warm, bool* zero) {
   size_t misses = 0;
-  const size_t misses_max = (warm ? 8 : 32);
   for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
     mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[i]);
     if (arena == NULL) break;
@@ -116,7 +133,8 @@ static mi_page_t* slices_search(mi_thread_t* thread, size_t count, bool warm, bo
           return page;
         }
         if (mi_load_relaxed(&arena->info[index].free) == 0) summary_clear(arena, index);
-        if (++misses >= misses_max) return NULL;
+        if (warm) purgeable_clear(arena, index);
+        if (++misses >= 32) return NULL;
       }
       if (all_empty) mi_store_relaxed(&arena->first_free, w);  // a hint: releases lower it again
     }
@@ -143,6 +161,7 @@ static mi_page_t* segment_open(mi_thread_t* thread, size_t count, bool* zero) {
   thread->segment_arena = arena;
   thread->segment_index = index;
   if ((MI_SLICES_ALL & ~run) != 0) slices_give(arena, index, MI_SLICES_ALL & ~run);
+  mark_purgeable(arena, index);  // a tick that saw the word 0 took the mark away
   return &segment->slot[1];
 }
 
@@ -186,12 +205,8 @@ void _mi_slices_release(mi_page_t* page) {
   const uint64_t run = mi_run_mask(at, count);
   mi_segment_info_t* const info = &arena->info[index];
   if ((mi_load_relaxed(&info->aged) & run) != 0) mi_fetch_and_acq_rel(&info->aged, ~run);
-  const uint64_t bit = (uint64_t)1 << (index % 64);
   slices_give(arena, index, run);
-  // After the give: a tick that runs between would clear the summary again and miss the run.
-  if ((mi_load_seq_cst(&arena->purgeable[index / 64]) & bit) == 0) {
-    mi_fetch_or_seq_cst(&arena->purgeable[index / 64], bit);
-  }
+  mark_purgeable(arena, index);
 }
 
 // --- huge blocks -----------------------------------------------------------------------------------------------

@@ -246,14 +246,15 @@ typedef struct mi_region_s {
   uint16_t first;            // first granule that objects may use
   uint8_t shift;             // its size is 1 << shift
   uint8_t padding[3];
-  _Atomic(uint64_t) words[];  // the bits
+  // The bits follow: see mi_region_words.
 } mi_region_t;
 
 // Flag in part->region.owner: no class of the part has earned pages. A hint that saves the look at an empty table.
 #define MI_OWNER_YOUNG ((mi_tid_t)1)
 
-#define MI_YOUNG_SIZE_MAX ((size_t)8 * 1024)  // larger objects always get pages
-#define MI_YOUNG_BIN_MAX 57                   // mi_bin_of(MI_YOUNG_SIZE_MAX)
+// Objects that regions are opened for. A larger one gets a page, unless it happens to fit the current region.
+#define MI_YOUNG_SIZE_MAX ((size_t)8 * 1024)
+#define MI_YOUNG_BIN_MAX 57  // mi_bin_of(MI_YOUNG_SIZE_MAX)
 
 // A thread's part of a heap: young (regions) at first, with a theap when a size class earned pages. The first
 // part is the head of the handle itself; the others (lanes) are 1 KiB regions that carry one.
