@@ -1,0 +1,244 @@
+// mi/heap/merge.c and heap.c: the counts by which a closed heap knows that it is done.
+#include <algorithm>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "tests/internal/probe.h"
+#include "tests/test_support.h"
+
+namespace mi_test {
+namespace {
+
+void FreeAll(const std::vector<void*>& blocks) {
+  for (void* block : blocks) mi_free(block);
+}
+
+TEST(ReferencesTest, OneForTheHeapAndOneForEveryTheapAttached) {
+  mi_heap_t* heap = mi_heap_new();
+  EXPECT_EQ(probe_heap(heap).refs, 1u);
+  ASSERT_NE(mi_heap_malloc(heap, 100), nullptr);
+  EXPECT_EQ(probe_heap(heap).refs, 1u) << "a young part is no theap";
+  ASSERT_NE(mi_heap_theap(heap), nullptr);
+  EXPECT_EQ(probe_heap(heap).refs, 2u);
+  {
+    Worker workers[3];
+    size_t expected = 2;
+    for (Worker& worker : workers) {
+      worker.Run([&] {
+        ASSERT_NE(mi_heap_malloc(heap, 20000), nullptr);
+        ASSERT_NE(mi_heap_malloc(heap, 30000), nullptr);
+      });
+      EXPECT_EQ(probe_heap(heap).refs, ++expected);
+    }
+    EXPECT_EQ(probe_heap(heap).lanes, 3u);
+    EXPECT_EQ(probe_heap(heap).pages_out, 0);
+  }
+  EXPECT_EQ(probe_heap(heap).refs, 2u);
+  EXPECT_EQ(probe_heap(heap).pages_out, 6);
+  InThread([&] {
+    ASSERT_NE(mi_heap_malloc(heap, 20000), nullptr);
+    EXPECT_EQ(probe_heap(heap).lanes, 3u) << "a lane whose thread ended is adopted";
+    EXPECT_EQ(probe_heap(heap).pages_out, 5);
+  });
+  mi_heap_destroy(heap);
+  EXPECT_TRUE(probe_heap(heap).gone);
+}
+
+TEST(DeleteTest, ACountedHeapIsFreedWithItsLastBlock) {
+  InThread([] {
+    size_t before = probe_heap(mi_heap_main()).forwarders;
+    mi_heap_t* heap = mi_heap_new();
+    std::vector<void*> blocks;
+    for (int i = 0; i < 4; i++) blocks.push_back(mi_heap_malloc(heap, 20000));  // pages
+    for (int i = 0; i < 10; i++) blocks.push_back(mi_heap_malloc(heap, 100));   // regions
+    blocks.push_back(mi_heap_malloc(heap, 300000));                             // a page of its own
+    blocks.push_back(mi_heap_malloc(heap, 5 * kMiB));                           // segments of its own
+    EXPECT_EQ(probe_heap(heap).refs, 2u);
+    mi_heap_delete(heap);
+    probe_heap_t closed = probe_heap(heap);
+    EXPECT_TRUE(closed.closed);
+    EXPECT_EQ(closed.into, mi_heap_main());
+    EXPECT_EQ(closed.refs, 1u) << "the calling thread's theap left at once";
+    EXPECT_EQ(closed.pages_out, 3);
+    EXPECT_EQ(probe_heap(mi_heap_main()).forwarders, before + 1);
+    while (blocks.size() > 1) {
+      EXPECT_EQ(mi_heap_of(blocks.back()), mi_heap_main());
+      size_t at = blocks.size() * 7 / 11 % blocks.size();
+      mi_free(blocks[at]);
+      blocks.erase(blocks.begin() + static_cast<ptrdiff_t>(at));
+      mi_collect(true);
+      EXPECT_FALSE(probe_heap(heap).gone) << blocks.size() << " blocks are left";
+    }
+    mi_free(blocks[0]);
+    mi_collect(true);
+    EXPECT_TRUE(probe_heap(heap).gone);
+    EXPECT_EQ(probe_heap(mi_heap_main()).forwarders, before);
+  });
+}
+
+TEST(DeleteTest, AHeapWithoutBlocksIsGoneAtOnce) {
+  InThread([] {
+    size_t before = probe_heap(mi_heap_main()).forwarders;
+    mi_heap_t* heap = mi_heap_new();
+    std::vector<void*> blocks;
+    for (int i = 0; i < 3000; i++) blocks.push_back(mi_heap_malloc(heap, 200));
+    FreeAll(blocks);
+    mi_heap_delete(heap);
+    EXPECT_TRUE(probe_heap(heap).gone);
+    EXPECT_EQ(probe_heap(mi_heap_main()).forwarders, before);
+  });
+}
+
+TEST(DeleteTest, PagesOutFallWhenOtherThreadsFreeAndNobodyAllocates) {
+  mi_heap_t* heap = mi_heap_new();
+  std::vector<void*> blocks;
+  for (int i = 0; i < 200; i++) blocks.push_back(mi_heap_malloc(heap, 20000));
+  mi_heap_delete(heap);
+  long pages = probe_heap(heap).pages_out;
+  EXPECT_GE(pages, 200 / 25);
+  InThreads(3, [&](int thread) {
+    for (size_t i = thread; i < blocks.size(); i += 3) mi_free(blocks[i]);
+  });
+  EXPECT_LE(probe_heap(heap).pages_out, pages);
+  EXPECT_GE(probe_heap(heap).pages_out, 0);
+  mi_collect(true);
+  EXPECT_TRUE(probe_heap(heap).gone);
+}
+
+TEST(DeleteTest, ClosedHeapsDoNotPileUpWhereNobodyCollectsOrAllocatesInTheirClasses) {
+  InThread([] {
+    size_t before = probe_heap(mi_heap_main()).forwarders;
+    for (int i = 0; i < Scaled(20000); i++) {
+      mi_heap_t* heap = mi_heap_new();
+      void* block = mi_heap_malloc(heap, i % 2 == 0 ? 20000 : 200);
+      ASSERT_NE(block, nullptr);
+      mi_heap_delete(heap);
+      mi_free(block);
+      mi_free(mi_malloc(100));
+      ASSERT_LE(probe_heap(mi_heap_main()).forwarders, before + 250) << "after " << i << " heaps";
+    }
+    mi_collect(true);
+    EXPECT_LE(probe_heap(mi_heap_main()).forwarders, before);
+  });
+}
+
+TEST(DeleteTest, TheMainHeapTakesAForwardersPagesWhenItLooksForThatClass) {
+  InThread([] {
+    mi_collect(true);
+    mi_heap_t* heap = mi_heap_new();
+    void* block = mi_heap_malloc(heap, 20000);
+    probe_page_t page;
+    ASSERT_TRUE(probe_page_of(block, &page));
+    EXPECT_EQ(page.heap, heap);
+    mi_heap_delete(heap);
+    ASSERT_EQ(probe_heap(heap).pages_out, 1);
+    void* more = mi_malloc(20000);
+    probe_page_t now;
+    ASSERT_TRUE(probe_page_of(more, &now));
+    EXPECT_EQ(now.slot, page.slot);
+    EXPECT_EQ(now.heap, mi_heap_main());
+    mi_free(more);
+    mi_free(block);
+    mi_collect(true);
+    EXPECT_TRUE(probe_heap(heap).gone) << "nothing is left of the closed heap";
+  });
+}
+
+TEST(MergeTest, AChainOfForwardersIsFreedWhenItsLastBlockGoes) {
+  InThread([] {
+    mi_heap_t* heaps[4];
+    std::vector<void*> blocks[4];
+    for (int i = 0; i < 4; i++) {
+      heaps[i] = mi_heap_new();
+      blocks[i] = {mi_heap_malloc(heaps[i], 100), mi_heap_malloc(heaps[i], 20000), mi_heap_malloc(heaps[i], 400000)};
+    }
+    for (int i = 0; i < 3; i++) mi_heap_merge(heaps[i], heaps[i + 1]);
+    for (int i = 0; i < 3; i++) {
+      EXPECT_EQ(probe_heap(heaps[i]).into, heaps[3]) << "no chain stays: " << i;
+      EXPECT_TRUE(probe_heap(heaps[i]).closed);
+      EXPECT_EQ(probe_heap(heaps[i]).refs, 1u);
+      EXPECT_EQ(probe_heap(heaps[i]).pages_out, 2);
+      EXPECT_EQ(probe_heap(heaps[i]).forwarders, 0u) << "its own went on with it";
+      for (void* block : blocks[i]) EXPECT_EQ(mi_heap_of(block), heaps[3]);
+    }
+    EXPECT_EQ(probe_heap(heaps[3]).forwarders, 3u);
+    FreeAll(blocks[1]);
+    mi_heap_collect(heaps[3], true);
+    EXPECT_EQ(probe_heap(heaps[3]).forwarders, 2u);
+    EXPECT_TRUE(probe_heap(heaps[1]).gone);
+    FreeAll(blocks[0]);
+    FreeAll(blocks[2]);
+    mi_heap_collect(heaps[3], true);
+    EXPECT_EQ(probe_heap(heaps[3]).forwarders, 0u);
+    EXPECT_TRUE(probe_heap(heaps[0]).gone);
+    EXPECT_TRUE(probe_heap(heaps[2]).gone);
+    EXPECT_EQ(mi_heap_of(blocks[3][0]), heaps[3]);
+    mi_heap_destroy(heaps[3]);
+    EXPECT_TRUE(probe_heap(heaps[3]).gone);
+  });
+}
+
+TEST(MergeTest, DestroyingTheTargetFreesItsForwarders) {
+  InThread([] {
+    mi_heap_t* target = mi_heap_new();
+    std::vector<mi_heap_t*> heaps;
+    std::vector<probe_page_t> pages;
+    for (int i = 0; i < 20; i++) {
+      heaps.push_back(mi_heap_new());
+      ASSERT_NE(mi_heap_malloc(heaps.back(), 100), nullptr);
+      void* block = mi_heap_malloc(heaps.back(), 300000);
+      pages.emplace_back();
+      ASSERT_TRUE(probe_page_of(block, &pages.back()));
+      mi_heap_merge(heaps.back(), target);
+    }
+    EXPECT_EQ(probe_heap(target).forwarders, 20u);
+    mi_heap_destroy(target);
+    for (mi_heap_t* heap : heaps) EXPECT_TRUE(probe_heap(heap).gone);
+    for (const probe_page_t& page : pages) EXPECT_TRUE(probe_slices_are_free(page.slot, page.slices));
+  });
+}
+
+TEST(MergeTest, AForwarderWaitsForTheTheapOfAThreadThatHasNotLookedYet) {
+  Worker worker;
+  mi_heap_t* heap = mi_heap_new();
+  mi_heap_t* target = mi_heap_new();
+  void* block = nullptr;
+  worker.Run([&] { block = mi_heap_malloc(heap, 20000); });
+  mi_heap_merge(heap, target);
+  EXPECT_EQ(probe_heap(heap).refs, 2u);
+  EXPECT_EQ(probe_heap(heap).pages_out, 0);
+  mi_free(block);
+  mi_heap_collect(target, true);
+  EXPECT_FALSE(probe_heap(heap).gone) << "the worker's theap is still attached";
+  EXPECT_EQ(probe_heap(target).forwarders, 1u);
+  worker.Run([] { mi_free(mi_malloc(100000)); });
+  EXPECT_EQ(probe_heap(heap).refs, 1u);
+  mi_heap_collect(target, true);
+  EXPECT_TRUE(probe_heap(heap).gone);
+  EXPECT_EQ(probe_heap(target).forwarders, 0u);
+  mi_heap_destroy(target);
+}
+
+TEST(MergeTest, ForwardersAreLookedThroughWhileTheTargetAllocates) {
+  InThread([] {
+    mi_heap_t* target = mi_heap_new();
+    std::vector<void*> blocks;
+    for (int i = 0; i < 50; i++) {
+      mi_heap_t* heap = mi_heap_new();
+      for (int k = 0; k < 20; k++) blocks.push_back(mi_heap_malloc(heap, 100));  // regions
+      if (i % 2 == 0) blocks.push_back(mi_heap_malloc(heap, 20000));             // and pages
+      mi_heap_merge(heap, target);
+    }
+    ASSERT_EQ(probe_heap(target).forwarders, 50u);
+    FreeAll(blocks);
+    // Searches for pages, without a collect: each meets a few forwarders.
+    for (int i = 0; i < 5000 && probe_heap(target).forwarders > 0; i++) {
+      ASSERT_NE(mi_heap_malloc(target, 20000), nullptr);
+    }
+    EXPECT_EQ(probe_heap(target).forwarders, 0u);
+    mi_heap_destroy(target);
+  });
+}
+
+}  // namespace
+}  // namespace mi_test

@@ -1,0 +1,548 @@
+// mi/internal/page.c and free.c: extending pages, colours, the full list and the delayed list, retiring, abandoned
+// pages. Every test works in threads of its own, whose theaps are empty when they begin.
+#include <algorithm>
+#include <cstdint>
+#include <set>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "tests/internal/probe.h"
+#include "tests/test_support.h"
+
+namespace mi_test {
+namespace {
+
+probe_page_t PageOf(const void* p) {
+  probe_page_t page{};
+  EXPECT_TRUE(probe_page_of(p, &page)) << p;
+  return page;
+}
+
+probe_page_t PageAt(const void* slot) {
+  probe_page_t page{};
+  probe_page_at(slot, &page);
+  return page;
+}
+
+// Allocates until the page of the first block has none free: the blocks, all in that page.
+std::vector<void*> FillOnePage(size_t size) {
+  std::vector<void*> blocks = {mi_malloc(size)};
+  const size_t reserved = PageOf(blocks[0]).reserved;
+  while (blocks.size() < reserved) {
+    blocks.push_back(mi_malloc(size));
+    EXPECT_EQ(PageOf(blocks.back()).slot, PageOf(blocks[0]).slot);
+  }
+  return blocks;
+}
+
+void FreeAll(const std::vector<void*>& blocks) {
+  for (void* block : blocks) mi_free(block);
+}
+
+// ---- extending --------------------------------------------------------------------------------------------
+
+TEST(PageExtendTest, ANewPageTouchesAtMostOnePageOfTheSystem) {
+  InThread([] {
+    mi_theap_t* theap = probe_theap_main();
+    for (size_t bin = 1; bin <= probe_bin_last(); bin++) {
+      size_t size = probe_bin_size(bin);
+      uint8_t* block = static_cast<uint8_t*>(probe_theap_alloc_class(theap, bin));
+      ASSERT_NE(block, nullptr);
+      probe_page_t page = PageOf(block);
+      ASSERT_EQ(page.used, 1u) << "not a new page, class " << bin;
+      ASSERT_EQ(page.capacity, page.used + page.free);
+      if (size >= 4 * kKiB) {
+        EXPECT_EQ(page.capacity, 1u) << size;
+      } else {
+        uintptr_t begin = reinterpret_cast<uintptr_t>(page.start) + page.color * size;
+        uintptr_t last = begin + page.capacity * size - 1;
+        EXPECT_EQ(reinterpret_cast<uintptr_t>(block), begin);
+        EXPECT_EQ(begin / 4096, last / 4096) << "blocks of " << size << ", colour " << page.color;
+        EXPECT_GE(page.capacity + page.color, 4096 / size / 2) << "less than half of what fits";
+      }
+      mi_free(block);
+    }
+    mi_collect(true);
+  });
+}
+
+TEST(PageExtendTest, EveryBlockOfAPageIsHandedOutOnceWhateverItsColour) {
+  InThread([] {
+    for (size_t size : {8u, 16u, 48u, 112u, 640u, 1792u, 5000u, 65536u}) {
+      std::vector<void*> blocks = FillOnePage(size);
+      probe_page_t page = PageOf(blocks[0]);
+      EXPECT_EQ(page.used, page.reserved);
+      EXPECT_EQ(page.capacity, page.reserved);
+      std::set<void*> distinct(blocks.begin(), blocks.end());
+      EXPECT_EQ(distinct.size(), page.reserved);
+      EXPECT_EQ(*distinct.begin(), page.start);
+      EXPECT_EQ(*distinct.rbegin(), page.start + (page.reserved - 1) * page.block_size);
+      EXPECT_LE(page.reserved * page.block_size, page.slices * 64 * kKiB);
+      EXPECT_TRUE(probe_theap_is_sound(probe_theap_main()));
+      FreeAll(blocks);
+    }
+    mi_collect(true);
+  });
+}
+
+TEST(PageExtendTest, ConsecutiveBlocksOfANewPageLieInAddressOrder) {
+  InThread([] {
+    std::vector<void*> blocks = FillOnePage(64);
+    size_t descents = 0;
+    for (size_t i = 1; i < blocks.size(); i++) descents += blocks[i] < blocks[i - 1];
+    EXPECT_LE(descents, 1u) << "in order, but for where the colour wraps around";
+    FreeAll(blocks);
+  });
+}
+
+TEST(PageExtendTest, PagesInDifferentSlicesHaveDifferentColours) {
+  InThread([] {
+    std::vector<std::vector<void*>> pages;
+    std::set<std::pair<const void*, size_t>> seen;  // (segment, colour)
+    size_t met = 0;
+    while (pages.size() < 100) {
+      pages.push_back(FillOnePage(64));
+      probe_page_t page = PageOf(pages.back()[0]);
+      probe_segment_t segment;
+      ASSERT_TRUE(probe_segment_of(page.start + 1, &segment));
+      ASSERT_LT(page.color * 64, 4096u);
+      EXPECT_TRUE(seen.insert({segment.start, page.color}).second) << "colour " << page.color << " twice in a segment";
+      met++;
+    }
+    EXPECT_EQ(met, 100u);
+    for (const auto& blocks : pages) FreeAll(blocks);
+    mi_collect(true);
+  });
+}
+
+// ---- the full list ------------------------------------------------------------------------------------------
+
+TEST(FullListTest, AFullPageLeavesItsQueueAndComesBackWithItsOwnersFirstFree) {
+  InThread([] {
+    mi_theap_t* theap = probe_theap_main();
+    std::vector<void*> blocks = FillOnePage(80);
+    void* slot = PageOf(blocks[0]).slot;
+    size_t bin = PageOf(blocks[0]).bin;
+    EXPECT_FALSE(PageAt(slot).in_full) << "nobody has looked for a block since it became full";
+    void* more = mi_malloc(80);
+    EXPECT_NE(PageOf(more).slot, slot);
+    EXPECT_TRUE(PageAt(slot).in_full);
+    EXPECT_TRUE(PageAt(slot).owner_full);
+    EXPECT_EQ(PageAt(slot).state, PROBE_DELAYED);
+    EXPECT_EQ(probe_queue_length(theap, probe_bin_full()), 1u);
+    EXPECT_EQ(probe_queue_length(theap, bin), 1u);
+    EXPECT_TRUE(probe_theap_is_sound(theap));
+    mi_free(blocks.back());
+    blocks.pop_back();
+    EXPECT_FALSE(PageAt(slot).in_full);
+    EXPECT_FALSE(PageAt(slot).owner_full);
+    EXPECT_EQ(PageAt(slot).state, PROBE_NORMAL);
+    EXPECT_EQ(probe_queue_length(theap, probe_bin_full()), 0u);
+    EXPECT_EQ(probe_queue_length(theap, bin), 2u);
+    EXPECT_TRUE(probe_theap_is_sound(theap));
+    mi_free(more);
+    FreeAll(blocks);
+  });
+}
+
+TEST(FullListTest, LargeAndHugeBlocksStandThereFromTheBeginning) {
+  InThread([] {
+    mi_theap_t* theap = probe_theap_main();
+    void* solo = mi_malloc(300000);
+    void* huge = mi_malloc(9 * kMiB);
+    EXPECT_EQ(PageOf(solo).kind, PROBE_SOLO);
+    EXPECT_EQ(PageOf(huge).kind, PROBE_HUGE);
+    EXPECT_EQ(probe_queue_length(theap, probe_bin_full()), 2u);
+    EXPECT_TRUE(probe_theap_is_sound(theap));
+    void* slot = PageOf(solo).slot;
+    size_t slices = PageOf(solo).slices;
+    mi_free(solo);
+    EXPECT_TRUE(probe_slices_are_free(slot, slices));
+    mi_free(huge);
+    EXPECT_EQ(probe_queue_length(theap, probe_bin_full()), 0u);
+    EXPECT_EQ(probe_theap_page_count(theap), 0u);
+  });
+}
+
+TEST(DelayedListTest, TheFirstRemoteFreeOfAFullPageGoesToTheTheapAndBringsThePageBack) {
+  Worker owner, other;
+  mi_theap_t* theap = nullptr;
+  std::vector<void*> blocks;
+  void* more = nullptr;
+  owner.Run([&] {
+    theap = probe_theap_main();
+    blocks = FillOnePage(80);
+    more = mi_malloc(80);
+  });
+  probe_page_t page = PageOf(blocks[0]);
+  ASSERT_EQ(page.state, PROBE_DELAYED);
+  other.Run([&] {
+    for (int i = 0; i < 3; i++) {
+      mi_free(blocks.back());
+      blocks.pop_back();
+    }
+  });
+  page = PageAt(page.slot);
+  EXPECT_EQ(page.state, PROBE_NORMAL);
+  EXPECT_EQ(probe_delayed_length(theap), 1u) << "one block tells the theap; the others go to the page";
+  EXPECT_EQ(page.remote_free, 2u);
+  EXPECT_EQ(page.used, page.capacity) << "only the owner counts";
+  EXPECT_TRUE(page.in_full);
+  owner.Run([&] { probe_theap_tidy(theap); });
+  page = PageAt(page.slot);
+  EXPECT_FALSE(page.in_full);
+  EXPECT_FALSE(page.owner_full);
+  EXPECT_EQ(probe_delayed_length(theap), 0u);
+  EXPECT_EQ(page.used, page.capacity - 1);
+  EXPECT_EQ(page.local_free, 1u);
+  EXPECT_EQ(page.remote_free, 2u);
+  EXPECT_EQ(probe_queue_length(theap, page.bin), 2u);
+  owner.Run([&] {
+    EXPECT_TRUE(probe_theap_is_sound(theap));
+    // The page serves again, all three blocks of it.
+    std::vector<void*> again;
+    size_t from_page = 0;
+    for (size_t i = 0; i < page.reserved + 2; i++) {
+      again.push_back(mi_malloc(80));
+      from_page += PageOf(again.back()).slot == page.slot;
+    }
+    EXPECT_EQ(from_page, 3u);
+    FreeAll(again);
+    mi_free(more);
+    FreeAll(blocks);
+    mi_collect(true);
+    EXPECT_EQ(probe_theap_page_count(theap), 0u);
+  });
+}
+
+TEST(DelayedListTest, ASlowPathOfAnotherClassDrainsIt) {
+  Worker owner;
+  std::vector<void*> blocks;
+  mi_theap_t* theap = nullptr;
+  void* more = nullptr;
+  owner.Run([&] {
+    theap = probe_theap_main();
+    blocks = FillOnePage(80);
+    more = mi_malloc(80);
+  });
+  mi_free(blocks.back());
+  blocks.pop_back();
+  EXPECT_EQ(probe_delayed_length(theap), 1u);
+  owner.Run([&] {
+    mi_free(mi_malloc(200000));
+    EXPECT_EQ(probe_delayed_length(theap), 0u);
+    EXPECT_FALSE(PageOf(blocks[0]).in_full);
+    mi_free(more);
+    FreeAll(blocks);
+  });
+}
+
+TEST(RemoteFreeTest, BlocksWaitOnTheirPageUntilItsOwnerRunsOutOfOthers) {
+  Worker owner;
+  std::vector<void*> blocks;
+  owner.Run([&] {
+    for (int i = 0; i < 10; i++) blocks.push_back(mi_malloc(700));
+  });
+  probe_page_t page = PageOf(blocks[0]);
+  ASSERT_EQ(PageOf(blocks[4]).slot, page.slot);
+  for (int i = 0; i < 4; i++) {
+    mi_free(blocks.back());
+    blocks.pop_back();
+  }
+  EXPECT_EQ(PageAt(page.slot).remote_free, 4u);
+  EXPECT_EQ(PageAt(page.slot).state, PROBE_NORMAL);
+  EXPECT_EQ(PageAt(page.slot).used, page.used);
+  owner.Run([&] {
+    for (size_t i = 0; i < 200 && PageAt(page.slot).remote_free > 0; i++) blocks.push_back(mi_malloc(700));
+    EXPECT_EQ(PageAt(page.slot).remote_free, 0u);
+    EXPECT_LE(PageAt(page.slot).used, page.reserved);
+    EXPECT_TRUE(probe_theap_is_sound(probe_theap_main()));
+    FreeAll(blocks);
+  });
+}
+
+TEST(RemoteFreeTest, LargeBlocksFreedElsewhereGoBackAtTheOwnersNextSlowPath) {
+  Worker owner;
+  void *solo = nullptr, *huge = nullptr;
+  mi_theap_t* theap = nullptr;
+  owner.Run([&] {
+    theap = probe_theap_main();
+    solo = mi_malloc(200000);
+    huge = mi_malloc(6 * kMiB);
+  });
+  mi_free(huge);
+  mi_free(solo);
+  EXPECT_EQ(probe_delayed_length(theap), 2u);
+  owner.Run([&] {
+    probe_theap_tidy(theap);
+    EXPECT_EQ(probe_theap_page_count(theap), 0u);
+    EXPECT_TRUE(probe_theap_is_sound(theap));
+  });
+  EXPECT_EQ(mi_heap_of(solo), nullptr);
+}
+
+TEST(RemoteFreeTest, AllListsAddUpWhileManyThreadsFreeWhatOneAllocates) {
+  Worker owner;
+  std::vector<void*> blocks(Scaled(20000));
+  for (int round = 0; round < 5; round++) {
+    owner.Run([&] {
+      for (void*& block : blocks) block = mi_malloc(48);
+    });
+    InThreads(3, [&](int thread) {
+      for (size_t i = thread; i < blocks.size(); i += 3) mi_free(blocks[i]);
+    });
+    owner.Run([&] {
+      mi_theap_t* theap = probe_theap_main();
+      EXPECT_TRUE(probe_theap_is_sound(theap));
+      mi_theap_collect(theap, true);
+      EXPECT_EQ(probe_theap_page_count(theap), 0u) << "round " << round;
+      EXPECT_EQ(probe_delayed_length(theap), 0u);
+    });
+  }
+}
+
+// ---- retiring -----------------------------------------------------------------------------------------------
+
+TEST(RetireTest, TheLastPageOfAClassStaysForSomeSlowPathsAndThenGoesBack) {
+  InThread([] {
+    mi_theap_t* theap = probe_theap_main();
+    void* block = mi_malloc(96);
+    probe_page_t page = PageOf(block);
+    mi_free(block);
+    EXPECT_EQ(PageAt(page.slot).used, 0u);
+    EXPECT_GT(PageAt(page.slot).retire, 0u);
+    EXPECT_EQ(probe_queue_length(theap, page.bin), 1u);
+    int slow_paths = 0;
+    while (probe_queue_length(theap, page.bin) == 1 && slow_paths < 1000) {
+      probe_theap_tidy(theap);
+      slow_paths++;
+    }
+    EXPECT_GT(slow_paths, 4) << "it went back too soon to serve a program that frees and allocates in turn";
+    EXPECT_LE(slow_paths, 100);
+    EXPECT_TRUE(probe_slices_are_free(page.slot, page.slices));
+    EXPECT_EQ(probe_theap_page_count(theap), 0u);
+    EXPECT_TRUE(probe_theap_is_sound(theap));
+  });
+}
+
+TEST(RetireTest, APageThatIsUsedAgainMeanwhileIsKept) {
+  InThread([] {
+    mi_theap_t* theap = probe_theap_main();
+    void* block = mi_malloc(96);
+    probe_page_t page = PageOf(block);
+    for (int i = 0; i < 300; i++) {
+      mi_free(block);
+      probe_theap_tidy(theap);
+      block = mi_malloc(96);
+      ASSERT_EQ(PageOf(block).slot, page.slot);
+    }
+    for (int i = 0; i < 300; i++) probe_theap_tidy(theap);
+    EXPECT_EQ(PageOf(block).slot, page.slot) << "a page with a live block went back";
+    EXPECT_EQ(PageAt(page.slot).used, 1u);
+    mi_free(block);
+  });
+}
+
+TEST(RetireTest, AnEmptyPageGoesBackAtOnceWhenItsClassHasAnother) {
+  InThread([] {
+    mi_theap_t* theap = probe_theap_main();
+    std::vector<void*> first = FillOnePage(1000);
+    std::vector<void*> second = FillOnePage(1000);
+    probe_page_t page = PageOf(first[0]);
+    ASSERT_NE(page.slot, PageOf(second[0]).slot);
+    FreeAll(first);
+    EXPECT_TRUE(probe_slices_are_free(page.slot, page.slices));
+    EXPECT_EQ(probe_queue_length(theap, page.bin), 1u);
+    FreeAll(second);
+    EXPECT_EQ(probe_queue_length(theap, page.bin), 1u) << "the last page of the class is retired, not released";
+    mi_theap_collect(theap, true);
+    EXPECT_EQ(probe_theap_page_count(theap), 0u);
+  });
+}
+
+// ---- abandoned pages ------------------------------------------------------------------------------------------
+
+// Blocks of a thread that has ended.
+std::vector<void*> BlocksOfAnEndedThread(size_t size, int count) {
+  std::vector<void*> blocks;
+  InThread([&] {
+    for (int i = 0; i < count; i++) blocks.push_back(mi_malloc(size));
+  });
+  return blocks;
+}
+
+TEST(AbandonedPageTest, ThreadExitLeavesItListedAndWithoutOwner) {
+  std::vector<void*> blocks = BlocksOfAnEndedThread(1200, 3);
+  probe_page_t page = PageOf(blocks[0]);
+  EXPECT_EQ(page.state, PROBE_ABANDONED);
+  EXPECT_TRUE(page.listed);
+  EXPECT_EQ(page.owner, 0u);
+  EXPECT_EQ(page.theap, nullptr);
+  EXPECT_EQ(page.heap, mi_heap_main());
+  EXPECT_EQ(page.used, 3u);
+  EXPECT_EQ(mi_heap_of(blocks[0]), mi_heap_main());
+  InThread([&] {
+    FreeAll(blocks);
+    mi_collect(true);
+  });
+  EXPECT_TRUE(probe_slices_are_free(page.slot, page.slices));
+}
+
+TEST(AbandonedPageTest, EmptyPagesOfAnEndedThreadAreNotKept) {
+  probe_page_t page{};
+  InThread([&] {
+    void* block = mi_malloc(1400);
+    page = PageOf(block);
+    mi_free(block);
+    EXPECT_EQ(PageAt(page.slot).kind, PROBE_CLASS);
+  });
+  EXPECT_TRUE(probe_slices_are_free(page.slot, page.slices));
+}
+
+TEST(AbandonedPageTest, AllocationOfItsClassAdoptsIt) {
+  std::vector<void*> blocks = BlocksOfAnEndedThread(1200, 3);
+  void* slot = PageOf(blocks[0]).slot;
+  InThread([&] {
+    void* block = mi_malloc(1200);
+    EXPECT_EQ(PageOf(block).slot, slot);
+    probe_page_t page = PageAt(slot);
+    EXPECT_EQ(page.state, PROBE_NORMAL);
+    EXPECT_FALSE(page.listed);
+    EXPECT_EQ(page.owner, probe_thread_id());
+    EXPECT_EQ(page.theap, probe_theap_main());
+    EXPECT_EQ(page.used, 4u);
+    EXPECT_TRUE(probe_theap_is_sound(probe_theap_main()));
+    mi_free(block);
+    FreeAll(blocks);
+  });
+}
+
+TEST(AbandonedPageTest, AFreeAdoptsItAndItIsNotReleasedWhileItIsListed) {
+  std::vector<void*> blocks = BlocksOfAnEndedThread(1200, 2);
+  probe_page_t page = PageOf(blocks[0]);
+  ASSERT_TRUE(page.listed);
+  InThread([&] {
+    mi_theap_t* theap = probe_theap_main();
+    mi_free(blocks[0]);
+    probe_page_t now = PageAt(page.slot);
+    EXPECT_EQ(now.state, PROBE_NORMAL);
+    EXPECT_EQ(now.theap, theap);
+    EXPECT_EQ(now.owner, probe_thread_id());
+    EXPECT_EQ(now.used, 1u);
+    EXPECT_TRUE(now.listed) << "nobody popped it";
+    EXPECT_EQ(probe_queue_length(theap, page.bin), 1u);
+    mi_free(blocks[1]);
+    mi_theap_collect(theap, true);
+    EXPECT_EQ(probe_theap_page_count(theap), 0u);
+    now = PageAt(page.slot);
+    EXPECT_FALSE(probe_slices_are_free(page.slot, page.slices)) << "a stack still leads to it";
+    EXPECT_EQ(now.state, PROBE_ABANDONED);
+    EXPECT_TRUE(now.listed);
+    EXPECT_EQ(now.used, 0u);
+    EXPECT_EQ(now.capacity, 0u);
+    probe_abandoned_sweep(mi_heap_main());
+    EXPECT_TRUE(probe_slices_are_free(page.slot, page.slices)) << "who pops it releases it";
+  });
+}
+
+TEST(AbandonedPageTest, AnEmptyListedPageServesTheNextAllocationOfItsClass) {
+  std::vector<void*> blocks = BlocksOfAnEndedThread(1200, 1);
+  probe_page_t page = PageOf(blocks[0]);
+  InThread([&] {
+    mi_free(blocks[0]);
+    EXPECT_EQ(PageAt(page.slot).state, PROBE_ABANDONED);
+    EXPECT_EQ(PageAt(page.slot).used, 0u);
+    uint8_t* block = static_cast<uint8_t*>(mi_zalloc(1200));
+    EXPECT_EQ(PageOf(block).slot, page.slot);
+    EXPECT_EQ(PageAt(page.slot).used, 1u);
+    EXPECT_TRUE(IsZero(block, 0, 1200));
+    mi_free(block);
+  });
+}
+
+TEST(AbandonedPageTest, AListedPageIsListedOnceHoweverOftenItsOwnersEnd) {
+  std::vector<void*> blocks = BlocksOfAnEndedThread(1200, 20);
+  void* slot = PageOf(blocks[0]).slot;
+  for (int round = 0; round < 10; round++) {
+    InThread([&] {
+      // A thread that never allocated has no theap that could keep the page: it gives it up again at once.
+      if (round % 2 == 0) probe_thread_record();
+      mi_free(blocks.back());
+      blocks.pop_back();
+      EXPECT_EQ(PageAt(slot).state, round % 2 == 0 ? PROBE_NORMAL : PROBE_ABANDONED);
+    });
+    EXPECT_EQ(PageAt(slot).state, PROBE_ABANDONED);
+    EXPECT_TRUE(PageAt(slot).listed);
+  }
+  InThread([&] {
+    void* block = mi_malloc(1200);
+    EXPECT_EQ(PageOf(block).slot, slot);
+    std::vector<void*> more;
+    for (int i = 0; i < 200; i++) more.push_back(mi_malloc(1200));
+    EXPECT_TRUE(probe_theap_is_sound(probe_theap_main())) << "the page was popped twice";
+    FreeAll(more);
+    mi_free(block);
+    FreeAll(blocks);
+    mi_collect(true);
+  });
+  EXPECT_TRUE(probe_slices_are_free(slot, 1));
+}
+
+TEST(AbandonedPageTest, FullPagesOfAnEndedThreadAreFoundWhenTheyHaveRoomAgain) {
+  std::vector<void*> blocks;
+  InThread([&] {
+    blocks = FillOnePage(2000);
+    mi_free(mi_malloc(2000));
+    EXPECT_EQ(PageOf(blocks[0]).state, PROBE_DELAYED);
+  });
+  probe_page_t page = PageOf(blocks[0]);
+  EXPECT_EQ(page.state, PROBE_ABANDONED);
+  EXPECT_FALSE(page.in_full);
+  EXPECT_FALSE(page.owner_full);
+  InThread([&] {
+    mi_theap_t* theap = probe_theap_main();
+    mi_free(blocks.back());
+    blocks.pop_back();
+    EXPECT_EQ(PageAt(page.slot).theap, theap);
+    void* block = mi_malloc(2000);
+    EXPECT_EQ(PageOf(block).slot, page.slot);
+    mi_free(block);
+    FreeAll(blocks);
+    mi_collect(true);
+  });
+}
+
+TEST(AbandonedPageTest, LargeBlocksOfAnEndedThreadGoBackWithTheirFree) {
+  std::vector<void*> blocks = BlocksOfAnEndedThread(500000, 1);
+  probe_page_t page = PageOf(blocks[0]);
+  EXPECT_EQ(page.state, PROBE_ABANDONED);
+  EXPECT_FALSE(page.listed);
+  mi_free(blocks[0]);
+  EXPECT_TRUE(probe_slices_are_free(page.slot, page.slices));
+}
+
+TEST(AbandonedPageTest, ManyThreadsFreeingIntoAbandonedPagesLeaveNothingBehind) {
+  for (int round = 0; round < Scaled(30); round++) {
+    std::vector<void*> blocks = BlocksOfAnEndedThread(224, 3000);
+    std::set<void*> slots;
+    for (void* block : blocks) slots.insert(PageOf(block).slot);
+    std::atomic<int> unsound{0};
+    SpinMeeting start(3);
+    InThreads(3, [&](int thread) {
+      start.Meet();
+      std::vector<void*> own;
+      for (size_t i = thread; i < blocks.size(); i += 3) {
+        mi_free(blocks[i]);
+        if (i % 5 == 0) own.push_back(mi_malloc(224));
+      }
+      FreeAll(own);
+      unsound += !probe_theap_is_sound(probe_theap_main());
+    });
+    ASSERT_EQ(unsound, 0);
+    InThread([] { mi_collect(true); });
+    for (void* slot : slots) ASSERT_TRUE(probe_slices_are_free(slot, 1)) << "round " << round;
+  }
+}
+
+}  // namespace
+}  // namespace mi_test

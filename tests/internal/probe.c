@@ -1,0 +1,359 @@
+// The probes of probe.h, over the private headers. Holds no expectation of its own: what is right is said by the tests.
+#include "tests/internal/probe.h"
+
+#include <string.h>
+
+#include "mi/heap/parts.h"
+#include "mi/internal/core.h"
+#include "mi/internal/options.h"
+#include "mi/internal/page_queue.h"
+
+// --- bits.h ---------------------------------------------------------------------------------------------------
+size_t probe_bin_of(size_t size) { return mi_bin_of(size); }
+size_t probe_bin_size(size_t bin) { return mi_bin_size(bin); }
+size_t probe_bin_last(void) { return MI_BIN_LAST; }
+size_t probe_bin_full(void) { return MI_BIN_FULL; }
+size_t probe_bin_late(void) { return MI_BIN_LATE; }
+size_t probe_bin_solo(void) { return MI_BIN_SOLO; }
+size_t probe_bin_direct_last(void) { return MI_BIN_DIRECT_LAST; }
+size_t probe_find_run(uint64_t word, size_t count, size_t align) { return mi_find_run(word, count, align); }
+uint64_t probe_run_mask(size_t index, size_t count) { return mi_run_mask(index, count); }
+size_t probe_msb(size_t x) { return mi_msb(x); }
+size_t probe_round_up(size_t x, size_t power_of_two) { return mi_round_up(x, power_of_two); }
+
+// --- arenas and segments ------------------------------------------------------------------------------------------
+size_t probe_arena_count(void) {
+  size_t n = 0;
+  while (n < MI_ARENAS_MAX && mi_load_acquire(&_mi_arenas[n]) != NULL) n++;
+  return n;
+}
+
+probe_arena_t probe_arena(size_t arena) {
+  const mi_arena_t* const a = mi_load_acquire(&_mi_arenas[arena]);
+  return (probe_arena_t){a->start, a->segment_count, mi_load_acquire(&((mi_arena_t*)a)->ready)};
+}
+
+bool probe_span_contains(const void* p) { return mi_span_contains(p); }
+
+probe_segment_t probe_segment(size_t arena, size_t index) {
+  mi_arena_t* const a = mi_load_acquire(&_mi_arenas[arena]);
+  mi_segment_info_t* const info = &a->info[index];
+  const uint64_t bit = (uint64_t)1 << (index % 64);
+  probe_segment_t s;
+  s.start = mi_arena_segment(a, index);
+  s.arena = arena;
+  s.index = index;
+  s.kind = (probe_segment_kind_t)mi_load_acquire(&a->kind[index]);
+  s.unused = (mi_load_acquire(&a->unused[index / 64]) & bit) != 0;
+  s.has_free = (mi_load_acquire(&a->has_free[index / 64]) & bit) != 0;
+  s.purgeable = (mi_load_acquire(&a->purgeable[index / 64]) & bit) != 0;
+  s.free = mi_load_acquire(&info->free);
+  s.aged = mi_load_acquire(&info->aged);
+  s.dirty = mi_load_acquire(&info->dirty);
+  s.backed = mi_load_acquire(&info->backed);
+  return s;
+}
+
+static size_t arena_number(const mi_arena_t* arena) {
+  size_t n = 0;
+  while (mi_load_acquire(&_mi_arenas[n]) != arena) n++;
+  return n;
+}
+
+bool probe_segment_of(const void* p, probe_segment_t* segment) {
+  size_t index;
+  const mi_arena_t* const arena = _mi_arena_of(p, &index);
+  if (arena == NULL) return false;
+  *segment = probe_segment(arena_number(arena), index);
+  return true;
+}
+
+bool probe_segments_claim(size_t count, size_t alignment, size_t phase, probe_segment_t* first) {
+  mi_arena_t* arena;
+  size_t index;
+  mi_thread();  // reads the options
+  if (!_mi_segments_claim(count, alignment, phase, &arena, &index)) return false;
+  *first = probe_segment(arena_number(arena), index);
+  return true;
+}
+
+void probe_segments_release(size_t arena, size_t index, size_t count) {
+  _mi_segments_release(mi_load_acquire(&_mi_arenas[arena]), index, count);
+}
+
+void probe_purge(bool force) { _mi_purge(force); }
+
+bool probe_slots_are_clean(const void* segment, size_t from) {
+  for (size_t i = from; i < MI_SLICES_PER_SEGMENT; i++) {
+    mi_page_t copy;
+    memcpy(&copy, &((const mi_segment_t*)segment)->slot[i], sizeof(copy));
+    if (copy.kind == MI_PAGE_TAIL) {
+      copy.kind = 0;
+      copy.distance = 0;
+    }
+    copy.slices = 0;
+    const uint8_t* const bytes = (const uint8_t*)&copy;
+    for (size_t k = 0; k < sizeof(copy); k++) {
+      if (bytes[k] != 0) return false;
+    }
+  }
+  return true;
+}
+
+bool probe_slices_claim(size_t count, probe_run_t* run) {
+  mi_page_t* const page = _mi_slices_claim(mi_thread(), count, &run->zero);
+  if (page == NULL) return false;
+  run->slot = page;
+  run->slices = page->slices;
+  run->start = (uint8_t*)mi_page_segment(page) + mi_page_slice(page) * MI_SLICE_SIZE;
+  return true;
+}
+
+void probe_slices_release(const probe_run_t* run) { _mi_slices_release(run->slot); }
+
+bool probe_huge_claim(size_t size, size_t alignment, size_t offset, probe_huge_t* huge) {
+  mi_thread();
+  mi_page_t* const page = _mi_huge_claim(size, alignment, offset, &huge->zero);
+  if (page == NULL) return false;
+  huge->slot = page;
+  huge->start = page->start;
+  huge->size = page->block_size;
+  huge->run = (uint8_t*)mi_page_segment(page);
+  return true;
+}
+
+void probe_huge_release(const probe_huge_t* huge) { _mi_huge_release(huge->slot); }
+void probe_huge_publish(const probe_huge_t* huge) { ((mi_page_t*)huge->slot)->kind = MI_PAGE_HUGE; }
+const void* probe_slot_resolved(const void* p) { return _mi_page_of_any(p); }
+
+// --- pages --------------------------------------------------------------------------------------------------------
+static size_t list_length(const mi_block_t* block) {
+  size_t n = 0;
+  for (; block != NULL; block = block->next) n++;
+  return n;
+}
+
+void probe_page_at(const void* slot, probe_page_t* out) {
+  mi_page_t* const page = (mi_page_t*)slot;
+  const mi_thread_free_t tf = mi_load_acquire(&page->thread_free);
+  const mi_tid_t owner = mi_load_acquire(&page->owner);
+  out->slot = page;
+  out->slice = mi_page_slice(page);
+  out->slices = page->slices;
+  out->kind = (probe_kind_t)page->kind;
+  out->bin = page->bin;
+  out->block_size = page->block_size;
+  out->start = page->start;
+  out->used = page->used;
+  out->capacity = page->capacity;
+  out->reserved = page->reserved;
+  out->color = page->color;
+  out->retire = page->retire;
+  out->free = list_length(page->free);
+  out->local_free = list_length(page->local_free);
+  out->remote_free = list_length(MI_LIST(tf));
+  out->in_full = page->in_full != 0;
+  out->listed = (tf & MI_LISTED) != 0;
+  out->state = (probe_state_t)MI_STATE(tf);
+  out->owner = owner & ~MI_OWNER_FLAGS;
+  out->owner_full = (owner & MI_OWNER_FULL) != 0;
+  out->owner_interior = (owner & MI_OWNER_INTERIOR) != 0;
+  out->owner_special = (owner & MI_OWNER_SPECIAL) != 0;
+  out->heap = mi_load_acquire(&page->heap);
+  out->theap = mi_load_acquire(&page->theap);
+}
+
+bool probe_page_of(const void* p, probe_page_t* out) {
+  const mi_page_t* const page = _mi_page_of_any(p);
+  if (page == NULL) return false;
+  probe_page_at(page, out);
+  return true;
+}
+
+bool probe_slices_are_free(const void* slot, size_t count) {
+  const mi_page_t* const page = slot;
+  size_t index;
+  mi_arena_t* const arena = _mi_arena_of((uint8_t*)mi_page_segment(page) + 1, &index);
+  const uint64_t run = mi_run_mask(mi_page_slice(page), count);
+  if (mi_load_acquire(&arena->kind[index]) == MI_SEGMENT_UNUSED) return true;
+  return (mi_load_acquire(&arena->info[index].free) & run) == run;
+}
+
+// --- theaps, slots ---------------------------------------------------------------------------------------------------
+mi_theap_t* probe_theap_main(void) { return &mi_thread()->main_theap; }
+mi_theap_t* probe_theap_internal(void) { return &mi_thread()->internal_theap; }
+mi_theap_t* probe_theap_of_heap(mi_heap_t* heap) {
+  mi_theap_t* const theap = mi_load_acquire(&heap->home.theap);
+  return (theap == MI_THEAP_EMPTY ? NULL : theap);
+}
+void* probe_theap_alloc_class(mi_theap_t* theap, size_t bin) { return _mi_theap_alloc_class(theap, bin, false); }
+void probe_theap_tidy(mi_theap_t* theap) { _mi_theap_tidy(theap); }
+
+size_t probe_queue_length(const mi_theap_t* theap, size_t bin) {
+  const mi_page_t* const first = theap->queue[bin];
+  if (first == NULL) return 0;
+  size_t n = 0;
+  const mi_page_t* page = first;
+  do {
+    n++;
+    page = page->next;
+  } while (page != first);
+  return n;
+}
+
+size_t probe_theap_page_count(const mi_theap_t* theap) { return theap->page_count; }
+size_t probe_delayed_length(mi_theap_t* theap) { return list_length(mi_load_acquire(&theap->delayed_free)); }
+
+bool probe_theap_is_sound(const mi_theap_t* theap) {
+  size_t pages = 0;
+  for (size_t bin = 1; bin < MI_BIN_COUNT; bin++) {
+    mi_page_t* const first = theap->queue[bin];
+    mi_page_t* page = first;
+    if (first != NULL) {
+      do {
+        pages++;
+        if (page->next->prev != page || mi_load_relaxed(&page->theap) != theap) return false;
+        if ((page->in_full != 0) != (bin == MI_BIN_FULL)) return false;
+        if (bin <= MI_BIN_LAST && page->bin != bin) return false;
+        if (bin <= MI_BIN_LAST &&
+            page->used + list_length(page->free) + list_length(page->local_free) != page->capacity)
+          return false;
+        if (page->capacity > page->reserved) return false;
+        page = page->next;
+      } while (page != first);
+    }
+    if (bin <= MI_BIN_DIRECT_LAST) {
+      const mi_page_t* const want = (first == NULL ? MI_PAGE_EMPTY : first);
+      for (size_t size = 1; size <= MI_DIRECT_SIZE_MAX; size++) {
+        if (mi_bin_of(size) == bin && theap->direct[(size + 7) / 8] != want) return false;
+      }
+    }
+  }
+  return pages == theap->page_count;
+}
+
+void probe_abandoned_sweep(mi_heap_t* heap) { _mi_abandoned_sweep(heap, false); }
+
+probe_slot_t probe_slot_at(void* slot) {
+  probe_slot_t s;
+  memset(&s, 0, sizeof(s));
+  s.slot = slot;
+  if (slot == NULL) return s;
+  const uint64_t word = mi_load_acquire(&((mi_slot_t*)slot)->word);
+  s.generation = word / MI_SLOT_GENERATION;
+  s.is_free = (word & MI_SLOT_STATE) == MI_SLOT_FREE;
+  s.live = (word & MI_SLOT_STATE) == MI_SLOT_LIVE;
+  s.busy = (word & MI_SLOT_STATE) == MI_SLOT_BUSY;
+  s.taken = (word & MI_SLOT_STATE) == MI_SLOT_TAKEN;
+  s.dead = (word & MI_SLOT_STATE) == MI_SLOT_DEAD;
+  s.is_default = (word & MI_SLOT_DEFAULT) != 0;
+  s.want_destroy = (word & MI_WANT_DESTROY) != 0;
+  s.want_abandon = (word & MI_WANT_ABANDON) != 0;
+  s.want_collect = (word & MI_WANT_COLLECT) != 0;
+  return s;
+}
+probe_slot_t probe_slot_of_heap(mi_heap_t* heap) { return probe_slot_at(mi_load_acquire(&heap->home.slot)); }
+bool probe_slot_enter(void* slot) { return _mi_slot_enter(slot); }
+void probe_slot_leave(void* slot) { _mi_slot_leave(slot, false, true); }
+
+// --- threads
+// ------------------------------------------------------------------------------------------------------------
+uint64_t probe_thread_id(void) { return mi_load_relaxed(&mi_thread()->id); }
+size_t probe_thread_index(void) { return mi_thread()->index; }
+bool probe_thread_has_record(void) { return _mi_tls.thread != NULL; }
+bool probe_tid_is_alive(uint64_t id) { return mi_tid_is_alive(id); }
+const void* probe_thread_record(void) { return mi_thread(); }
+const void* probe_record_of(uint64_t id) { return _mi_thread_of(id); }
+bool probe_has_mail(const void* record) { return mi_load_acquire(&((mi_thread_t*)record)->mail) != 0; }
+
+// --- heaps
+// ----------------------------------------------------------------------------------------------------------------
+probe_heap_t probe_heap(mi_heap_t* heap) {
+  probe_heap_t h;
+  memset(&h, 0, sizeof(h));
+  h.id = mi_load_acquire(&heap->home.id);
+  h.refs = mi_load_acquire(&heap->refs);
+  h.pages_out = (long)mi_load_acquire(&heap->pages_out);
+  const uint8_t state = mi_load_acquire(&heap->state);
+  h.open = (state == MI_HEAP_OPEN);
+  h.closed = (state == MI_HEAP_CLOSED);
+  h.dying = (state == MI_HEAP_DYING);
+  h.into = mi_load_acquire(&heap->into);
+  h.gone = (h.id == 0 && h.open && h.into == NULL);
+  if (heap != &_mi_heap_main) {
+    for (mi_part_t* lane = mi_load_acquire(&heap->parts); lane != NULL; lane = mi_load_acquire(&lane->next)) h.lanes++;
+  }
+  for (int i = 0; i < 2; i++) {  // the stacks' heads carry a tag above 38 bits of handle number
+    const uint64_t head = mi_load_acquire(&heap->forwarders[i]) & (((uint64_t)1 << 38) - 1);
+    for (mi_heap_t* f = (mi_heap_t*)(head << MI_REGION_SHIFT_MIN); f != NULL; f = mi_load_acquire(&f->forwarder_next)) {
+      h.forwarders++;
+    }
+  }
+  return h;
+}
+
+bool probe_region_of(const void* p, probe_region_t* out) {
+  const mi_page_t* const page = _mi_page_of_any(p);
+  if (page == NULL) return false;
+  const mi_tid_t owner = mi_load_acquire(&((mi_page_t*)page)->owner);
+  if ((owner & MI_OWNER_SPECIAL) == 0 || (owner & MI_OWNER_INTERIOR) != 0) return false;
+  mi_region_t* const region = _mi_region_of(page, p);
+  memset(out, 0, sizeof(*out));
+  out->start = (uint8_t*)region;
+  out->size = (size_t)1 << region->shift;
+  out->first = region->first;
+  out->end = _mi_region_end(region);
+  out->owner = mi_load_acquire(&region->owner) & ~MI_OWNER_FLAGS;
+  out->words = (region->shift <= 10 ? 1 : (size_t)1 << (region->shift - 10));
+  for (size_t w = 0; w < out->words; w++) {
+    _Atomic(uint64_t)* const word = mi_region_words(region, 64 * w);
+    out->starts[w] = mi_load_acquire(&word[0]);
+    out->freed[w] = mi_load_acquire(&word[1]);
+    out->remote[w] = mi_load_acquire(&word[2]);
+  }
+  return true;
+}
+
+probe_part_t probe_part(mi_heap_t* heap) {
+  probe_part_t p;
+  memset(&p, 0, sizeof(p));
+  const mi_part_t* const part = &heap->home;
+  for (const mi_region_t* r = part->regions; r != NULL; r = r->next) {
+    p.regions++;
+    p.regions_bytes += (size_t)1 << r->shift;
+  }
+  for (const mi_region_t* r = part->spare; r != NULL; r = r->next) {
+    p.spare++;
+    p.spare_bytes += (size_t)1 << r->shift;
+  }
+  p.bytes = part->bytes;
+  p.step = part->step;
+  return p;
+}
+
+size_t probe_part_seen(mi_heap_t* heap, size_t bin) { return heap->home.seen[bin]; }
+
+probe_cache_t probe_cache(const void* record) {
+  mi_thread_t* const thread = (mi_thread_t*)record;
+  probe_cache_t c;
+  memset(&c, 0, sizeof(c));
+  c.count = thread->handle_cache_count;
+  c.bytes = thread->handle_cache_bytes;
+  c.limit = thread->handle_cache_limit;
+  c.balance = thread->heap_balance;
+  for (mi_heap_t* h = thread->handle_cache; h != NULL; h = (mi_heap_t*)h->home.region.next) {
+    c.listed++;
+    c.listed_bytes += probe_part(h).spare_bytes;
+  }
+  c.returned_bytes = mi_load_acquire(&thread->returned_bytes);
+  for (mi_heap_t* h = mi_load_acquire(&thread->returned); h != NULL; h = (mi_heap_t*)h->home.region.next) {
+    c.returned++;
+    c.returned_listed_bytes += probe_part(h).spare_bytes;
+  }
+  return c;
+}
+
+// --- options
+// -----------------------------------------------------------------------------------------------------------------
+long probe_option_raw(mi_option_t option) { return _mi_option(option); }
+const void* probe_pair_intern(void (*fun)(void), void* arg) { return _mi_pair_intern(fun, arg); }
