@@ -12,7 +12,6 @@
 
 #include "mi/heap/parts.h"
 #include "mi/internal/os.h"
-#include "mi/mimalloc.h"
 
 typedef struct request_s {
   size_t size;
@@ -324,7 +323,7 @@ void* _mi_heap_realloc_any(mi_heap_t* heap, void* p, size_t newsize, size_t alig
   void* const q = _mi_heap_alloc_aligned(heap, newsize, alignment, offset, zero);
   if (mi_unlikely(q == NULL)) return NULL;
   memcpy(q, p, newsize < usable ? newsize : usable);
-  mi_free(p);
+  _mi_free_slow(p);
   return q;
 }
 
@@ -337,7 +336,7 @@ void* mi_heap_reallocn(mi_heap_t* heap, void* p, size_t count, size_t size) {
 }
 void* mi_heap_reallocf(mi_heap_t* heap, void* p, size_t newsize) {
   void* const q = _mi_heap_realloc_any(heap, p, newsize, 1, 0, false);
-  if (q == NULL) mi_free(p);
+  if (q == NULL) _mi_free_slow(p);
   return q;
 }
 void* mi_heap_rezalloc(mi_heap_t* heap, void* p, size_t newsize) {
@@ -392,7 +391,7 @@ char* mi_heap_realpath(mi_heap_t* heap, const char* fname, char* resolved_name) 
   if (buffer == NULL) return NULL;
   char* const copy = (realpath(fname, buffer) == NULL ? NULL : mi_heap_strdup(heap, buffer));
   const int saved = errno;
-  mi_free(buffer);
+  _mi_free_slow(buffer);
   errno = saved;
   return copy;
 }

@@ -18,6 +18,7 @@
 
 #include "mi/heap/parts.h"
 #include "mi/internal/os.h"
+#include "mi/internal/stack.h"
 
 // --- the flag ------------------------------------------------------------------------------------------------
 
@@ -35,34 +36,12 @@ void _mi_merge_after_fork(void) { mi_store_relaxed(&merge_flag, 0u); }
 
 // --- stacks of forwarders --------------------------------------------------------------------------------------
 // Two per heap: looked-at forwarders go to the second, which becomes the first when that is empty, so that all are met
-// in turn. Handles are 512-byte aligned; the head's upper bits hold a tag against reuse.
+// in turn.
 
-#define MI_TAG_SHIFT 38
-#define MI_TAG_ONE ((uint64_t)1 << MI_TAG_SHIFT)
-static mi_heap_t* tagged_heap(uint64_t head) { return (mi_heap_t*)((head & (MI_TAG_ONE - 1)) << MI_REGION_SHIFT_MIN); }
+#define FORWARDER_LINK offsetof(mi_heap_t, forwarder_next)
 
-static void forwarder_push(_Atomic(uint64_t)* stack, mi_heap_t* heap) {
-  uint64_t head = mi_load_relaxed(stack);
-  uint64_t next;
-  do {
-    mi_store_relaxed(&heap->forwarder_next, tagged_heap(head));
-    next = ((head & ~(MI_TAG_ONE - 1)) + MI_TAG_ONE) | ((uintptr_t)heap >> MI_REGION_SHIFT_MIN);
-    // Release: who pops it sees its lists.
-  } while (!mi_cas_weak_acq_rel(stack, &head, next));
-}
-
-static mi_heap_t* forwarder_pop(_Atomic(uint64_t)* stack) {
-  uint64_t head = mi_load_acquire(stack);
-  mi_heap_t* heap;
-  uint64_t next;
-  do {
-    heap = tagged_heap(head);
-    if (heap == NULL) return NULL;
-    next = ((head & ~(MI_TAG_ONE - 1)) + MI_TAG_ONE) |
-           ((uintptr_t)mi_load_relaxed(&heap->forwarder_next) >> MI_REGION_SHIFT_MIN);
-  } while (!mi_cas_weak_acq_rel(stack, &head, next));
-  return heap;
-}
+static void forwarder_push(_Atomic(uint64_t)* stack, mi_heap_t* heap) { mi_stack_push(stack, heap, FORWARDER_LINK); }
+static mi_heap_t* forwarder_pop(_Atomic(uint64_t)* stack) { return mi_stack_pop(stack, FORWARDER_LINK); }
 
 mi_heap_t* _mi_forwarder_pop(mi_heap_t* heap) {
   mi_heap_t* const forwarder = forwarder_pop(&heap->forwarders[0]);
@@ -88,16 +67,12 @@ bool _mi_heap_free_remains(mi_heap_t* heap) {
 static mi_heap_t* forwarder_next(mi_heap_t* heap) {
   mi_heap_t* forwarder = forwarder_pop(&heap->forwarders[0]);
   if (forwarder != NULL) return forwarder;
-  uint64_t head = mi_load_acquire(&heap->forwarders[1]);
-  while (tagged_heap(head) != NULL &&
-         !mi_cas_weak_acq_rel(&heap->forwarders[1], &head, (head & ~(MI_TAG_ONE - 1)) + MI_TAG_ONE)) {
-  }
-  forwarder = tagged_heap(head);
+  forwarder = mi_stack_take(&heap->forwarders[1]);
   if (forwarder == NULL) return NULL;
   mi_heap_t* rest = mi_load_relaxed(&forwarder->forwarder_next);
   uint64_t first = mi_load_relaxed(&heap->forwarders[0]);
-  const uint64_t next = ((first & ~(MI_TAG_ONE - 1)) + MI_TAG_ONE) | ((uintptr_t)rest >> MI_REGION_SHIFT_MIN);
-  if (rest != NULL && (tagged_heap(first) != NULL || !mi_cas_strong_acq_rel(&heap->forwarders[0], &first, next))) {
+  if (rest != NULL && (mi_stack_node(first) != NULL ||
+                       !mi_cas_strong_acq_rel(&heap->forwarders[0], &first, mi_stack_next_head(first, rest)))) {
     while (rest != NULL) {  // somebody pushed meanwhile: one by one
       mi_heap_t* const after = mi_load_relaxed(&rest->forwarder_next);
       forwarder_push(&heap->forwarders[0], rest);
@@ -117,8 +92,7 @@ static void forwarder_look(mi_heap_t* heap, mi_heap_t* forwarder) {
 }
 
 static bool heap_has_forwarders(mi_heap_t* heap) {
-  return tagged_heap(mi_load_relaxed(&heap->forwarders[0])) != NULL ||
-         tagged_heap(mi_load_relaxed(&heap->forwarders[1])) != NULL;
+  return !mi_stack_is_empty(&heap->forwarders[0]) || !mi_stack_is_empty(&heap->forwarders[1]);
 }
 
 // For a thread of the target that looks for a page of a class. Looks at a few forwarders in turn.
@@ -143,11 +117,7 @@ void _mi_forwarders_step(mi_heap_t* heap) {
 // Looks through all forwarders of a heap.
 void _mi_forwarders_collect(mi_heap_t* heap) {
   for (int i = 0; i < 2; i++) {
-    uint64_t head = mi_load_acquire(&heap->forwarders[i]);
-    while (tagged_heap(head) != NULL &&
-           !mi_cas_weak_acq_rel(&heap->forwarders[i], &head, (head & ~(MI_TAG_ONE - 1)) + MI_TAG_ONE)) {
-    }
-    for (mi_heap_t* forwarder = tagged_heap(head); forwarder != NULL;) {
+    for (mi_heap_t* forwarder = mi_stack_take(&heap->forwarders[i]); forwarder != NULL;) {
       mi_heap_t* const next = mi_load_relaxed(&forwarder->forwarder_next);
       _mi_abandoned_sweep(forwarder, false);
       if (!_mi_heap_free_remains(forwarder)) forwarder_push(&heap->forwarders[i], forwarder);

@@ -10,6 +10,7 @@
 
 #include "mi/heap/parts.h"
 #include "mi/internal/os.h"
+#include "mi/internal/stack.h"
 #include "mi/mimalloc.h"
 
 typedef struct visit_s {
@@ -301,8 +302,7 @@ static bool visit_heap(mi_heap_t* heap, mi_heap_t* shown, bool blocks, mi_block_
   ok = ok && pages_ok;
   // Blocks of heaps that were merged into this one are its own.
   for (int i = 0; i < 2 && ok; i++) {
-    const uint64_t mask = ((uint64_t)1 << 38) - 1;
-    mi_heap_t* forwarder = (mi_heap_t*)((mi_load_acquire(&heap->forwarders[i]) & mask) << MI_REGION_SHIFT_MIN);
+    mi_heap_t* forwarder = mi_stack_node(mi_load_acquire(&heap->forwarders[i]));
     for (; forwarder != NULL && ok; forwarder = mi_load_relaxed(&forwarder->forwarder_next)) {
       ok = visit_heap(forwarder, shown, blocks, visitor, arg, abandoned_only);
     }

@@ -33,8 +33,6 @@
   atomic_compare_exchange_weak_explicit((p), (expected), (desired), memory_order_acq_rel, memory_order_acquire)
 #define mi_cas_strong_acq_rel(p, expected, desired) \
   atomic_compare_exchange_strong_explicit((p), (expected), (desired), memory_order_acq_rel, memory_order_acquire)
-#define mi_cas_strong_seq_cst(p, expected, desired) \
-  atomic_compare_exchange_strong_explicit((p), (expected), (desired), memory_order_seq_cst, memory_order_seq_cst)
 
 // Internal assertions: on in debug builds (MI_DEBUG), free of cost elsewhere. A breach is a bug of the library.
 #if defined(MI_DEBUG) && MI_DEBUG > 0

@@ -55,8 +55,6 @@ mi_hidden void _mi_theap_collect_step(mi_theap_t* theap);
 mi_hidden bool _mi_theap_abandon(mi_theap_t* theap, bool wait);
 // Frees all pages with all their blocks. Nobody else may use them.
 mi_hidden void _mi_theap_free_pages(mi_theap_t* theap);
-// Puts every full page back into its queue, so that remote frees go to the pages (for a walk). Owner or holder.
-mi_hidden void _mi_theap_unfull_all(mi_theap_t* theap);
 
 mi_hidden void _mi_page_retire(mi_page_t* page);
 mi_hidden void _mi_page_collect(mi_page_t* page);

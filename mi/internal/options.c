@@ -123,16 +123,6 @@ void _mi_error(int err, const char* format, ...) {
   if (err == ENOMEM || err == EINVAL || err == EOVERFLOW) errno = err;
 }
 
-void _mi_warning(const char* format, ...) {
-  static _Atomic(long) warnings;
-  const bool show = _mi_option(mi_option_show_errors) != 0 || _mi_option(mi_option_verbose) != 0;
-  if (!show || !within(&warnings, _mi_option(mi_option_max_warnings))) return;
-  va_list args;
-  va_start(args, format);
-  print_list("mimalloc: warning: ", format, args);
-  va_end(args);
-}
-
 #if defined(MI_DEBUG) && MI_DEBUG > 0
 _Noreturn void _mi_assert_fail(const char* expression, const char* file, int line) {
   _mi_print("mimalloc: internal assertion failed: %s at %s:%d\n", expression, file, line);

@@ -39,6 +39,5 @@ mi_hidden void _mi_print(const char* format, ...) __attribute__((format(printf, 
 // An error that is worth a message: printed when show_errors (or verbose) is on and max_errors is not exceeded,
 // then handed to the registered error callback. Sets errno for ENOMEM, EINVAL and EOVERFLOW.
 mi_hidden void _mi_error(int err, const char* format, ...) __attribute__((format(printf, 2, 3), cold));
-mi_hidden void _mi_warning(const char* format, ...) __attribute__((format(printf, 1, 2), cold));
 
 #endif

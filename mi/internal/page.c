@@ -18,6 +18,7 @@
 #include "mi/internal/options.h"
 #include "mi/internal/os.h"
 #include "mi/internal/page_queue.h"
+#include "mi/internal/stack.h"
 
 const mi_page_t _mi_page_empty;
 
@@ -83,34 +84,7 @@ static _Atomic(uint64_t) handle_pages;
 static _Atomic(uint32_t) handle_pages_warm;  // how many of them have memory behind them, roughly
 #define MI_HANDLE_PAGES_WARM 32
 
-#define MI_TAG_SHIFT 41
-#define MI_TAG_ONE ((uint64_t)1 << MI_TAG_SHIFT)
-static inline mi_page_t* tagged_page(uint64_t head) { return (mi_page_t*)((head & (MI_TAG_ONE - 1)) << 7); }
-
-// Pushes onto a stack whose head carries a tag (slots are 128-byte aligned, which leaves 23 bits). Release: who pops
-// the page sees it as it was pushed.
-static void stack_push(_Atomic(uint64_t)* stack, mi_page_t* page) {
-  uint64_t head = mi_load_relaxed(stack);
-  uint64_t next;
-  do {
-    mi_store_relaxed(&page->listed_next, tagged_page(head));
-    next = ((head & ~(MI_TAG_ONE - 1)) + MI_TAG_ONE) | ((uintptr_t)page >> 7);
-  } while (!mi_cas_weak_acq_rel(stack, &head, next));
-}
-
-// The slot of a page that was popped meanwhile may be anything by now, but it is readable, and the tag makes the CAS
-// fail.
-static mi_page_t* stack_pop(_Atomic(uint64_t)* stack) {
-  uint64_t head = mi_load_acquire(stack);
-  mi_page_t* page;
-  uint64_t next;
-  do {
-    page = tagged_page(head);
-    if (page == NULL) return NULL;
-    next = ((head & ~(MI_TAG_ONE - 1)) + MI_TAG_ONE) | ((uintptr_t)mi_load_relaxed(&page->listed_next) >> 7);
-  } while (!mi_cas_weak_acq_rel(stack, &head, next));
-  return page;
-}
+#define PAGE_LINK offsetof(mi_page_t, listed_next)
 
 // Sets up a claimed slot for a theap. The owner word last.
 static void page_init(mi_theap_t* theap, mi_page_t* page, mi_kind_t kind, size_t bin, bool zero) {
@@ -142,7 +116,7 @@ static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
   const bool is_handle = (bin == MI_BIN_HANDLE && theap->heap == &_mi_heap_internal);
   bool zero;
   mi_page_t* page = NULL;
-  if (is_handle && (page = stack_pop(&handle_pages)) != NULL) {
+  if (is_handle && (page = mi_stack_pop(&handle_pages, PAGE_LINK)) != NULL) {
     zero = page->fresh_zero;
     if (!zero) atomic_fetch_sub_explicit(&handle_pages_warm, 1u, memory_order_relaxed);
   } else {
@@ -175,17 +149,17 @@ static void handle_page_push(mi_page_t* page, bool warm) {
     page->fresh_zero = _mi_os_purge(page->start, MI_SLICE_SIZE, true);
     if (page->fresh_zero) atomic_fetch_sub_explicit(&handle_pages_warm, 1u, memory_order_relaxed);
   }
-  stack_push(&handle_pages, page);
+  mi_stack_push(&handle_pages, page, PAGE_LINK);
 }
 
 void _mi_handle_pages_purge(void) {
   mi_page_t* list = NULL;
-  for (mi_page_t* page; (page = stack_pop(&handle_pages)) != NULL; list = page) page->next = list;
+  for (mi_page_t* page; (page = mi_stack_pop(&handle_pages, PAGE_LINK)) != NULL; list = page) page->next = list;
   while (list != NULL) {
     mi_page_t* const page = list;
     list = page->next;
     if (page->fresh_zero) {
-      stack_push(&handle_pages, page);
+      mi_stack_push(&handle_pages, page, PAGE_LINK);
     } else {
       handle_page_push(page, false);
     }
@@ -260,18 +234,6 @@ static void page_unfull(mi_theap_t* theap, mi_page_t* page) {
 static bool page_is_delaying(const mi_page_t* page) {
   // Acquire: what the freer did to the theap's list comes before what we do next.
   return MI_STATE(mi_load_acquire(&((mi_page_t*)page)->thread_free)) == MI_DELAYING;
-}
-
-void _mi_theap_unfull_all(mi_theap_t* theap) {
-  mi_page_t* const first = theap->queue[MI_BIN_FULL];
-  if (first == NULL) return;
-  mi_page_t* page = first->prev;
-  for (bool more = true; more;) {
-    mi_page_t* const prev = page->prev;
-    more = (page != first);
-    if (!mi_page_is_single(page)) page_unfull(theap, page);
-    page = prev;
-  }
 }
 
 // --- retiring ----------------------------------------------------------------------------------------------------
@@ -433,7 +395,7 @@ static void page_give_up(mi_page_t* page) {
     const mi_thread_free_t next = (tf & MI_LISTED) | list_it | MI_ABANDONED;
     if (!mi_cas_strong_acq_rel(&page->thread_free, &tf, next)) continue;
     // From here on the page is not ours; until it is pushed, LISTED keeps everybody from releasing it.
-    if ((tf & MI_LISTED) == 0 && list_it != 0) stack_push(&abandoned->list[page->bin], page);
+    if ((tf & MI_LISTED) == 0 && list_it != 0) mi_stack_push(&abandoned->list[page->bin], page, PAGE_LINK);
     return;
   }
 }
@@ -485,7 +447,7 @@ static mi_page_t* theap_reclaim_from(mi_theap_t* theap, mi_heap_t* heap, size_t 
   mi_abandoned_t* const abandoned = heap_abandoned(heap, NULL);
   if (abandoned == NULL) return NULL;
   for (int tries = 0; tries < 8; tries++) {
-    mi_page_t* const page = stack_pop(&abandoned->list[bin]);
+    mi_page_t* const page = mi_stack_pop(&abandoned->list[bin], PAGE_LINK);
     if (page == NULL) return NULL;
     if (!page_claim_popped(page)) continue;  // who has it will list it again
     page_adopt(theap, page);
@@ -501,11 +463,7 @@ void _mi_abandoned_sweep(mi_heap_t* heap, bool all) {
   if (abandoned == NULL) return;
   for (size_t bin = 1; bin < MI_BIN_COUNT; bin++) {
     // Take the whole stack, so that pages that are given back are not met again.
-    uint64_t head = mi_load_acquire(&abandoned->list[bin]);
-    while (tagged_page(head) != NULL &&
-           !mi_cas_weak_acq_rel(&abandoned->list[bin], &head, (head & ~(MI_TAG_ONE - 1)) + MI_TAG_ONE)) {
-    }
-    for (mi_page_t* page = tagged_page(head); page != NULL;) {
+    for (mi_page_t* page = mi_stack_take(&abandoned->list[bin]); page != NULL;) {
       mi_page_t* const next = mi_load_relaxed(&page->listed_next);
       if (page_claim_popped(page)) {
         if (all) {
@@ -523,7 +481,7 @@ void _mi_abandoned_sweep(mi_heap_t* heap, bool all) {
 
 mi_page_t* _mi_abandoned_first(mi_heap_t* heap, size_t bin) {
   mi_abandoned_t* const abandoned = heap_abandoned(heap, NULL);
-  return (abandoned == NULL ? NULL : tagged_page(mi_load_acquire(&abandoned->list[bin])));
+  return (abandoned == NULL ? NULL : mi_stack_node(mi_load_acquire(&abandoned->list[bin])));
 }
 
 // A visitor counts itself among a page's live blocks, so that the page stays while the visit lasts. Who calls has the

@@ -99,7 +99,7 @@ struct mi_page_s {
   _Atomic(mi_theap_t*) theap;  // NULL while abandoned; written by the owner
   size_t block_size;           // constant while the page lives, as all below
   uint8_t* start;
-  _Atomic(mi_page_t*) listed_next;  // link in an abandoned list, written while LISTED and not yet pushed
+  _Atomic(void*) listed_next;  // link in an abandoned list, written while LISTED and not yet pushed
   uint16_t slices;
   uint8_t distance;
   uint8_t kind;  // mi_kind_t
@@ -306,7 +306,7 @@ struct mi_heap_s {
       _Atomic(mi_abandoned_t*) abandoned;  // made at the first abandonment
       _Atomic(uint64_t) forwarders[2];     // tagged stacks of closed heaps whose blocks are ours (merge.c)
       _Atomic(mi_heap_t*) into;            // where a closed heap's blocks went
-      _Atomic(mi_heap_t*) forwarder_next;
+      _Atomic(void*) forwarder_next;
       _Atomic(int64_t) pages_out;  // pages that no theap holds
       _Atomic(uint32_t) refs;      // theaps attached, plus one for the heap itself
       _Atomic(uint8_t) state;      // mi_heap_state_t
