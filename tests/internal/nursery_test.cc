@@ -39,8 +39,8 @@ class RegionModel {
     Known& known = regions_[region.start];
     const size_t granule = static_cast<size_t>(p - region.start) / kGranule;
     const size_t granules = std::max<size_t>(1, (size + kGranule - 1) / kGranule);
-    if (known.bump == 0 || granule < known.bump) {
-      // New to the heap, or empty and used again from its start.
+    if (known.bump == 0 || granule < known.bump || (known.live == 0 && !known.HasStarts(region, granule))) {
+      // New to the heap, or empty and used again from its start (an aligned object may lie behind the former bump).
       EXPECT_EQ(known.live, 0u) << "a region with live objects was reset";
       known = Known();
       known.bump = region.first;
@@ -118,6 +118,14 @@ class RegionModel {
     size_t bump = 0;
     size_t live = 0;
     static void Set(uint64_t* words, size_t granule) { words[granule / 64] |= uint64_t{1} << (granule % 64); }
+    // Does the region have the known objects' starts below the known bump, and a gap there if the object at `granule`
+    // does not follow at once?
+    bool HasStarts(const probe_region_t& region, size_t granule) const {
+      for (size_t i = 0; i < bump; i++) {
+        if (((starts[i / 64] ^ region.starts[i / 64]) >> (i % 64) & 1) != 0) return false;
+      }
+      return granule <= bump || (region.starts[bump / 64] >> (bump % 64) & 1) != 0;
+    }
     // Where the object at `granule` ends.
     size_t Next(size_t granule) const {
       for (size_t i = granule + 1; i < bump; i++) {
@@ -143,7 +151,7 @@ class RegionModel {
     }
     Known& known = regions_[region.start];
     const size_t granule = static_cast<size_t>(p - region.start) / kGranule;
-    if (known.bump == 0 || granule < known.bump) {
+    if (known.bump == 0 || granule < known.bump || (known.live == 0 && !known.HasStarts(region, granule))) {
       EXPECT_EQ(known.live, 0u);
       known = Known();
       known.bump = region.first;
@@ -211,7 +219,7 @@ void RandomLives(uint64_t seed, int heaps, int steps, size_t largest, bool resiz
             break;
         }
       }
-      EXPECT_GT(in_regions, static_cast<size_t>(std::min(steps / 20, 20)));
+      EXPECT_GE(in_regions, static_cast<size_t>(std::min(steps / 20, 20)));
       model.ExpectAllBits();
       mi_heap_destroy(heap);
     }
@@ -228,7 +236,11 @@ TEST(RegionBitsTest, ShortLivesInRecycledRegionsMeetNoBitsOfFormerOnes) { Random
 
 TEST(RegionBitsTest, ManyLivesOfDifferentLengthShareRegionsWithoutStaleBits) {
   Random random(5);
-  for (int round = 0; round < Scaled(100); round++) RandomLives(random.Next(), 3, 10 << random.Below(6), 700, true);
+  for (int round = 0; round < Scaled(100); round++) {
+    const auto seed = random.Next();  // one after the other: the order of arguments is the compiler's
+    const int steps = 10 << random.Below(6);
+    RandomLives(seed, 3, steps, 700, true);
+  }
 }
 
 TEST(RegionTest, UsableSizeEndsWhereTheNextObjectStarts) {

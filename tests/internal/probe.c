@@ -7,6 +7,7 @@
 #include "mi/internal/core.h"
 #include "mi/internal/options.h"
 #include "mi/internal/page_queue.h"
+#include "mi/internal/stack.h"
 
 // --- bits.h ---------------------------------------------------------------------------------------------------
 size_t probe_bin_of(size_t size) { return mi_bin_of(size); }
@@ -283,9 +284,9 @@ probe_heap_t probe_heap(mi_heap_t* heap) {
   if (heap != &_mi_heap_main) {
     for (mi_part_t* lane = mi_load_acquire(&heap->parts); lane != NULL; lane = mi_load_acquire(&lane->next)) h.lanes++;
   }
-  for (int i = 0; i < 2; i++) {  // the stacks' heads carry a tag above 38 bits of handle number
-    const uint64_t head = mi_load_acquire(&heap->forwarders[i]) & (((uint64_t)1 << 38) - 1);
-    for (mi_heap_t* f = (mi_heap_t*)(head << MI_REGION_SHIFT_MIN); f != NULL; f = mi_load_acquire(&f->forwarder_next)) {
+  for (int i = 0; i < 2; i++) {
+    mi_heap_t* f = mi_stack_node(mi_load_acquire(&heap->forwarders[i]));
+    for (; f != NULL; f = mi_load_acquire(&f->forwarder_next)) {
       h.forwarders++;
     }
   }
