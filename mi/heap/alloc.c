@@ -96,6 +96,8 @@ static mi_noinline void* paged_alloc(mi_thread_t* thread, mi_heap_t* heap, mi_pa
     mi_theap_t* const theap = (part == NULL ? &thread->main_theap : _mi_part_theap(thread, part));
     if (mi_likely(theap != NULL)) {
       _mi_theap_tidy(theap);
+      // A heap that lives on pages opens no regions any more, which is when empty ones are met.
+      if (part != NULL && theap->tidy_count % 4 == 0) _mi_part_release_step(part);
       void* const p = theap_serve(theap, r);
       if (mi_likely(p != NULL)) return p;
     }

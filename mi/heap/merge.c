@@ -134,7 +134,7 @@ static void heap_close(mi_heap_t* heap, mi_heap_t* target) {
   // From here on mi_heap_of follows, and allocation in the heap is refused.
   mi_store_release(&heap->into, target);
   mi_store_release(&heap->state, (uint8_t)MI_HEAP_CLOSED);
-  mi_store_relaxed(&heap->home.id, 0);  // what threads remember of the heap does not serve any more
+  mi_store_release(&heap->home.id, 0);  // what threads remember of the heap does not serve any more
   MI_FOR_EACH_PART(heap, part) {
     // No owner: every later free marks with fetch_or. A former owner that is in the middle of a free may still store
     // to a `freed` word, which only it writes.

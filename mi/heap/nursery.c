@@ -304,6 +304,21 @@ void _mi_part_release_empty(mi_part_t* part) {
   }
 }
 
+// A small piece of that: looks at one region, another one each time.
+void _mi_part_release_step(mi_part_t* part) {
+  mi_region_t* const region = part->regions;
+  if (region == NULL || region == part->regions_last || part->heap->visiting != 0) return;
+  part->regions = region->next;
+  if (region != part->current && _mi_region_is_empty(region)) {
+    part->bytes -= 1u << region->shift;
+    region_go_home(region);
+  } else {
+    region->next = NULL;
+    part->regions_last->next = region;
+    part->regions_last = region;
+  }
+}
+
 // --- allocation -----------------------------------------------------------------------------------------------------
 
 // Makes an empty region with room for `need` bytes the current one.

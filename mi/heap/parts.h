@@ -23,6 +23,7 @@ mi_hidden mi_region_t* _mi_region_of(const mi_page_t* page, const void* p);
 mi_hidden bool _mi_region_is_empty(const mi_region_t* region);
 mi_hidden void _mi_part_release_regions(mi_part_t* part);
 mi_hidden void _mi_part_release_empty(mi_part_t* part);
+mi_hidden void _mi_part_release_step(mi_part_t* part);
 mi_hidden void _mi_part_reset(mi_part_t* part);
 mi_hidden void _mi_lane_free(mi_part_t* lane);
 mi_hidden void _mi_handle_cache_flush(mi_thread_t* thread);

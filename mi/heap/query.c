@@ -70,7 +70,9 @@ mi_heap_t* mi_heap_of(const void* p) {
     mi_heap_t* const into = mi_load_acquire(&heap->into);
     mi_heap_t* const end = (into == NULL ? heap : mi_heap_live_end(into));
     if (mi_load_acquire(&heap->into) != into || (!in_region && mi_load_acquire(&page->heap) != heap)) continue;
-    return (end == &_mi_heap_main || mi_load_relaxed(&end->home.id) != 0 ? end : NULL);
+    if (end == &_mi_heap_main || mi_load_acquire(&end->home.id) != 0) return end;
+    // No heap, or one that was closed just now: closing stores `into` before it takes the id away.
+    if (mi_load_acquire(&end->into) == NULL) return NULL;
   }
 }
 
