@@ -1,6 +1,6 @@
 // The young part of a heap: regions that mix object sizes. A heap starts as one block of 512 bytes, the handle with its
-// first region inside, and grows by regions of 1, 1, 2, 4, 8, ... 64 KiB; a size class moves to pages of its own when
-// it has earned them. Objects have no headers: three bits per 16 bytes, beside the objects' memory, say where one
+// first region inside, and grows by regions of 1, 1, 2, 4, 4, 8, 8, ... 64 KiB; a size class moves to pages of its own
+// when it has earned them. Objects have no headers: three bits per 16 bytes, beside the objects' memory, say where one
 // starts, whether its owner freed it, and whether somebody else did.
 //
 // A class earns pages by the regions that it makes the heap open (or use again): each is put down to the class of the
@@ -304,18 +304,30 @@ void _mi_part_release_empty(mi_part_t* part) {
   }
 }
 
+// Puts a region behind all others in use; there is one.
+static inline void part_append_region(mi_part_t* part, mi_region_t* region) {
+  region->next = NULL;
+  part->regions_last->next = region;
+  part->regions_last = region;
+}
+
+// The first of several regions becomes the last: the next search looks at another one.
+static inline void part_rotate_regions(mi_part_t* part) {
+  mi_region_t* const head = part->regions;
+  part->regions = head->next;
+  part_append_region(part, head);
+}
+
 // A small piece of that: looks at one region, another one each time.
 void _mi_part_release_step(mi_part_t* part) {
   mi_region_t* const region = part->regions;
   if (region == NULL || region == part->regions_last || part->heap->visiting != 0) return;
-  part->regions = region->next;
   if (region != part->current && _mi_region_is_empty(region)) {
+    part->regions = region->next;
     part->bytes -= 1u << region->shift;
     region_go_home(region);
   } else {
-    region->next = NULL;
-    part->regions_last->next = region;
-    part->regions_last = region;
+    part_rotate_regions(part);
   }
 }
 
@@ -410,9 +422,7 @@ static inline void part_open(mi_part_t* part, mi_region_t* region, size_t bin) {
     region->next = head;
     part->regions = region;
   } else {
-    region->next = NULL;
-    part->regions_last->next = region;
-    part->regions_last = region;
+    part_append_region(part, region);
   }
   region_clear(region);
   part_close_current(part);
@@ -426,10 +436,7 @@ static mi_noinline bool part_grow(mi_thread_t* thread, mi_part_t* part, size_t n
     mi_region_t* const head = part->regions;
     if (!reused && head != NULL && head != part->regions_last) {
       reused = part_try_reuse(part, head, need);
-      part->regions = head->next;  // the next time another one is looked at
-      head->next = NULL;
-      part->regions_last->next = head;
-      part->regions_last = head;
+      part_rotate_regions(part);
     }
     if (reused || part_try_reuse(part, &part->region, need)) {
       part_count(part, part->current, bin, true);

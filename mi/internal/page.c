@@ -660,10 +660,7 @@ void _mi_theap_collect_step(mi_theap_t* theap) {
     if (page == first || page == theap->queue[bin]) return;
     // Another one the next time: it comes second.
     mi_queue_unlink(theap, bin, page);
-    page->prev = first;
-    page->next = first->next;
-    first->next->prev = page;
-    first->next = page;
+    mi_queue_link_second(theap, bin, page);
   }
 }
 

@@ -34,6 +34,15 @@ static inline void mi_queue_link(mi_theap_t* theap, size_t bin, mi_page_t* page,
   }
 }
 
+// Links a page behind the first of a queue that has one: the direct table stays.
+static inline void mi_queue_link_second(mi_theap_t* theap, size_t bin, mi_page_t* page) {
+  mi_page_t* const first = theap->queue[bin];
+  page->prev = first;
+  page->next = first->next;
+  first->next->prev = page;
+  first->next = page;
+}
+
 static inline void mi_queue_unlink(mi_theap_t* theap, size_t bin, mi_page_t* page) {
   if (page->next == page) {
     theap->queue[bin] = NULL;
