@@ -1,10 +1,9 @@
-// The default-heap API, thin: the fast paths of mi_malloc and mi_free, and everything that is a line over a function of
-// mi/heap. What is hot is short enough to be read whole; everything else sits behind a tail call.
+// The default-heap API, thin: everything that is a line over the fast paths (fastpath.h) or over a function of mi/heap.
 #include <errno.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "mi/heap/parts.h"
+#include "mi/fastpath.h"
 #include "mi/mimalloc.h"
 
 // --- the fast paths (talk: the malloc() fast path, the free() implementation) ------------------------------
@@ -19,53 +18,11 @@ void* mi_malloc_small(size_t size) {
   return mi_page_pop(page, block);
 }
 
-void* mi_malloc(size_t size) {
-  mi_theap_t* const theap = _mi_tls.theap;
-  if (mi_unlikely(size > MI_DIRECT_SIZE_MAX)) return _mi_malloc_generic(theap, size, false);
-  mi_page_t* const page = theap->direct[(size + 7) / 8];
-  mi_block_t* const block = page->free;
-  if (mi_unlikely(block == NULL)) return _mi_malloc_generic(theap, size, false);
-  return mi_page_pop(page, block);
-}
-
-void* mi_zalloc(size_t size) {
-  mi_theap_t* const theap = _mi_tls.theap;
-  if (mi_unlikely(size > MI_DIRECT_SIZE_MAX)) return _mi_malloc_generic(theap, size, true);
-  mi_page_t* const page = theap->direct[(size + 7) / 8];
-  mi_block_t* const block = page->free;
-  if (mi_unlikely(block == NULL)) return _mi_malloc_generic(theap, size, true);
-  mi_page_pop(page, block);
-  if (page->free_zero) {
-    block->next = NULL;
-    return block;
-  }
-  return memset(block, 0, page->block_size);
-}
-
+void* mi_malloc(size_t size) { return mi_fast_malloc(size, _mi_malloc_generic); }
+void* mi_zalloc(size_t size) { return mi_fast_zalloc(size, _mi_malloc_generic); }
 void* mi_zalloc_small(size_t size) { return mi_zalloc(size); }
 
-void mi_free(void* p) {
-  // One test for NULL, memory that is not ours and ours: then the page, its owner, and the push.
-  if (mi_unlikely(!mi_span_contains(p))) {
-    _mi_free_slow(p);
-    return;
-  }
-  mi_page_t* const page = mi_slot_of(p);
-  const mi_tid_t other = mi_load_relaxed(&page->owner) ^ _mi_tls.tid;
-  if (mi_unlikely(other != 0)) {
-    if (other == MI_OWNER_SPECIAL) {
-      _mi_region_free(page, p);
-    } else {
-      _mi_free_slow(p);
-    }
-    return;
-  }
-  mi_block_t* const block = p;
-  block->next = page->local_free;
-  page->local_free = block;
-  if (mi_unlikely(--page->used == 0)) _mi_page_retire(page);
-}
-
+void mi_free(void* p) { mi_fast_free(p, _mi_free_slow); }
 void mi_free_small(void* p) { mi_free(p); }
 
 // --- the family -----------------------------------------------------------------------------------------------

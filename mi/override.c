@@ -1,0 +1,213 @@
+// malloc itself, for libmimalloc.so and for programs that link :override: the C and POSIX names, glibc's own names for
+// them, and C++ new and delete. Not in the plain library, which overrides nothing.
+//
+// Argument checks, results and errno are glibc's, with one exception: realloc(p, 0) returns a block of the smallest
+// size (as mi_realloc does) and not NULL, so that NULL always means that `p` is still there. A pointer that is not ours
+// (from the dynamic loader's first allocations, from another allocator in the process) is never touched: free ignores
+// it, realloc fails with EINVAL, malloc_usable_size is 0; MIMALLOC_SHOW_ERRORS=1 shows them.
+//
+// The C++ names are written as the compiler mangles them, so that the library needs no C++ runtime; what it needs of
+// one when memory runs out (the new_handler, std::bad_alloc) are weak references. This file is compiled with
+// -fexceptions.
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <wchar.h>
+
+#include "mi/fastpath.h"
+#include "mi/mimalloc.h"
+
+#define EXPORT __attribute__((visibility("default"))) extern
+#define ALIAS(name) __attribute__((alias(#name), visibility("default")))
+
+// The aliases of free take arguments that free does not read, which is how the machine's calling convention goes.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wattribute-alias"
+#pragma GCC diagnostic ignored "-Wmissing-attributes"
+#endif
+
+// --- C ----------------------------------------------------------------------------------------------------------
+
+static mi_noinline void free_slow(void* p) {
+  const int saved = errno;
+  _mi_free_slow(p);
+  errno = saved;
+}
+
+// The product overflows: mi_calloc says EOVERFLOW, C programs expect ENOMEM.
+static mi_cold void* too_many(size_t count, size_t size) {
+  size_t total;
+  (void)_mi_count_size(count, size, &total);
+  errno = ENOMEM;
+  return NULL;
+}
+
+EXPORT void* malloc(size_t size) { return mi_fast_malloc(size, _mi_malloc_generic); }
+EXPORT void free(void* p) { mi_fast_free(p, free_slow); }
+
+EXPORT void* calloc(size_t count, size_t size) {
+  size_t total;
+  if (mi_unlikely(mi_mul_overflow(count, size, &total))) return too_many(count, size);
+  return mi_fast_zalloc(total, _mi_malloc_generic);
+}
+
+EXPORT void* realloc(void* p, size_t newsize) {
+  if (p == NULL) return mi_fast_malloc(newsize, _mi_malloc_generic);
+  return _mi_heap_realloc_any(NULL, p, newsize, 1, 0, false);
+}
+
+EXPORT void* reallocarray(void* p, size_t count, size_t size) {
+  size_t total;
+  if (mi_unlikely(mi_mul_overflow(count, size, &total))) return too_many(count, size);
+  return realloc(p, total);
+}
+
+void cfree(void* p) ALIAS(free);
+
+EXPORT size_t malloc_usable_size(void* p);
+size_t malloc_usable_size(void* p) { return _mi_usable_size(p); }
+
+// --- aligned -------------------------------------------------------------------------------------------------------
+
+// Rounds an alignment that is no power of two up to one, as glibc does.
+EXPORT void* memalign(size_t alignment, size_t size);
+void* memalign(size_t alignment, size_t size) {
+  if (!mi_is_power_of_two(alignment) && alignment <= SIZE_MAX / 2) {
+    alignment = (alignment < 16 ? 16 : (size_t)1 << (mi_msb(alignment) + 1));
+  }
+  return mi_malloc_aligned(size, alignment);
+}
+
+EXPORT void* aligned_alloc(size_t alignment, size_t size) { return mi_malloc_aligned(size, alignment); }
+EXPORT int posix_memalign(void** p, size_t alignment, size_t size) { return mi_posix_memalign(p, alignment, size); }
+EXPORT void* valloc(size_t size) { return mi_valloc(size); }
+EXPORT void* pvalloc(size_t size);
+void* pvalloc(size_t size) { return mi_pvalloc(size); }
+
+// --- strings -------------------------------------------------------------------------------------------------------
+// glibc's own call malloc by name and would reach us too; with these, a copy does not depend on that.
+
+EXPORT char* strdup(const char* s) {
+  const size_t size = strlen(s) + 1;
+  char* const copy = malloc(size);
+  return (copy == NULL ? NULL : memcpy(copy, s, size));
+}
+
+EXPORT char* strndup(const char* s, size_t n) {
+  const size_t length = strnlen(s, n);
+  char* const copy = malloc(length + 1);
+  if (copy == NULL) return NULL;
+  copy[length] = 0;
+  return memcpy(copy, s, length);
+}
+
+EXPORT wchar_t* wcsdup(const wchar_t* s) {
+  const size_t size = (wcslen(s) + 1) * sizeof(wchar_t);
+  wchar_t* const copy = malloc(size);
+  return (copy == NULL ? NULL : memcpy(copy, s, size));
+}
+
+// --- glibc's names -------------------------------------------------------------------------------------------------
+
+void* __libc_malloc(size_t size) ALIAS(malloc);
+void* __libc_calloc(size_t count, size_t size) ALIAS(calloc);
+void* __libc_realloc(void* p, size_t newsize) ALIAS(realloc);
+void __libc_free(void* p) ALIAS(free);
+void __libc_cfree(void* p) ALIAS(free);
+void* __libc_memalign(size_t alignment, size_t size) ALIAS(memalign);
+void* __libc_valloc(size_t size) ALIAS(valloc);
+void* __libc_pvalloc(size_t size) ALIAS(pvalloc);
+void* __libc_reallocarray(void* p, size_t count, size_t size) ALIAS(reallocarray);
+int __posix_memalign(void** p, size_t alignment, size_t size) ALIAS(posix_memalign);
+char* __strdup(const char* s) ALIAS(strdup);
+char* __strndup(const char* s, size_t n) ALIAS(strndup);
+
+// --- C++ -----------------------------------------------------------------------------------------------------------
+// std::size_t is mangled as what it is: unsigned long (m), or unsigned int (j) where that has 64 bits.
+
+#if defined(__SIZE_TYPE__) && __SIZEOF_SIZE_T__ == __SIZEOF_LONG__
+#define NAME(before, after) before##m##after
+#else
+#define NAME(before, after) before##j##after
+#endif
+
+typedef void new_handler_fun(void);
+extern new_handler_fun* _ZSt15get_new_handlerv(void) __attribute__((weak));  // std::get_new_handler()
+extern _Noreturn void _ZSt17__throw_bad_allocv(void) __attribute__((weak));  // std::__throw_bad_alloc()
+
+// There is no memory: asks the program's new_handler, again and again, until there is some or no handler any more.
+static mi_cold void* new_failed(size_t size, size_t alignment, bool nothrow) {
+  for (;;) {
+    new_handler_fun* const handler = (_ZSt15get_new_handlerv == NULL ? NULL : _ZSt15get_new_handlerv());
+    if (handler == NULL) break;
+    handler();  // may throw, or not return
+    void* const p = mi_malloc_aligned(size, alignment);
+    if (p != NULL) return p;
+  }
+  if (nothrow) return NULL;
+  if (_ZSt17__throw_bad_allocv != NULL) _ZSt17__throw_bad_allocv();
+  abort();  // operator new without a C++ runtime: nobody could catch an exception
+}
+
+static mi_noinline void* new_slow(mi_theap_t* theap, size_t size, bool zero) {
+  void* const p = _mi_malloc_generic(theap, size, zero);
+  return (mi_likely(p != NULL) ? p : new_failed(size, 1, false));
+}
+static mi_noinline void* new_slow_nothrow(mi_theap_t* theap, size_t size, bool zero) {
+  void* const p = _mi_malloc_generic(theap, size, zero);
+  return (mi_likely(p != NULL) ? p : new_failed(size, 1, true));
+}
+static void* new_aligned(size_t size, size_t alignment, bool nothrow) {
+  void* const p = mi_malloc_aligned(size, alignment);
+  return (mi_likely(p != NULL) ? p : new_failed(size, alignment, nothrow));
+}
+
+// operator new(size), new[](size), and both with nothrow
+EXPORT void* NAME(_Znw, )(size_t size);
+void* NAME(_Znw, )(size_t size) { return mi_fast_malloc(size, new_slow); }
+EXPORT void* NAME(_Zna, )(size_t size);
+void* NAME(_Zna, )(size_t size) { return mi_fast_malloc(size, new_slow); }
+EXPORT void* NAME(_Znw, RKSt9nothrow_t)(size_t size, const void* tag);
+void* NAME(_Znw, RKSt9nothrow_t)(size_t size, const void* tag) {
+  (void)tag;
+  return mi_fast_malloc(size, new_slow_nothrow);
+}
+EXPORT void* NAME(_Zna, RKSt9nothrow_t)(size_t size, const void* tag);
+void* NAME(_Zna, RKSt9nothrow_t)(size_t size, const void* tag) {
+  (void)tag;
+  return mi_fast_malloc(size, new_slow_nothrow);
+}
+
+// the same with an alignment
+EXPORT void* NAME(_Znw, St11align_val_t)(size_t size, size_t alignment);
+void* NAME(_Znw, St11align_val_t)(size_t size, size_t alignment) { return new_aligned(size, alignment, false); }
+EXPORT void* NAME(_Zna, St11align_val_t)(size_t size, size_t alignment);
+void* NAME(_Zna, St11align_val_t)(size_t size, size_t alignment) { return new_aligned(size, alignment, false); }
+EXPORT void* NAME(_Znw, St11align_val_tRKSt9nothrow_t)(size_t size, size_t alignment, const void* tag);
+void* NAME(_Znw, St11align_val_tRKSt9nothrow_t)(size_t size, size_t alignment, const void* tag) {
+  (void)tag;
+  return new_aligned(size, alignment, true);
+}
+EXPORT void* NAME(_Zna, St11align_val_tRKSt9nothrow_t)(size_t size, size_t alignment, const void* tag);
+void* NAME(_Zna, St11align_val_tRKSt9nothrow_t)(size_t size, size_t alignment, const void* tag) {
+  (void)tag;
+  return new_aligned(size, alignment, true);
+}
+
+// operator delete: plain, sized, nothrow, aligned, sized and aligned, aligned and nothrow. A block's page knows its
+// size and alignment, so that all are free.
+#define DELETE(name, ...) EXPORT void name(void* p, ##__VA_ARGS__) ALIAS(free)
+DELETE(_ZdlPv);
+DELETE(_ZdaPv);
+DELETE(NAME(_ZdlPv, ), size_t size);
+DELETE(NAME(_ZdaPv, ), size_t size);
+DELETE(_ZdlPvRKSt9nothrow_t, const void* tag);
+DELETE(_ZdaPvRKSt9nothrow_t, const void* tag);
+DELETE(_ZdlPvSt11align_val_t, size_t alignment);
+DELETE(_ZdaPvSt11align_val_t, size_t alignment);
+DELETE(NAME(_ZdlPv, St11align_val_t), size_t size, size_t alignment);
+DELETE(NAME(_ZdaPv, St11align_val_t), size_t size, size_t alignment);
+DELETE(_ZdlPvSt11align_val_tRKSt9nothrow_t, size_t alignment, const void* tag);
+DELETE(_ZdaPvSt11align_val_tRKSt9nothrow_t, size_t alignment, const void* tag);
