@@ -18,8 +18,9 @@ long mi_option_get_clamp(mi_option_t option, long min, long max) {
 size_t mi_option_get_size(mi_option_t option) {
   if (!option_exists(option)) return 0;
   const long value = _mi_option(option);
-  const size_t unit = (_mi_options[option].is_size ? 1024 : 1);
-  return (value < 0 ? 0 : (size_t)value * unit);
+  if (value <= 0) return 0;
+  if ((_mi_options[option].flags & MI_OPTION_SIZE) == 0) return (size_t)value;
+  return ((size_t)value > SIZE_MAX / 1024 ? SIZE_MAX : (size_t)value * 1024);
 }
 void mi_option_set(mi_option_t option, long value) {
   if (!option_exists(option)) return;
@@ -37,13 +38,11 @@ void mi_option_set_enabled_default(mi_option_t option, bool enable) { mi_option_
 void mi_option_enable(mi_option_t option) { mi_option_set_enabled(option, true); }
 void mi_option_disable(mi_option_t option) { mi_option_set_enabled(option, false); }
 
-void mi_options_print(void) {
+void mi_options_print_out(mi_output_fun* out, void* arg) {
   _mi_options_init();
-  for (int i = 0; i < _mi_option_last; i++) {
-    _mi_print("option '%s': %ld %s\n", _mi_options[i].name, mi_load_relaxed(&_mi_options[i].value),
-              _mi_options[i].is_size ? "KiB" : "");
-  }
+  _mi_options_print(out, arg);
 }
+void mi_options_print(void) { mi_options_print_out(NULL, NULL); }
 
 void mi_register_output(mi_output_fun* out, void* arg) {
   const mi_pair_t* const pair = _mi_pair_intern((mi_any_fun*)out, arg);

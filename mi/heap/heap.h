@@ -44,7 +44,21 @@ typedef struct mi_heap_s mi_heap_t;
 typedef struct mi_theap_s mi_theap_t;
 
 /// An arena: a range of address space that heaps may be confined to. NULL means any.
-typedef void* mi_arena_id_t;
+typedef void* mi_arena_ref_t;
+
+/// What a program calls an arena. The interface has two generations, which differ in a few types and argument orders:
+/// the default is that of 3.4; MI_API_V2, defined before the first include, gives that of 2.x, where an arena is a
+/// number (0 for none). Both call the same library.
+#ifdef MI_API_V2
+typedef int mi_arena_id_t;
+#else
+typedef mi_arena_ref_t mi_arena_id_t;
+#endif
+
+/// The number by which a 2.x program knows an arena, 1 and up, and back. None is 0 and NULL. A number that names no
+/// arena gives a reference that every function refuses. Any thread.
+mi_decl_nodiscard mi_decl_export mi_arena_ref_t _mi_arena_id_of_index(int number) mi_attr_noexcept;
+mi_decl_nodiscard mi_decl_export int _mi_arena_index_of_id(mi_arena_ref_t arena) mi_attr_noexcept;
 
 // ---------------------------------------------------------------------------------------------------
 // Making and ending heaps
@@ -67,9 +81,17 @@ mi_decl_nodiscard mi_decl_export mi_heap_t* mi_heap_new(void) mi_attr_noexcept;
 mi_decl_nodiscard mi_decl_export mi_heap_t* mi_heap_new_with(const mi_heap_config_t* config) mi_attr_noexcept;
 
 /// The 2.x constructor. `heap_tag` is accepted and has no effect, `allow_destroy` = false makes
-/// mi_heap_destroy act as mi_heap_delete; `arena` must be NULL for now (EINVAL else).
-mi_decl_nodiscard mi_decl_export mi_heap_t* mi_heap_new_ex(int heap_tag, bool allow_destroy, mi_arena_id_t arena)
+/// mi_heap_destroy act as mi_heap_delete; `arena` as in mi_heap_new_in_arena.
+mi_decl_nodiscard mi_decl_export mi_heap_t* mi_heap_new_ex(int heap_tag, bool allow_destroy, mi_arena_ref_t arena)
     mi_attr_noexcept;
+
+/// A heap whose blocks all lie in the given arena (NULL: mi_heap_new). NULL with errno = ENOMEM without memory in the
+/// arena, EINVAL for what is no arena.
+mi_decl_nodiscard mi_decl_export mi_heap_t* mi_heap_new_in_arena(mi_arena_ref_t arena) mi_attr_noexcept;
+
+/// From now on the heap takes its memory, as far as there is a choice, from the given NUMA node; -1: any. No effect on
+/// memory that it has.
+mi_decl_export void mi_heap_set_numa_affinity(mi_heap_t* heap, int numa_node) mi_attr_noexcept;
 
 /// Ends the heap and keeps its blocks: they now belong to the main heap and are freed one by one as before.
 /// Other threads may free blocks of the heap at the same moment, and later; no thread may allocate in it
@@ -194,6 +216,13 @@ mi_decl_nodiscard mi_decl_export mi_decl_restrict char* mi_heap_strdup(mi_heap_t
     mi_attr_noexcept mi_attr_malloc;
 mi_decl_nodiscard mi_decl_export mi_decl_restrict char* mi_heap_strndup(mi_heap_t* heap, const char* s, size_t n)
     mi_attr_noexcept mi_attr_malloc;
+/// As mi_new and mi_new_n (mimalloc.h), in a heap: never NULL. A heap that is NULL or ended is treated as one without
+/// memory.
+mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_heap_alloc_new(mi_heap_t* heap, size_t size)
+    mi_attr_malloc mi_attr_alloc_size(2);
+mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_heap_alloc_new_n(mi_heap_t* heap, size_t count, size_t size)
+    mi_attr_malloc mi_attr_alloc_size2(2, 3);
+
 /// As realpath(3) with a NULL buffer: a block of `heap` if `resolved_name` is NULL.
 mi_decl_nodiscard mi_decl_export char* mi_heap_realpath(mi_heap_t* heap, const char* fname, char* resolved_name)
     mi_attr_noexcept;
@@ -238,7 +267,11 @@ typedef struct mi_heap_area_s {
   size_t used;             ///< number of live blocks
   size_t block_size;       ///< bytes of each block; 0 in an area that mixes sizes
   size_t full_block_size;  ///< the same, padding included
+#ifdef MI_API_V2
+  int heap_tag;  ///< as given to mi_heap_new_ex
+#else
   void* reserved1;
+#endif
 } mi_heap_area_t;
 
 /// Called once per area with `block` = NULL, and, if blocks are visited, once per live block. Returning false
@@ -252,7 +285,12 @@ typedef bool mi_block_visit_fun(const mi_heap_t* heap, const mi_heap_area_t* are
 /// heaps; a block that it freed is not shown later. No other thread may use the heap meanwhile, and a visit of the same
 /// heap inside the visitor is refused (EINVAL reported). Returns
 /// false if the visitor ended it, or (errno = ENOMEM) without memory for the visit itself.
+#ifdef MI_API_V2
+mi_decl_export bool mi_heap_visit_blocks(const mi_heap_t* heap, bool visit_blocks, mi_block_visit_fun* visitor,
+                                         void* arg);
+#else
 mi_decl_export bool mi_heap_visit_blocks(mi_heap_t* heap, bool visit_blocks, mi_block_visit_fun* visitor, void* arg);
+#endif
 /// The same for the calling thread's part only.
 mi_decl_export bool mi_theap_visit_blocks(const mi_theap_t* theap, bool visit_blocks, mi_block_visit_fun* visitor,
                                           void* arg);
@@ -265,8 +303,37 @@ mi_decl_export bool mi_heap_visit_abandoned_blocks(mi_heap_t* heap, bool visit_b
 typedef bool mi_heap_visit_fun(mi_heap_t* heap, void* arg);
 mi_decl_export bool mi_heap_visit_all(mi_heap_visit_fun* visitor, void* arg);
 
+/// For programs that move objects together: is the page around `p` one that would be worth emptying? True if it belongs
+/// to the calling thread's part of `heap`, less than `perc_threshold` per cent of its blocks are live, and it is not
+/// the page that serves the next allocations of its size. False for all else, also for objects of young heaps and
+/// blocks with a page of their own. `p` is a live block.
+mi_decl_nodiscard mi_decl_export bool mi_unsafe_heap_page_is_under_utilized(mi_heap_t* heap, void* p,
+                                                                            size_t perc_threshold) mi_attr_noexcept;
+
+/// Builds with guard pages (--define guarded): which blocks of the heap, respectively of the calling thread's part of
+/// it, get one: one in `sample_rate` of those of `min` to `max` bytes; 0: none. No effect in other builds.
+mi_decl_export void mi_heap_guarded_set_sample_rate(mi_heap_t* heap, size_t sample_rate, size_t seed) mi_attr_noexcept;
+mi_decl_export void mi_heap_guarded_set_size_bound(mi_heap_t* heap, size_t min, size_t max) mi_attr_noexcept;
+mi_decl_export void mi_theap_guarded_set_sample_rate(mi_theap_t* theap, size_t sample_rate, size_t seed)
+    mi_attr_noexcept;
+mi_decl_export void mi_theap_guarded_set_size_bound(mi_theap_t* theap, size_t min, size_t max) mi_attr_noexcept;
+
 /// The name given at creation, "" if none, "main" for the main heap.
 mi_decl_nodiscard mi_decl_export const char* mi_heap_name(const mi_heap_t* heap) mi_attr_noexcept;
+
+// ---------------------------------------------------------------------------------------------------
+// 2.x: what takes an arena by its number. mimalloc.h has the others.
+// ---------------------------------------------------------------------------------------------------
+#ifdef MI_API_V2
+static inline mi_heap_t* mi_v2_heap_new_in_arena(mi_arena_id_t arena) mi_attr_noexcept {
+  return mi_heap_new_in_arena(_mi_arena_id_of_index(arena));
+}
+static inline mi_heap_t* mi_v2_heap_new_ex(int heap_tag, bool allow_destroy, mi_arena_id_t arena) mi_attr_noexcept {
+  return mi_heap_new_ex(heap_tag, allow_destroy, _mi_arena_id_of_index(arena));
+}
+#define mi_heap_new_in_arena mi_v2_heap_new_in_arena
+#define mi_heap_new_ex mi_v2_heap_new_ex
+#endif
 
 #ifdef __cplusplus
 }

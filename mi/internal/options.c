@@ -18,18 +18,64 @@
 #define MI_SHOW_ERRORS_DEFAULT 0
 #endif
 
+// Whether a build with guard pages: the options of those have no effect in others.
+#if defined(MI_GUARDED) && MI_GUARDED > 0
+#define GUARDED_ONLY 0
+#define GUARDED_SAMPLE_RATE 4000
+#else
+#define GUARDED_ONLY MI_OPTION_NO_EFFECT
+#define GUARDED_SAMPLE_RATE 0
+#endif
+
+// Each is described in mi/mimalloc.h.
+#define OPTION(name, value, flags, older_name) [mi_option_##name] = {#name, value, 0, flags, older_name}
 mi_option_entry_t _mi_options[_mi_option_last] = {
-    [mi_option_show_errors] = {"show_errors", MI_SHOW_ERRORS_DEFAULT, 0, false},
-    [mi_option_show_stats] = {"show_stats", 0, 0, false},
-    [mi_option_verbose] = {"verbose", 0, 0, false},
-    [mi_option_max_errors] = {"max_errors", 32, 0, false},
-    [mi_option_max_warnings] = {"max_warnings", 32, 0, false},
-    [mi_option_purge_delay] = {"purge_delay", 10, 0, false},
-    [mi_option_purge_decommits] = {"purge_decommits", 1, 0, false},
-    [mi_option_arena_reserve] = {"arena_reserve", 0, 0, true},
-    [mi_option_disallow_os_alloc] = {"disallow_os_alloc", 0, 0, false},
-    [mi_option_destroy_on_exit] = {"destroy_on_exit", 0, 0, false},
-    [mi_option_generic_collect] = {"generic_collect", 10000, 0, false},
+    OPTION(show_errors, MI_SHOW_ERRORS_DEFAULT, 0, NULL),
+    OPTION(show_stats, 0, 0, NULL),
+    OPTION(verbose, 0, 0, NULL),
+    OPTION(arena_eager_commit, 2, MI_OPTION_NO_EFFECT, "eager_region_commit"),
+    OPTION(purge_decommits, 1, 0, "reset_decommits"),
+    OPTION(allow_large_os_pages, 0, 0, "large_os_pages"),
+    OPTION(reserve_huge_os_pages, 0, MI_OPTION_NO_EFFECT, NULL),
+    OPTION(reserve_huge_os_pages_at, -1, MI_OPTION_NO_EFFECT, NULL),
+    OPTION(reserve_os_memory, 0, MI_OPTION_SIZE | MI_OPTION_NO_EFFECT, NULL),
+    OPTION(purge_delay, 10, 0, "reset_delay"),
+    OPTION(use_numa_nodes, 0, MI_OPTION_NO_EFFECT, NULL),
+    OPTION(disallow_os_alloc, 0, 0, "limit_os_alloc"),
+    OPTION(os_tag, 100, MI_OPTION_NO_EFFECT, NULL),
+    OPTION(max_errors, 32, 0, NULL),
+    OPTION(max_warnings, 32, 0, NULL),
+    OPTION(destroy_on_exit, 0, 0, NULL),
+    OPTION(arena_reserve, 0, MI_OPTION_SIZE, NULL),
+    OPTION(arena_purge_mult, 1, 0, NULL),
+    OPTION(disallow_arena_alloc, 0, MI_OPTION_NO_EFFECT, NULL),
+    OPTION(retry_on_oom, 400, MI_OPTION_NO_EFFECT, NULL),
+    OPTION(visit_abandoned, 0, MI_OPTION_NO_EFFECT, NULL),
+    OPTION(guarded_min, 0, GUARDED_ONLY, NULL),
+    OPTION(guarded_max, 1024 * 1024 * 1024, GUARDED_ONLY, NULL),
+    OPTION(guarded_precise, 0, GUARDED_ONLY, NULL),
+    OPTION(guarded_sample_rate, GUARDED_SAMPLE_RATE, GUARDED_ONLY, NULL),
+    OPTION(guarded_sample_seed, 0, GUARDED_ONLY, NULL),
+    OPTION(generic_collect, 10000, MI_OPTION_NO_EFFECT, NULL),
+    OPTION(page_reclaim_on_free, 0, MI_OPTION_NO_EFFECT, NULL),
+    OPTION(page_full_retain, 2, MI_OPTION_NO_EFFECT, NULL),
+    OPTION(page_max_candidates, 4, MI_OPTION_NO_EFFECT, NULL),
+    OPTION(max_vabits, 0, MI_OPTION_NO_EFFECT, NULL),
+    OPTION(pagemap_commit, 0, MI_OPTION_NO_EFFECT, NULL),
+    OPTION(page_commit_on_demand, 0, MI_OPTION_NO_EFFECT, NULL),
+    OPTION(page_max_reclaim, -1, MI_OPTION_NO_EFFECT, NULL),
+    OPTION(page_cross_thread_max_reclaim, 32, MI_OPTION_NO_EFFECT, NULL),
+    OPTION(allow_thp, 1, 0, NULL),
+    OPTION(minimal_purge_size, 0, MI_OPTION_SIZE, NULL),
+    OPTION(arena_max_object_size, 2 * 1024 * 1024, MI_OPTION_SIZE | MI_OPTION_NO_EFFECT, NULL),
+    OPTION(arena_is_numa_local, 0, MI_OPTION_NO_EFFECT, NULL),
+    OPTION(eager_commit, 1, MI_OPTION_NO_EFFECT, NULL),
+    OPTION(eager_commit_delay, 1, MI_OPTION_NO_EFFECT, NULL),
+    OPTION(abandoned_page_purge, 0, MI_OPTION_NO_EFFECT, NULL),
+    OPTION(max_segment_reclaim, 10, MI_OPTION_NO_EFFECT, NULL),
+    OPTION(purge_extend_delay, 1, MI_OPTION_NO_EFFECT, NULL),
+    OPTION(abandoned_reclaim_on_free, 0, MI_OPTION_NO_EFFECT, NULL),
+    OPTION(target_segments_per_thread, 0, MI_OPTION_NO_EFFECT, NULL),
 };
 
 _Atomic(const mi_pair_t*) _mi_output_pair;
@@ -80,7 +126,11 @@ const mi_pair_t* _mi_pair_intern(mi_any_fun* fun, void* arg) {
 
 // --- messages -----------------------------------------------------------------------------------------
 
-static void print_text(const char* text) {
+static void print_text(mi_output_fun* to, void* arg, const char* text) {
+  if (to != NULL) {
+    to(text, arg);
+    return;
+  }
   const mi_pair_t* const pair = mi_load_acquire(&_mi_output_pair);
   if (pair != NULL) {
     mi_output_fun* const out = (mi_output_fun*)mi_load_relaxed(&pair->fun);
@@ -90,18 +140,25 @@ static void print_text(const char* text) {
   }
 }
 
-static void print_list(const char* prefix, const char* format, va_list args) {
+static void print_list(mi_output_fun* out, void* arg, const char* prefix, const char* format, va_list args) {
   char text[512];
   const size_t n = strlen(prefix);
   memcpy(text, prefix, n);
   vsnprintf(text + n, sizeof(text) - n, format, args);
-  print_text(text);
+  print_text(out, arg, text);
 }
 
 void _mi_print(const char* format, ...) {
   va_list args;
   va_start(args, format);
-  print_list("", format, args);
+  print_list(NULL, NULL, "", format, args);
+  va_end(args);
+}
+
+void _mi_print_to(mi_output_fun* out, void* arg, const char* format, ...) {
+  va_list args;
+  va_start(args, format);
+  print_list(out, arg, "", format, args);
   va_end(args);
 }
 
@@ -115,12 +172,21 @@ void _mi_error(int err, const char* format, ...) {
   if (show && within(&errors, _mi_option(mi_option_max_errors))) {
     va_list args;
     va_start(args, format);
-    print_list("mimalloc: error: ", format, args);
+    print_list(NULL, NULL, "mimalloc: error: ", format, args);
     va_end(args);
   }
   const mi_pair_t* const pair = mi_load_acquire(&_mi_error_pair);
   if (pair != NULL) ((mi_error_fun*)mi_load_relaxed(&pair->fun))(err, pair->arg);
   if (err == ENOMEM || err == EINVAL || err == EOVERFLOW) errno = err;
+}
+
+void _mi_warning(const char* format, ...) {
+  static _Atomic(long) warnings;
+  if (!within(&warnings, _mi_option(mi_option_max_warnings))) return;
+  va_list args;
+  va_start(args, format);
+  print_list(NULL, NULL, "mimalloc: warning: ", format, args);
+  va_end(args);
 }
 
 #if defined(MI_DEBUG) && MI_DEBUG > 0
@@ -188,26 +254,47 @@ static bool option_parse(const char* text, bool is_size, long* value) {
   return true;
 }
 
+static const char* option_text(char variable[64], const char* name) {
+  size_t n = 0;
+  for (const char* s = "MIMALLOC_"; *s != 0; s++) variable[n++] = *s;
+  for (const char* s = name; *s != 0 && n < 63; s++) variable[n++] = (*s >= 'a' && *s <= 'z' ? (char)(*s - 32) : *s);
+  variable[n] = 0;
+  return getenv(variable);
+}
+
+static void option_read(mi_option_entry_t* option) {
+  char variable[64];
+  const char* text = option_text(variable, option->name);
+  if (text == NULL && option->older_name != NULL) text = option_text(variable, option->older_name);
+  if (text == NULL) return;
+  long value;
+  if (option_parse(text, (option->flags & MI_OPTION_SIZE) != 0, &value)) {
+    uint8_t expected = 0;  // what the program set stays
+    if (mi_cas_strong_acq_rel(&option->is_set, &expected, (uint8_t)1)) mi_store_relaxed(&option->value, value);
+  } else {
+    _mi_warning("the environment variable %s has no value that is understood: \"%s\"\n", variable, text);
+  }
+}
+
+void _mi_options_print(mi_output_fun* out, void* arg) {
+  _mi_print_to(out, arg, "mimalloc %d.%d.%d\n", MI_MALLOC_VERSION / 10000, MI_MALLOC_VERSION / 100 % 100,
+               MI_MALLOC_VERSION % 100);
+  for (int i = 0; i < _mi_option_last; i++) {
+    const mi_option_entry_t* const option = &_mi_options[i];
+    _mi_print_to(out, arg, "option '%s': %ld%s%s\n", option->name, _mi_option((mi_option_t)i),
+                 (option->flags & MI_OPTION_SIZE) != 0 ? " KiB" : "",
+                 (option->flags & MI_OPTION_NO_EFFECT) != 0 ? " (no effect)" : "");
+  }
+}
+
 static void options_read(void) {
   if (_mi_os_is_secure()) return;
+  // First, because the others' messages follow them.
+  option_read(&_mi_options[mi_option_max_warnings]);
   for (int i = 0; i < _mi_option_last; i++) {
-    mi_option_entry_t* const option = &_mi_options[i];
-    char name[64] = "MIMALLOC_";
-    size_t n = 9;
-    for (const char* s = option->name; *s != 0 && n < sizeof(name) - 1; s++, n++) {
-      name[n] = (*s >= 'a' && *s <= 'z' ? (char)(*s - 32) : *s);
-    }
-    name[n] = 0;
-    const char* const text = getenv(name);
-    if (text == NULL) continue;
-    long value;
-    if (option_parse(text, option->is_size, &value)) {
-      uint8_t expected = 0;  // what the program set stays
-      if (mi_cas_strong_acq_rel(&option->is_set, &expected, (uint8_t)1)) mi_store_relaxed(&option->value, value);
-    } else {
-      _mi_print("mimalloc: warning: the environment variable %s has no value that is understood: \"%s\"\n", name, text);
-    }
+    if (i != mi_option_max_warnings) option_read(&_mi_options[i]);
   }
+  if (_mi_option(mi_option_verbose) != 0) _mi_options_print(NULL, NULL);
 }
 
 void _mi_options_init(void) {

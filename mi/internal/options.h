@@ -10,8 +10,11 @@ typedef struct mi_option_entry_s {
   const char* name;
   _Atomic(long) value;
   _Atomic(uint8_t) is_set;  // by the environment or the program
-  bool is_size;             // kept in KiB
+  uint8_t flags;            // MI_OPTION_SIZE, MI_OPTION_NO_EFFECT
+  const char* older_name;   // NULL: none
 } mi_option_entry_t;
+#define MI_OPTION_SIZE ((uint8_t)1)       // kept in KiB
+#define MI_OPTION_NO_EFFECT ((uint8_t)2)  // accepted for programs that set it
 
 mi_hidden extern mi_option_entry_t _mi_options[_mi_option_last];
 
@@ -36,6 +39,13 @@ mi_hidden extern _Atomic(const mi_pair_t*) _mi_error_pair;
 
 // Prints to the registered output or standard error. Never allocates. At most 511 bytes.
 mi_hidden void _mi_print(const char* format, ...) __attribute__((format(printf, 1, 2)));
+// The same to `out`; NULL: as _mi_print.
+mi_hidden void _mi_print_to(mi_output_fun* out, void* arg, const char* format, ...)
+    __attribute__((format(printf, 3, 4)));
+mi_hidden void _mi_options_print(mi_output_fun* out, void* arg);
+// Something that the user should know and that fails nothing, such as an option that is not understood: printed, as
+// long as max_warnings is not exceeded.
+mi_hidden void _mi_warning(const char* format, ...) __attribute__((format(printf, 1, 2), cold));
 // An error that is worth a message: printed when show_errors (or verbose) is on and max_errors is not exceeded,
 // then handed to the registered error callback. Sets errno for ENOMEM, EINVAL and EOVERFLOW.
 mi_hidden void _mi_error(int err, const char* format, ...) __attribute__((format(printf, 2, 3), cold));
