@@ -251,9 +251,12 @@ mi_decl_export int mi_reserve_os_memory_ex(size_t size, bool commit, bool allow_
                                            mi_arena_ref_t* arena) mi_attr_noexcept;
 
 /// Makes the given memory an arena: the caller's, for as long as the process lives. `is_committed`: it may be written
-/// to; `is_pinned`: it never goes back to the system; `is_zero`: it holds zeros. With `commit`, that is called when
-/// memory is needed (`commit` true) or may go back (false), and says whether that was done; it sets `*is_zero` if the
-/// memory reads as zero afterwards.
+/// to; `is_pinned`: it never goes back to the system; `is_zero`: it holds zeros. It must hold at least one stretch of 4
+/// MiB aligned to 4 MiB (EINVAL else). Memory that is not committed is made writable when it is needed, in address
+/// order, by `commit_fun` with `commit` = true, or by mprotect if that is NULL; false from it means that there is no
+/// memory now.
+/// `*is_zero` is not relied on, and memory is given back with madvise only, so that `commit_fun` is never called with
+/// false.
 typedef bool mi_commit_fun_t(bool commit, void* start, size_t size, bool* is_zero, void* user_arg);
 mi_decl_export bool mi_manage_memory(void* start, size_t size, bool is_committed, bool is_pinned, bool is_zero,
                                      int numa_node, bool exclusive, mi_commit_fun_t* commit_fun, void* commit_fun_arg,
@@ -297,7 +300,9 @@ typedef struct mi_subproc_id_s {
 mi_decl_nodiscard mi_decl_export mi_subproc_id_t mi_subproc_main(void) mi_attr_noexcept;
 mi_decl_nodiscard mi_decl_export mi_subproc_id_t mi_subproc_current(void) mi_attr_noexcept;
 mi_decl_nodiscard mi_decl_export mi_subproc_id_t mi_subproc_new(void) mi_attr_noexcept;
-/// Ends a sub-process that has no thread any more, with everything in it. mi_subproc_delete is its 2.x name.
+/// Ends a sub-process that has no thread any more (EINVAL reported else, and for the main one): mi_subproc_destroy with
+/// all its heaps and blocks, mi_subproc_delete (2.x) keeps the blocks, which are the main heap's from then on. NULL is
+/// ignored.
 mi_decl_export void mi_subproc_destroy(mi_subproc_id_t subproc) mi_attr_noexcept;
 mi_decl_export void mi_subproc_delete(mi_subproc_id_t subproc) mi_attr_noexcept;
 mi_decl_export void mi_subproc_add_current_thread(mi_subproc_id_t subproc) mi_attr_noexcept;

@@ -22,6 +22,27 @@ static mi_cold uint64_t heap_id_refill(mi_thread_t* thread) {
   return thread->heap_id_next++;
 }
 
+uint64_t _mi_heap_next_id(mi_thread_t* thread) {
+  return (mi_likely(thread->heap_id_next < thread->heap_id_end) ? thread->heap_id_next++ : heap_id_refill(thread));
+}
+
+mi_heap_extra_t* _mi_heap_extra_make(mi_heap_t* heap) {
+  if (heap->home.config == NULL) heap->home.config = _mi_internal_zalloc(mi_thread(), sizeof(mi_heap_extra_t));
+  return heap->home.config;
+}
+
+// Of a thread that is not of the main sub-process.
+static mi_cold mi_heap_t* heap_tag_subproc(mi_heap_t* heap, mi_subproc_t* subproc) {
+  mi_heap_extra_t* const extra = _mi_heap_extra_make(heap);
+  if (extra == NULL) {
+    mi_heap_destroy(heap);
+    _mi_error(ENOMEM, "mi_heap_new: no memory for a heap\n");
+    return NULL;
+  }
+  extra->subproc = subproc;
+  return heap;
+}
+
 mi_heap_t* mi_heap_new(void) {
   mi_thread_t* const thread = mi_thread();
   mi_heap_t* const heap = (mi_likely(thread != NULL) ? _mi_handle_alloc(thread) : NULL);
@@ -29,10 +50,10 @@ mi_heap_t* mi_heap_new(void) {
     _mi_error(ENOMEM, "mi_heap_new: no memory for a heap\n");
     return NULL;
   }
-  const uint64_t id =
-      (mi_likely(thread->heap_id_next < thread->heap_id_end) ? thread->heap_id_next++ : heap_id_refill(thread));
+  const uint64_t id = _mi_heap_next_id(thread);
   // Release: who enumerates the handles and finds an id finds a heap that is set up.
   mi_store_release(&heap->home.id, id);
+  if (mi_unlikely(thread->subproc != NULL)) return heap_tag_subproc(heap, thread->subproc);
   return heap;
 }
 
@@ -50,26 +71,30 @@ mi_heap_t* mi_heap_new_with(const mi_heap_config_t* config) {
   }
   mi_heap_t* const heap = mi_heap_new();
   if (heap != NULL && config->name != NULL) {
-    mi_heap_extra_t* const extra = _mi_internal_zalloc(mi_thread(), sizeof(mi_heap_extra_t));
+    mi_heap_extra_t* const extra = _mi_heap_extra_make(heap);
     if (extra == NULL) {
       mi_heap_destroy(heap);
       _mi_error(ENOMEM, "mi_heap_new_with: no memory for the name\n");
       return NULL;
     }
     strncpy(extra->name, config->name, sizeof(extra->name) - 1);
-    heap->home.config = extra;
   }
   return heap;
 }
 
 mi_heap_t* mi_heap_new_ex(int heap_tag, bool allow_destroy, mi_arena_id_t arena) {
-  (void)heap_tag;
-  if (arena != NULL) {
-    _mi_error(EINVAL, "mi_heap_new_ex: heaps in an arena of choice are not supported\n");
-    return NULL;
+  mi_heap_t* const heap = (arena == NULL ? mi_heap_new() : mi_heap_new_in_arena(arena));
+  if (heap == NULL) return NULL;
+  if (heap_tag != 0) {
+    mi_heap_extra_t* const extra = _mi_heap_extra_make(heap);
+    if (extra == NULL) {
+      mi_heap_destroy(heap);
+      _mi_error(ENOMEM, "mi_heap_new_ex: no memory for the tag\n");
+      return NULL;
+    }
+    extra->tag = heap_tag;
   }
-  mi_heap_t* const heap = mi_heap_new();
-  if (heap != NULL && !allow_destroy) heap->no_destroy = 1;
+  if (!allow_destroy) heap->flags |= MI_HEAP_NO_DESTROY;
   return heap;
 }
 
@@ -96,6 +121,11 @@ static bool heap_check_end(mi_heap_t* heap, const char* function) {
     return false;
   }
   if (!_mi_heap_check_usable(heap, function)) return false;
+  const mi_subproc_t* const subproc = _mi_subproc_of(heap);
+  if (subproc != NULL && subproc->heap == heap) {
+    _mi_error(EINVAL, "%s: the main heap of a sub-process ends with the sub-process\n", function);
+    return false;
+  }
   const mi_thread_t* const thread = _mi_tls.thread;
   if (thread != NULL && thread->callback_depth > 0 && thread->callback_heap == heap) {
     _mi_error(EINVAL, "%s: heap %p (%s) may not end in its own callback\n", function, (void*)heap, mi_heap_name(heap));
@@ -128,7 +158,8 @@ static void heap_free(mi_heap_t* heap) {
     _mi_lane_free(lane);
     lane = next;
   }
-  if (heap->home.config != NULL) _mi_internal_free(heap->home.config);
+  const bool in_arena = (heap->flags & MI_HEAP_IN_ARENA) != 0;
+  if (heap->home.config != NULL && !in_arena) _mi_internal_free(heap->home.config);
   // A handle is as new when it is recycled, but for its regions.
   mi_part_t* const home = &heap->home;
   mi_store_relaxed(&home->theap, MI_THEAP_EMPTY);
@@ -139,11 +170,17 @@ static void heap_free(mi_heap_t* heap) {
   mi_store_relaxed(&heap->refs, 1u);
   mi_store_relaxed(&heap->pages_out, (int64_t)0);
   mi_store_relaxed(&heap->is_target, (uint8_t)0);
-  heap->no_destroy = 0;
+  heap->flags = 0;
   heap->visiting = 0;
   mi_store_relaxed(&heap->state, (uint8_t)MI_HEAP_OPEN);
   mi_store_release(&heap->into, (mi_heap_t*)NULL);  // see mi_heap_of
-  _mi_handle_free(thread, heap);
+  if (in_arena) {
+    mi_store_relaxed(&home->region.owner, MI_TID_NONE);
+    mi_store_relaxed(&home->id, 0);
+    _mi_internal_free(heap);
+  } else {
+    _mi_handle_free(thread, heap);
+  }
 }
 
 void _mi_heap_theap_gone(mi_heap_t* heap) {
@@ -168,7 +205,7 @@ void _mi_heap_end(mi_heap_t* heap) {
 static inline bool heap_is_simple(mi_heap_t* heap) {
   return ((uintptr_t)mi_load_relaxed(&heap->home.slot) | (uintptr_t)mi_load_acquire(&heap->parts) |
           (uintptr_t)mi_load_relaxed(&heap->abandoned) | (uintptr_t)heap->home.config |
-          mi_load_relaxed(&heap->is_target) | heap->no_destroy) == 0;
+          mi_load_relaxed(&heap->is_target) | heap->flags) == 0;
 }
 
 void mi_heap_destroy(mi_heap_t* heap) {
@@ -182,7 +219,7 @@ void mi_heap_destroy(mi_heap_t* heap) {
     return;
   }
   if (!heap_check_end(heap, "mi_heap_destroy")) return;
-  if (heap->no_destroy) {
+  if ((heap->flags & MI_HEAP_NO_DESTROY) != 0) {
     mi_heap_delete(heap);
     return;
   }

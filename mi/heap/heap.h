@@ -80,17 +80,18 @@ mi_decl_nodiscard mi_decl_export mi_heap_t* mi_heap_new(void) mi_attr_noexcept;
 /// EINVAL and a message that names the field if the configuration is refused; ENOMEM without memory.
 mi_decl_nodiscard mi_decl_export mi_heap_t* mi_heap_new_with(const mi_heap_config_t* config) mi_attr_noexcept;
 
-/// The 2.x constructor. `heap_tag` is accepted and has no effect, `allow_destroy` = false makes
-/// mi_heap_destroy act as mi_heap_delete; `arena` as in mi_heap_new_in_arena.
+/// The 2.x constructor. `heap_tag` is shown to visitors and selects heaps in mi_abandoned_visit_blocks; `allow_destroy`
+/// = false makes mi_heap_destroy act as mi_heap_delete; `arena` as in mi_heap_new_in_arena.
 mi_decl_nodiscard mi_decl_export mi_heap_t* mi_heap_new_ex(int heap_tag, bool allow_destroy, mi_arena_ref_t arena)
     mi_attr_noexcept;
 
-/// A heap whose blocks all lie in the given arena (NULL: mi_heap_new). NULL with errno = ENOMEM without memory in the
-/// arena, EINVAL for what is no arena.
+/// A heap that lies in the given arena with its blocks and everything that the library keeps for it (NULL:
+/// mi_heap_new). NULL with errno = ENOMEM without memory in the arena, EINVAL for what is no arena.
 mi_decl_nodiscard mi_decl_export mi_heap_t* mi_heap_new_in_arena(mi_arena_ref_t arena) mi_attr_noexcept;
 
-/// From now on the heap takes its memory, as far as there is a choice, from the given NUMA node; -1: any. No effect on
-/// memory that it has.
+/// From now on the heap takes its memory, as far as there is a choice, from arenas of the given NUMA node (those made
+/// by mi_reserve_huge_os_pages_at or mi_manage_memory for it); -1: any. Holds for the calling thread's part and for
+/// threads that use the heap later; no effect on memory that it has. EINVAL reported for what is no node.
 mi_decl_export void mi_heap_set_numa_affinity(mi_heap_t* heap, int numa_node) mi_attr_noexcept;
 
 /// Ends the heap and keeps its blocks: they now belong to the main heap and are freed one by one as before.

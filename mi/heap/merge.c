@@ -168,6 +168,11 @@ static void heap_merge(mi_heap_t* heap, mi_heap_t* into, const char* function) {
     return;
   }
   if (!_mi_heap_check_usable(heap, function)) return;
+  const mi_subproc_t* const subproc = _mi_subproc_of(heap);
+  if (subproc != NULL && subproc->heap == heap) {
+    _mi_error(EINVAL, "%s: the main heap of a sub-process ends with the sub-process\n", function);
+    return;
+  }
   const mi_thread_t* const thread = mi_thread();
   if (thread == NULL) return;
   if (thread->callback_depth > 0 && thread->callback_heap == heap) {
@@ -188,7 +193,9 @@ static void heap_merge(mi_heap_t* heap, mi_heap_t* into, const char* function) {
 }
 
 void mi_heap_delete(mi_heap_t* heap) {
-  if (heap != NULL) heap_merge(heap, &_mi_heap_main, "mi_heap_delete");
+  if (heap == NULL) return;
+  mi_heap_t* const into = (mi_load_acquire(&heap->home.id) == 0 ? NULL : _mi_subproc_heap(_mi_subproc_of(heap)));
+  heap_merge(heap, (into == NULL ? &_mi_heap_main : into), "mi_heap_delete");
 }
 
 void mi_heap_merge(mi_heap_t* heap, mi_heap_t* into) {

@@ -125,11 +125,17 @@ void _mi_part_release_regions(mi_part_t* part) {
   part_trim_spare(part, 0);
 }
 
+void _mi_part_close_young(mi_part_t* part) {
+  part->limit = mi_load_relaxed(&part->bump);
+  memset(part->seen, 255, sizeof(part->seen));
+}
+
 // For a reset: nothing is live, what was warm stays.
 void _mi_part_reset(mi_part_t* part) {
   part_spare_regions(part);
   part_trim_spare(part, MI_CACHE_BYTES_MAX);
   _mi_part_rewind_embedded(part);
+  if ((part->heap->flags & MI_HEAP_IN_ARENA) != 0) _mi_part_close_young(part);
 }
 
 // --- recycling ------------------------------------------------------------------------------------------------

@@ -33,9 +33,13 @@ static mi_part_t* part_find(mi_thread_t* thread, mi_heap_t* heap) {
   MI_FOR_EACH_PART(heap, part) {
     if (part_adopt(thread, part)) return part;
   }
-  mi_part_t* const part = _mi_internal_alloc(thread, (size_t)1 << MI_LANE_SHIFT);
+  mi_arena_t* const arena = _mi_heap_arena(heap);
+  const size_t lane_size = (size_t)1 << MI_LANE_SHIFT;
+  mi_part_t* const part =
+      (arena == NULL ? _mi_internal_alloc(thread, lane_size) : _mi_internal_alloc_in(thread, arena, lane_size));
   if (part == NULL) return NULL;
   _mi_part_init(part, heap, self, MI_LANE_SHIFT);
+  if (arena != NULL) _mi_part_close_young(part);
   mi_part_t* head = mi_load_relaxed(&heap->parts);
   do {
     mi_store_relaxed(&part->next, head);
@@ -65,10 +69,14 @@ mi_noinline mi_part_t* _mi_part_of(mi_thread_t* thread, mi_heap_t* heap) {
 mi_theap_t* _mi_part_theap(mi_thread_t* thread, mi_part_t* part) {
   mi_theap_t* theap = mi_load_relaxed(&part->theap);
   if (mi_likely(theap != MI_THEAP_EMPTY)) return theap;
-  theap = _mi_internal_alloc(thread, sizeof(mi_theap_t));
+  mi_arena_t* const arena = _mi_heap_arena(part->heap);
+  theap = (arena == NULL ? _mi_internal_alloc(thread, sizeof(mi_theap_t))
+                         : _mi_internal_alloc_in(thread, arena, sizeof(mi_theap_t)));
   if (theap == NULL) return NULL;
   _mi_theap_init(theap, part->heap, thread);
   theap->part = part;
+  const mi_heap_extra_t* const extra = mi_heap_extra(part->heap);
+  if (extra != NULL) theap->numa = extra->numa;
   mi_fetch_add_acq_rel(&part->heap->refs, 1u);
   mi_slot_t* const slot = _mi_slot_open(thread, theap);
   if (slot == NULL) {

@@ -8,8 +8,12 @@
 #include "mi/internal/options.h"
 
 // What few heaps have, in a block away from the bump regions; part->config of the handle points to it.
+typedef struct mi_subproc_s mi_subproc_t;
 typedef struct mi_heap_extra_s {
   char name[64];
+  mi_subproc_t* subproc;  // NULL: the main one
+  int tag;                // of mi_heap_new_ex
+  uint16_t numa;          // of mi_heap_set_numa_affinity, plus 1
 } mi_heap_extra_t;
 
 // --- regions (nursery.c) ----------------------------------------------------------------------------------
@@ -60,6 +64,9 @@ static inline void* mi_young_malloc(mi_part_t* part, size_t size) {
   return mi_part_bump(part, at, (size + (size == 0) + 15) & ~(size_t)15);
 }
 
+// For a heap in an arena: nothing is allocated in regions, every size has earned its pages.
+mi_hidden void _mi_part_close_young(mi_part_t* part);
+
 // A handle with an empty first part of the calling thread, but without an id; recycled if possible.
 mi_hidden mi_heap_t* _mi_handle_alloc(mi_thread_t* thread);
 mi_hidden void _mi_handle_free(mi_thread_t* thread, mi_heap_t* heap);
@@ -96,6 +103,27 @@ mi_hidden void* _mi_heap_realloc_any(mi_heap_t* heap, void* p, size_t newsize, s
 mi_hidden bool _mi_count_size(size_t count, size_t size, size_t* total);  // false: EOVERFLOW reported
 mi_hidden mi_heap_t* _mi_default_heap(void);
 mi_hidden size_t _mi_usable_size(const void* p);
+
+// --- beginnings (heap.c, arena_heap.c) -----------------------------------------------------------------------------
+mi_hidden uint64_t _mi_heap_next_id(mi_thread_t* thread);
+// The heap's extras, made if need be. NULL: no memory. Before the heap is shared.
+mi_hidden mi_heap_extra_t* _mi_heap_extra_make(mi_heap_t* heap);
+static inline const mi_heap_extra_t* mi_heap_extra(const mi_heap_t* heap) {
+  return (heap == &_mi_heap_main ? NULL : heap->home.config);
+}
+// A handle in an arena, everything of it set up but the id. NULL: no memory in the arena.
+mi_hidden mi_heap_t* _mi_arena_handle_make(mi_thread_t* thread, mi_arena_t* arena);
+mi_hidden bool _mi_page_is_arena_handle(const mi_page_t* page);
+
+// --- sub-processes (subproc.c) --------------------------------------------------------------------------------------
+struct mi_subproc_s {
+  mi_heap_t* heap;  // its main heap
+  _Atomic(size_t) threads;
+};
+mi_hidden mi_heap_t* _mi_subproc_heap(const mi_subproc_t* subproc);  // of NULL and of the main one: the main heap
+mi_hidden mi_subproc_t* _mi_subproc_of(const mi_heap_t* heap);       // NULL: the main one
+mi_hidden mi_heap_t* _mi_thread_main_heap(void);                     // of the calling thread's sub-process
+mi_hidden void _mi_subproc_leave(mi_thread_t* thread);
 
 // --- ends (heap.c, merge.c) --------------------------------------------------------------------------------------
 mi_hidden bool _mi_heap_check_usable(mi_heap_t* heap, const char* function);

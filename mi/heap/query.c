@@ -10,8 +10,8 @@ mi_heap_t* _mi_default_heap(void) {
   return _mi_tls.theap->heap;
 }
 
-mi_heap_t* mi_heap_main(void) { return &_mi_heap_main; }
-mi_heap_t* mi_heap_get_backing(void) { return &_mi_heap_main; }
+mi_heap_t* mi_heap_main(void) { return _mi_thread_main_heap(); }
+mi_heap_t* mi_heap_get_backing(void) { return _mi_thread_main_heap(); }
 mi_heap_t* mi_heap_get_default(void) { return _mi_default_heap(); }
 
 mi_theap_t* mi_heap_theap(mi_heap_t* heap) {

@@ -24,6 +24,12 @@ typedef struct visit_s {
   size_t slot_count, slot_capacity;
 } visit_t;
 
+// What 2.x's programs find as area.heap_tag.
+static void* heap_tag(const mi_heap_t* heap) {
+  const mi_heap_extra_t* const extra = mi_heap_extra(heap);
+  return (void*)(intptr_t)(extra == NULL ? 0 : extra->tag);
+}
+
 // --- growing arrays, outside of any heap -------------------------------------------------------------------
 
 static bool array_push(void* array, size_t* count, size_t* capacity, void* item) {
@@ -194,7 +200,7 @@ static bool visit_page(const visit_t* visit, mi_page_t* page) {
       .used = map.live,
       .block_size = page->block_size,
       .full_block_size = page->block_size,
-      .reserved1 = NULL,
+      .reserved1 = heap_tag(visit->heap),
   };
   if (!visit->visitor(visit->heap, &area, NULL, page->block_size, visit->arg)) return false;
   if (!visit->blocks) return true;
@@ -230,7 +236,7 @@ static bool visit_region(const visit_t* visit, const mi_region_t* region) {
       .used = live,
       .block_size = 0,
       .full_block_size = 0,
-      .reserved1 = NULL,
+      .reserved1 = heap_tag(visit->heap),
   };
   if (!visit->visitor(visit->heap, &area, NULL, 0, visit->arg)) return false;
   if (!visit->blocks) return true;
@@ -364,7 +370,8 @@ bool mi_heap_visit_all(mi_heap_visit_fun* visitor, void* arg) {
         mi_page_t* const page = &segment->slot[s];
         // Acquire: `owner` is written last when a page is made.
         const mi_tid_t owner = mi_load_acquire(&page->owner);
-        if ((owner & MI_OWNER_SPECIAL) == 0 || page->kind != MI_PAGE_CLASS || page->bin != MI_BIN_HANDLE) continue;
+        if ((owner & MI_OWNER_SPECIAL) == 0) continue;
+        if ((page->kind != MI_PAGE_CLASS || page->bin != MI_BIN_HANDLE) && !_mi_page_is_arena_handle(page)) continue;
         for (size_t b = 0; b < page->reserved; b++) {
           mi_heap_t* const heap = (mi_heap_t*)(page->start + b * page->block_size);
           if (mi_load_acquire(&heap->home.id) == 0 || mi_load_relaxed(&heap->state) != MI_HEAP_OPEN) continue;

@@ -1,8 +1,9 @@
 // Arenas: ranges of reserved address space, cut into segments. Holds the table of arenas, the bitmap from which
 // segments are claimed, and the growth of the accessible part; not slices (segment.c).
 //
-// An arena's header lies in its first segments (kind PRIVATE) and is never unmapped, so that whatever a thread
-// read from it stays readable. Invariants:
+// An arena's header lies in its first segments (kind PRIVATE; behind the page slots of the first one if the program
+// gave the memory and the header is small) and is never unmapped, so that whatever a thread read from it stays
+// readable. Invariants:
 //  * a segment's `unused` bit is set iff nobody holds the segment and its kind is UNUSED; who clears the bit by CAS
 //    holds the segment;
 //  * segments [0, ready) are writable, all others readable; `ready` only grows;
@@ -38,13 +39,32 @@ static size_t header_size(size_t segments) {
   return sizeof(mi_arena_t) + 128 + segments * sizeof(mi_segment_info_t) + 3 * words * sizeof(uint64_t) + segments;
 }
 
-// Lays the header into the first segments of fresh, reserved memory; NULL if that cannot be made accessible.
-static mi_arena_t* arena_format(uint8_t* start, size_t size) {
-  const size_t segments = size >> MI_SEGMENT_SHIFT;
-  const size_t own = mi_round_up(header_size(segments), MI_SEGMENT_SIZE) >> MI_SEGMENT_SHIFT;
-  if (own >= segments || !_mi_os_commit(start, own << MI_SEGMENT_SHIFT)) return NULL;
-  mi_arena_t* const arena = (mi_arena_t*)start;
-  uint8_t* at = start + mi_round_up(sizeof(mi_arena_t), 64);
+static bool arena_commit(const mi_arena_t* arena, uint8_t* start, size_t size) {
+  if (arena->commit == NULL) return _mi_os_commit(start, size);
+  bool is_zero = false;
+  return arena->commit(true, start, size, &is_zero, arena->commit_arg);
+}
+
+// The header of a small arena of given memory lies in the first slice of segment 0, behind the page slots, so that 4
+// MiB make an arena; that of a larger one, and of all that we map, in segments of its own.
+#define MI_RESIDENT_OFFSET sizeof(mi_segment_t)
+#define MI_RESIDENT_ROOM (MI_SLICE_SIZE - MI_RESIDENT_OFFSET)
+
+// Lays the header into the first segments; NULL if there is no room, or no memory for it.
+static mi_arena_t* arena_format(const mi_area_t* area) {
+  uint8_t* const start = (uint8_t*)mi_round_up((uintptr_t)area->start, MI_SEGMENT_SIZE);
+  const size_t lead = (size_t)(start - (uint8_t*)area->start);
+  if (area->size < lead + MI_SEGMENT_SIZE) return NULL;
+  const size_t segments = (area->size - lead) >> MI_SEGMENT_SHIFT;
+  const bool is_resident = (area->is_foreign && header_size(segments) <= MI_RESIDENT_ROOM);
+  const size_t own = (is_resident ? 1 : mi_round_up(header_size(segments), MI_SEGMENT_SIZE) >> MI_SEGMENT_SHIFT);
+  if (!is_resident && own >= segments) return NULL;
+  const mi_arena_t given = {.commit = area->commit, .commit_arg = area->commit_arg};
+  if (!area->is_committed && !arena_commit(&given, start, own << MI_SEGMENT_SHIFT)) return NULL;
+  // What the program says of its memory is not relied on here: a mapped file may hold anything.
+  if (area->is_foreign) memset(start, 0, (is_resident ? MI_SLICE_SIZE : header_size(segments)));
+  mi_arena_t* const arena = (mi_arena_t*)(start + (is_resident ? MI_RESIDENT_OFFSET : 0));
+  uint8_t* at = (uint8_t*)arena + mi_round_up(sizeof(mi_arena_t), 64);
   const size_t words = (segments + 63) / 64;
   arena->info = (mi_segment_info_t*)at;
   at += segments * sizeof(mi_segment_info_t);
@@ -57,31 +77,77 @@ static mi_arena_t* arena_format(uint8_t* start, size_t size) {
   arena->kind = (_Atomic(uint8_t)*)at;
   arena->start = start;
   arena->segment_count = segments;
-  for (size_t i = 0; i < own; i++) mi_store_relaxed(&arena->kind[i], (uint8_t)MI_SEGMENT_PRIVATE);
+  arena->area = area->start;
+  arena->area_size = area->size;
+  arena->commit = area->commit;
+  arena->commit_arg = area->commit_arg;
+  arena->numa_node = area->numa_node;
+  arena->is_exclusive = area->is_exclusive;
+  arena->is_foreign = area->is_foreign;
+  arena->is_pinned = area->is_pinned;
+  arena->is_resident = is_resident;
   for (size_t w = 0; w < words; w++) {
     const size_t here = (segments - 64 * w < 64 ? segments - 64 * w : 64);
     mi_store_relaxed(&arena->unused[w], mi_run_mask(0, here));
   }
   for (size_t i = 0; i < own; i++) arena->unused[i / 64] &= ~((uint64_t)1 << (i % 64));
-  mi_store_relaxed(&arena->ready, own);
+  if (is_resident) {
+    mi_store_relaxed(&arena->kind[0], (uint8_t)MI_SEGMENT_NORMAL);
+    mi_store_relaxed(&arena->info[0].free, MI_SLICES_ALL);
+    mi_store_relaxed(&arena->has_free[0], (uint64_t)1);
+    mi_store_relaxed(&arena->info[0].backed, (uint64_t)1);
+  } else {
+    for (size_t i = 0; i < own; i++) mi_store_relaxed(&arena->kind[i], (uint8_t)MI_SEGMENT_PRIVATE);
+  }
+  if (!area->is_zero || area->commit != NULL) {
+    for (size_t i = 0; i < segments; i++) mi_store_relaxed(&arena->info[i].dirty, ~(uint64_t)0);
+  }
+  mi_store_relaxed(&arena->ready, area->is_committed ? segments : own);
   return arena;
 }
 
+// Enters an arena into the table, at place `n` or, if `any`, the first free one from there. False: no place.
+static bool arena_publish(mi_arena_t* arena, size_t n, bool any) {
+  for (; n < MI_ARENAS_MAX; n++) {
+    mi_arena_t* expected = NULL;
+    // Release: the header is complete for who finds it.
+    if (mi_cas_strong_acq_rel(&_mi_arenas[n], &expected, arena)) return true;
+    if (!any) return false;
+  }
+  return false;
+}
+
+mi_arena_t* _mi_arena_add(const mi_area_t* area) {
+  mi_arena_t* const arena = arena_format(area);
+  return (arena != NULL && arena_publish(arena, 0, true) ? arena : NULL);
+}
+
+bool _mi_arena_exists(const mi_arena_t* arena) {
+  for (size_t i = 0; i < MI_ARENAS_MAX && arena != NULL; i++) {
+    const mi_arena_t* const a = mi_load_acquire(&_mi_arenas[i]);
+    if (a == NULL) break;
+    if (a == arena) return true;
+  }
+  return false;
+}
+
 // Makes one more arena with room for `count` segments in a row. Threads may do so at the same time: one enters the
-// table, the others unmap theirs, in which nobody has seen anything yet.
+// table, the others unmap theirs, in which nobody has seen anything yet. The first of them is the span.
 static bool arena_grow(size_t count) {
+  static _Atomic(bool) have_span;
   if (_mi_option(mi_option_disallow_os_alloc) != 0) return false;
   size_t n = 0;
-  mi_arena_t* last = NULL;
-  while (n < MI_ARENAS_MAX) {
-    mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[n]);
+  const mi_arena_t* last = NULL;  // the largest of those that we made so
+  for (; n < MI_ARENAS_MAX; n++) {
+    const mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[n]);
     if (arena == NULL) break;
-    last = arena;
-    n++;
+    if (!arena->is_foreign && !arena->is_exclusive && (last == NULL || arena->segment_count > last->segment_count)) {
+      last = arena;
+    }
   }
   if (n == MI_ARENAS_MAX) return false;
   size_t goal;
-  if (last != NULL) {
+  if (last != NULL && mi_load_relaxed(&have_span)) {
     goal = 2 * (last->segment_count << MI_SEGMENT_SHIFT);
   } else {
     goal = (size_t)_mi_option(mi_option_arena_reserve) * MI_KiB;
@@ -93,15 +159,15 @@ static bool arena_grow(size_t count) {
   for (;;) {
     uint8_t* const start = _mi_os_reserve(goal, MI_SEGMENT_SIZE);
     if (start != NULL) {
-      mi_arena_t* const arena = arena_format(start, goal);
+      const mi_area_t area = {.start = start, .size = goal, .is_zero = true, .numa_node = -1};
+      mi_arena_t* const arena = arena_format(&area);
       if (arena == NULL) {
         _mi_os_free(start, goal);
         return false;
       }
-      mi_arena_t* expected = NULL;
-      if (!mi_cas_strong_acq_rel(&_mi_arenas[n], &expected, arena)) {
+      if (!arena_publish(arena, n, false)) {
         _mi_os_free(start, goal);
-      } else if (n == 0) {
+      } else if (!atomic_exchange_explicit(&have_span, true, memory_order_relaxed)) {
         mi_span_publish((uintptr_t)start + 1, goal);
       }
       return true;
@@ -111,6 +177,18 @@ static bool arena_grow(size_t count) {
   }
 }
 
+// --- giving memory back -----------------------------------------------------------------------------------
+
+bool _mi_arena_purge(mi_arena_t* arena, void* start, size_t size, bool decommit) {
+  if (arena->is_pinned) return false;
+  return _mi_os_purge(start, size, decommit) && !arena->is_foreign;
+}
+
+bool _mi_memory_purge(void* start, size_t size) {
+  size_t index;
+  return _mi_arena_purge(_mi_arena_of((uint8_t*)start + 1, &index), start, size, true);
+}
+
 // --- claiming segments ------------------------------------------------------------------------------------
 
 // Makes segments [0, end) accessible. Threads may overlap: each maps from the `ready` that it saw, which is
@@ -118,7 +196,7 @@ static bool arena_grow(size_t count) {
 static bool arena_make_ready(mi_arena_t* arena, size_t end) {
   size_t ready = mi_load_acquire(&arena->ready);
   if (end <= ready) return true;
-  if (!_mi_os_commit(mi_arena_segment(arena, ready), (end - ready) << MI_SEGMENT_SHIFT)) return false;
+  if (!arena_commit(arena, mi_arena_segment(arena, ready), (end - ready) << MI_SEGMENT_SHIFT)) return false;
   while (ready < end && !mi_cas_weak_acq_rel(&arena->ready, &ready, end)) {
   }
   return true;
@@ -212,13 +290,18 @@ static bool arena_claim(mi_arena_t* arena, size_t count, size_t alignment, size_
   return true;
 }
 
-bool _mi_segments_claim(size_t count, size_t alignment, size_t phase, mi_arena_t** arena, size_t* index) {
+bool _mi_segments_claim(size_t count, size_t alignment, size_t phase, mi_arena_t* only, mi_arena_t** arena,
+                        size_t* index) {
   for (int round = 0;; round++) {
     bool refused = false;
+    if (only != NULL) {
+      *arena = only;
+      return arena_claim(only, count, alignment, phase, index, &refused);
+    }
     for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
       mi_arena_t* const a = mi_load_acquire(&_mi_arenas[i]);
       if (a == NULL) break;
-      if (arena_claim(a, count, alignment, phase, index, &refused)) {
+      if (!a->is_exclusive && arena_claim(a, count, alignment, phase, index, &refused)) {
         *arena = a;
         return true;
       }

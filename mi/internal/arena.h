@@ -5,7 +5,7 @@
 
 #include "mi/internal/types.h"
 
-#define MI_ARENAS_MAX 64
+#define MI_ARENAS_MAX 160
 mi_hidden extern _Atomic(mi_arena_t*) _mi_arenas[MI_ARENAS_MAX];
 
 // The range test of mi_free: p lies in the first arena iff p - low < size. `low` is one byte above its start, because
@@ -52,25 +52,47 @@ static inline size_t mi_page_slice(const mi_page_t* page) { return (size_t)(page
 mi_hidden mi_arena_t* _mi_arena_of(const void* p, size_t* segment_index);
 
 // Takes `count` unused segments in a row, readable and writable, such that (address + phase) % alignment == 0
-// (alignment 0: anywhere). Makes a new arena if it must. False: no address space or memory.
-mi_hidden bool _mi_segments_claim(size_t count, size_t alignment, size_t phase, mi_arena_t** arena, size_t* index);
+// (alignment 0: anywhere). From `only`, if that is not NULL; else from any arena that is not exclusive, and makes a new
+// one if it must. False: no address space or memory.
+mi_hidden bool _mi_segments_claim(size_t count, size_t alignment, size_t phase, mi_arena_t* only, mi_arena_t** arena,
+                                  size_t* index);
 // Gives them back; the caller has set kind to UNUSED already. Their dirty and backed words stay as they are.
 mi_hidden void _mi_segments_release(mi_arena_t* arena, size_t index, size_t count);
 
 // Takes `count` slices in a row of one segment for a page and returns the slot of the first; `*zero` tells whether
-// all are known to be zero. Tries the thread's current segment first. NULL: no memory.
-mi_hidden mi_page_t* _mi_slices_claim(mi_thread_t* thread, size_t count, bool* zero);
+// all are known to be zero. Tries the thread's current segment first. `only` as above. NULL: no memory.
+mi_hidden mi_page_t* _mi_slices_claim(mi_thread_t* thread, size_t count, mi_arena_t* only, bool* zero);
 // Gives the slices of a page back; its slots are reset first.
 mi_hidden void _mi_slices_release(mi_page_t* page);
 // The resolved page of a pointer into an arena, from any slot of the page; NULL if there is no page there.
 mi_hidden mi_page_t* _mi_page_of_any(const void* p);
 
 // Takes a run of segments for one huge block of `size` bytes at an address with (p + offset) % alignment == 0.
-mi_hidden mi_page_t* _mi_huge_claim(size_t size, size_t alignment, size_t offset, bool* zero);
+mi_hidden mi_page_t* _mi_huge_claim(size_t size, size_t alignment, size_t offset, mi_arena_t* only, bool* zero);
 mi_hidden void _mi_huge_release(mi_page_t* page);
 
 // Gives memory of slices back that have been free for a while; `force`: of all free slices, and whole segments.
 // Any thread, any time. Cheap when there is nothing due.
 mi_hidden void _mi_purge(bool force);
+
+// Gives the memory of a stretch back that the caller holds, as the arena that it lies in allows; true: it reads as
+// zero.
+mi_hidden bool _mi_arena_purge(mi_arena_t* arena, void* start, size_t size, bool decommit);
+mi_hidden bool _mi_memory_purge(void* start, size_t size);  // at once; finds the arena
+
+// What is known of memory that becomes an arena.
+typedef struct mi_area_s {
+  void* start;
+  size_t size;
+  bool is_committed, is_zero, is_pinned, is_exclusive, is_foreign;
+  int numa_node;
+  mi_commit_memory_fun* commit;
+  void* commit_arg;
+} mi_area_t;
+// Makes an arena of it, with its header inside. NULL: it holds no whole aligned segment, cannot be made accessible, or
+// there are MI_ARENAS_MAX arenas already.
+mi_hidden mi_arena_t* _mi_arena_add(const mi_area_t* area);
+// Is it one of the arenas in the table?
+mi_hidden bool _mi_arena_exists(const mi_arena_t* arena);
 
 #endif

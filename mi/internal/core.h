@@ -99,6 +99,12 @@ static inline void* mi_page_pop(mi_page_t* page, mi_block_t* block) {
 #define MI_BIN_HANDLE 25u  // mi_bin_of(512): pages of this class in the internal heap hold handles and nothing else
 mi_hidden void* _mi_internal_alloc(mi_thread_t* thread, size_t size);
 mi_hidden void* _mi_internal_zalloc(mi_thread_t* thread, size_t size);
+// The same for a heap whose everything lies in one arena: a page of its own there. `arena` NULL: as zalloc.
+mi_hidden void* _mi_internal_alloc_in(mi_thread_t* thread, mi_arena_t* arena, size_t size);
+static inline mi_arena_t* _mi_heap_arena(const mi_heap_t* heap) {  // NULL: of no arena in particular
+  size_t index;
+  return (mi_likely((heap->flags & MI_HEAP_IN_ARENA) == 0) ? NULL : _mi_arena_of((const uint8_t*)heap + 1, &index));
+}
 mi_hidden void _mi_internal_free(void* block);
 
 // --- threads -------------------------------------------------------------------------------------------------

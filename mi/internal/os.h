@@ -21,6 +21,14 @@ mi_hidden void _mi_os_free(void* start, size_t size);
 mi_hidden size_t _mi_os_reserve_goal(void);
 // Milliseconds of a monotonic clock, as coarse as a timer tick and as cheap.
 mi_hidden uint64_t _mi_os_clock_ms(void);
+// Maps huge pages of 1 << `shift` bytes over a reserved range, readable and writable; false, and the range as before,
+// if the system has none.
+#define MI_OS_PAGE_2MIB 21
+#define MI_OS_PAGE_1GIB 30
+mi_hidden bool _mi_os_map_huge_pages(void* start, size_t size, int shift);
+// Asks for memory of a NUMA node; a machine without nodes does not mind.
+mi_hidden void _mi_os_prefer_node(void* start, size_t size, int node);
+mi_hidden size_t _mi_os_node_count(void);  // at least 1
 // Writes to standard error.
 mi_hidden void _mi_os_write(const char* text, size_t length);
 // Does the process run with raised privileges?

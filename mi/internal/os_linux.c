@@ -3,9 +3,11 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <sched.h>
+#include <stdio.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/sysinfo.h>
 #include <time.h>
 #include <unistd.h>
@@ -53,6 +55,47 @@ void _mi_os_free(void* start, size_t size) {
   const int saved = errno;
   munmap(start, size);
   errno = saved;
+}
+
+#ifndef MAP_HUGE_SHIFT
+#define MAP_HUGE_SHIFT 26
+#endif
+
+bool _mi_os_map_huge_pages(void* start, size_t size, int shift) {
+  const int saved = errno;
+  // Without MAP_FIXED first: a failed MAP_FIXED may have taken the old mapping away. What was got in another place is
+  // moved, which keeps the pages.
+  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | (shift << MAP_HUGE_SHIFT);
+  void* const p = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, -1, 0);
+  bool ok = (p != MAP_FAILED);
+  if (ok) {
+    munmap(p, size);
+    ok = (mmap(start, size, PROT_READ | PROT_WRITE, flags | MAP_FIXED, -1, 0) == start);
+    if (!ok) mmap(start, size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  }
+  errno = saved;
+  return ok;
+}
+
+void _mi_os_prefer_node(void* start, size_t size, int node) {
+  const int saved = errno;
+  unsigned long mask[(MI_NUMA_NODE_MAX + 1) / (8 * sizeof(unsigned long))] = {0};
+  mask[(size_t)node / (8 * sizeof(unsigned long))] = 1ul << ((size_t)node % (8 * sizeof(unsigned long)));
+  const int preferred = 1;  // MPOL_PREFERRED
+  syscall(SYS_mbind, start, size, preferred, mask, (unsigned long)MI_NUMA_NODE_MAX + 1, 0);
+  errno = saved;
+}
+
+size_t _mi_os_node_count(void) {
+  const int saved = errno;
+  size_t count = 0;
+  char path[64];
+  do {
+    count++;
+    snprintf(path, sizeof(path), "/sys/devices/system/node/node%zu", count);
+  } while (count < MI_NUMA_NODE_MAX && access(path, F_OK) == 0);
+  errno = saved;
+  return count;
 }
 
 size_t _mi_os_reserve_goal(void) {

@@ -109,6 +109,20 @@ static void page_init(mi_theap_t* theap, mi_page_t* page, mi_kind_t kind, size_t
   theap->page_count++;
 }
 
+// Slices for a page: of `arena` if that is not NULL, else of an arena of the preferred node, else of any.
+static mi_page_t* theap_claim_slices(mi_theap_t* theap, mi_arena_t* arena, size_t count, bool* zero) {
+  if (mi_unlikely(theap->numa != 0) && arena == NULL) {
+    for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
+      mi_arena_t* const a = mi_load_acquire(&_mi_arenas[i]);
+      if (a == NULL) break;
+      if (a->is_exclusive || a->numa_node + 1 != theap->numa) continue;
+      mi_page_t* const page = _mi_slices_claim(theap->thread, count, a, zero);
+      if (page != NULL) return page;
+    }
+  }
+  return _mi_slices_claim(theap->thread, count, arena, zero);
+}
+
 static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
   const size_t size = mi_bin_size(bin);
   // Regions of up to 64 KiB come and go with their heaps: small pages of them empty, and go back, sooner.
@@ -120,7 +134,7 @@ static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
     zero = page->fresh_zero;
     if (!zero) atomic_fetch_sub_explicit(&handle_pages_warm, 1u, memory_order_relaxed);
   } else {
-    page = _mi_slices_claim(theap->thread, slices, &zero);
+    page = theap_claim_slices(theap, theap->arena, slices, &zero);
     if (page == NULL) return NULL;
     if (is_handle && !zero) {  // who enumerates the handles reads all of the page: an id of 0 is no heap
       memset((uint8_t*)mi_page_segment(page) + mi_page_slice(page) * MI_SLICE_SIZE, 0, MI_SLICE_SIZE);
@@ -146,7 +160,7 @@ static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
 static void handle_page_push(mi_page_t* page, bool warm) {
   page->fresh_zero = 0;
   if (!warm) {
-    page->fresh_zero = _mi_os_purge(page->start, MI_SLICE_SIZE, true);
+    page->fresh_zero = _mi_memory_purge(page->start, MI_SLICE_SIZE);
     if (page->fresh_zero) atomic_fetch_sub_explicit(&handle_pages_warm, 1u, memory_order_relaxed);
   }
   mi_stack_push(&handle_pages, page, PAGE_LINK);
@@ -341,7 +355,8 @@ static mi_abandoned_t* heap_abandoned(mi_heap_t* heap, mi_thread_t* thread) {
   mi_abandoned_t* seen = mi_load_acquire(&heap->abandoned);
   if (seen != NULL || thread == NULL) return seen;
   mi_abandoned_t* const made =
-      (heap == &_mi_heap_internal ? _mi_os_alloc(sizeof(*made)) : _mi_internal_zalloc(thread, sizeof(*made)));
+      (heap == &_mi_heap_internal ? _mi_os_alloc(sizeof(*made))
+                                  : _mi_internal_alloc_in(thread, _mi_heap_arena(heap), sizeof(*made)));
   if (made == NULL) return NULL;
   if (mi_cas_strong_acq_rel(&heap->abandoned, &seen, made)) return made;
   if (heap == &_mi_heap_internal) {
@@ -368,9 +383,9 @@ static bool page_claim_popped(mi_page_t* page) {
 static void page_give_up(mi_page_t* page) {
   mi_heap_t* const heap = mi_load_relaxed(&page->heap);
   mi_abandoned_t* const abandoned = heap_abandoned(heap, _mi_tls.thread);
-  // A page of the main heap that holds a single block needs no finder but the block's free.
-  const mi_thread_free_t list_it =
-      (abandoned == NULL || (heap == &_mi_heap_main && mi_page_is_single(page)) ? 0 : MI_LISTED);
+  // A page of the main or the internal heap that holds a single block needs no finder but the block's free.
+  const bool is_endless = (heap == &_mi_heap_main || heap == &_mi_heap_internal);
+  const mi_thread_free_t list_it = (abandoned == NULL || (is_endless && mi_page_is_single(page)) ? 0 : MI_LISTED);
   mi_store_relaxed(&page->theap, (mi_theap_t*)NULL);
   mi_store_relaxed(&page->owner, mi_load_relaxed(&page->owner) & (MI_OWNER_INTERIOR | MI_OWNER_SPECIAL));
   for (;;) {
@@ -389,7 +404,7 @@ static void page_give_up(mi_page_t* page) {
         const size_t size = (mi_page_is_single(page) ? page->block_size : page->slices * MI_SLICE_SIZE);
         page->free = page->local_free = NULL;
         page->capacity = 0;
-        page->fresh_zero = _mi_os_purge(page->start, size & ~(MI_OS_PAGE - 1), true);
+        page->fresh_zero = _mi_memory_purge(page->start, size & ~(MI_OS_PAGE - 1));
       }
     }
     const mi_thread_free_t next = (tf & MI_LISTED) | list_it | MI_ABANDONED;
@@ -570,7 +585,7 @@ void* _mi_theap_alloc_class(mi_theap_t* theap, size_t bin, bool zero) {
   return block;
 }
 
-void* _mi_theap_alloc_solo(mi_theap_t* theap, size_t size, size_t alignment, size_t offset, bool zero) {
+static void* solo_alloc(mi_theap_t* theap, mi_arena_t* arena, size_t size, size_t alignment, size_t offset, bool zero) {
   bool is_zero;
   mi_page_t* page;
   if (size == 0) size = 1;
@@ -583,7 +598,7 @@ void* _mi_theap_alloc_solo(mi_theap_t* theap, size_t size, size_t alignment, siz
   const size_t slack = (alignment <= MI_SLICE_SIZE && offset == 0 ? 0 : alignment);
   if (size <= MI_SOLO_SIZE_MAX && slack <= MI_SOLO_SIZE_MAX - size) {
     const size_t slices = (size + slack + MI_SLICE_SIZE - 1) >> MI_SLICE_SHIFT;
-    page = _mi_slices_claim(theap->thread, slices, &is_zero);
+    page = theap_claim_slices(theap, arena, slices, &is_zero);
     if (page == NULL) return NULL;
     page_init(theap, page, MI_PAGE_SOLO, MI_BIN_SOLO, is_zero);
     uint8_t* const start = (uint8_t*)mi_page_segment(page) + mi_page_slice(page) * MI_SLICE_SIZE;
@@ -592,7 +607,7 @@ void* _mi_theap_alloc_solo(mi_theap_t* theap, size_t size, size_t alignment, siz
     const size_t room = slices * MI_SLICE_SIZE - (size_t)(page->start - start);
     if (page->block_size > room) page->block_size = room;
   } else {
-    page = _mi_huge_claim(size, alignment, offset, &is_zero);
+    page = _mi_huge_claim(size, alignment, offset, arena, &is_zero);
     if (page == NULL) return NULL;
     page_init(theap, page, MI_PAGE_HUGE, MI_BIN_SOLO, is_zero);
   }
@@ -604,6 +619,15 @@ void* _mi_theap_alloc_solo(mi_theap_t* theap, size_t size, size_t alignment, siz
   owner_flag(page, MI_OWNER_FULL, true);
   if (zero && !is_zero) memset(page->start, 0, page->block_size);
   return page->start + inside;
+}
+
+void* _mi_theap_alloc_solo(mi_theap_t* theap, size_t size, size_t alignment, size_t offset, bool zero) {
+  return solo_alloc(theap, theap->arena, size, alignment, offset, zero);
+}
+
+void* _mi_internal_alloc_in(mi_thread_t* thread, mi_arena_t* arena, size_t size) {
+  if (arena == NULL) return _mi_internal_zalloc(thread, size);
+  return solo_alloc(&thread->internal_theap, arena, size, 1, 0, true);
 }
 
 void _mi_page_mark_interior(mi_page_t* page) { owner_flag(page, MI_OWNER_INTERIOR, true); }

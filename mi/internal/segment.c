@@ -110,11 +110,12 @@ static mi_page_t* slices_take(mi_arena_t* arena, size_t index, size_t count, boo
 // Searches the segments with free slices; `warm`: those that may have free slices with memory behind them. A run that
 // is longer than one slice may not fit in many of them: after some misses a new segment is the better choice, and the
 // work stays bounded.
-static mi_page_t* slices_search(mi_thread_t* thread, size_t count, bool warm, bool* zero) {
+static mi_page_t* slices_search(mi_thread_t* thread, size_t count, mi_arena_t* only, bool warm, bool* zero) {
   size_t misses = 0;
   for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
     mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[i]);
     if (arena == NULL) break;
+    if (only == NULL ? arena->is_exclusive : arena != only) continue;
     const size_t words = (mi_load_acquire(&arena->ready) + 63) / 64;
     const size_t hint = mi_load_relaxed(&arena->first_free);
     bool all_empty = true;
@@ -143,10 +144,10 @@ static mi_page_t* slices_search(mi_thread_t* thread, size_t count, bool warm, bo
 }
 
 // Takes a segment from the arena and makes it NORMAL, with the caller's run claimed from the start.
-static mi_page_t* segment_open(mi_thread_t* thread, size_t count, bool* zero) {
+static mi_page_t* segment_open(mi_thread_t* thread, size_t count, mi_arena_t* only, bool* zero) {
   mi_arena_t* arena;
   size_t index;
-  if (!_mi_segments_claim(1, 0, 0, &arena, &index)) return NULL;
+  if (!_mi_segments_claim(1, 0, 0, only, &arena, &index)) return NULL;
   mi_segment_info_t* const info = &arena->info[index];
   mi_segment_t* const segment = (mi_segment_t*)mi_arena_segment(arena, index);
   if ((mi_load_relaxed(&info->dirty) & 1) != 0) memset(segment, 0, sizeof(*segment));
@@ -174,20 +175,21 @@ static void slots_mark_tail(mi_page_t* page, size_t count) {
   }
 }
 
-mi_page_t* _mi_slices_claim(mi_thread_t* thread, size_t count, bool* zero) {
-  mi_arena_t* const last = thread->segment_arena;
+mi_page_t* _mi_slices_claim(mi_thread_t* thread, size_t count, mi_arena_t* only, bool* zero) {
+  mi_arena_t* last = thread->segment_arena;
+  if (last != NULL && (only == NULL ? last->is_exclusive : last != only)) last = NULL;
   const size_t last_index = thread->segment_index;
   mi_page_t* page = NULL;
   if (last != NULL) page = slices_take(last, last_index, count, true, zero);
-  if (page == NULL) page = slices_search(thread, count, true, zero);
+  if (page == NULL) page = slices_search(thread, count, only, true, zero);
   if (page == NULL && last != NULL) page = slices_take(last, last_index, count, false, zero);
-  if (page == NULL) page = slices_search(thread, count, false, zero);
-  if (page == NULL) page = segment_open(thread, count, zero);
+  if (page == NULL) page = slices_search(thread, count, only, false, zero);
+  if (page == NULL) page = segment_open(thread, count, only, zero);
   if (page == NULL) {
     // Memory is short. Free slices elsewhere may be backed by memory that others need.
     _mi_purge(true);
-    page = slices_search(thread, count, false, zero);
-    if (page == NULL) page = segment_open(thread, count, zero);
+    page = slices_search(thread, count, only, false, zero);
+    if (page == NULL) page = segment_open(thread, count, only, zero);
   }
   if (page != NULL) slots_mark_tail(page, count);
   return page;
@@ -211,7 +213,7 @@ void _mi_slices_release(mi_page_t* page) {
 
 // --- huge blocks -----------------------------------------------------------------------------------------------
 
-mi_page_t* _mi_huge_claim(size_t size, size_t alignment, size_t offset, bool* zero) {
+mi_page_t* _mi_huge_claim(size_t size, size_t alignment, size_t offset, mi_arena_t* only, bool* zero) {
   // The block starts `lead` bytes into the run: behind the header, and where the alignment wants it. `p - 1` must
   // lie in a segment whose header area is not the block's own: lead <= 4 MiB, or the block starts so far into the
   // second segment that the slot that p leads to lies before it.
@@ -231,9 +233,9 @@ mi_page_t* _mi_huge_claim(size_t size, size_t alignment, size_t offset, bool* ze
   const size_t count = (lead + size + MI_SEGMENT_MASK) >> MI_SEGMENT_SHIFT;
   mi_arena_t* arena;
   size_t index;
-  if (!_mi_segments_claim(count, segment_alignment, phase, &arena, &index)) {
+  if (!_mi_segments_claim(count, segment_alignment, phase, only, &arena, &index)) {
     _mi_purge(true);  // whole segments may be among what is free
-    if (!_mi_segments_claim(count, segment_alignment, phase, &arena, &index)) return NULL;
+    if (!_mi_segments_claim(count, segment_alignment, phase, only, &arena, &index)) return NULL;
   }
   mi_segment_t* const segment = (mi_segment_t*)mi_arena_segment(arena, index);
   *zero = true;
@@ -281,9 +283,12 @@ void _mi_huge_release(mi_page_t* page) {
 
 // --- purging ------------------------------------------------------------------------------------------------------
 
-static bool purge_run(uint8_t* start, size_t size) {
-  return _mi_os_purge(start, size, _mi_option(mi_option_purge_decommits) != 0);
+static bool purge_run(mi_arena_t* arena, uint8_t* start, size_t size) {
+  return _mi_arena_purge(arena, start, size, _mi_option(mi_option_purge_decommits) != 0);
 }
+
+// May a segment with all slices free be taken out of use?
+static bool segment_may_close(const mi_arena_t* arena, size_t index) { return index != 0 || !arena->is_resident; }
 
 // Purges the slices in `due`, which the caller holds.
 static void purge_slices(mi_arena_t* arena, size_t index, uint64_t due) {
@@ -293,7 +298,7 @@ static void purge_slices(mi_arena_t* arena, size_t index, uint64_t due) {
     size_t n = 1;
     while (at + n < 64 && (rest >> (at + n) & 1) != 0) n++;
     const uint64_t run = mi_run_mask(at, n);
-    if (purge_run(mi_arena_segment(arena, index) + at * MI_SLICE_SIZE, n * MI_SLICE_SIZE)) {
+    if (purge_run(arena, mi_arena_segment(arena, index) + at * MI_SLICE_SIZE, n * MI_SLICE_SIZE)) {
       mi_fetch_and_acq_rel(&info->dirty, ~run);
     }
     mi_fetch_and_acq_rel(&info->backed, ~run);
@@ -309,7 +314,7 @@ static void segment_close(mi_arena_t* arena, size_t index) {
   // The word is 0: nobody can claim a slice, the segment is ours.
   summary_clear(arena, index);
   mi_store_release(&arena->kind[index], (uint8_t)MI_SEGMENT_UNUSED);
-  if (_mi_os_purge(mi_arena_segment(arena, index), MI_SLICE_SIZE, true)) {
+  if (_mi_arena_purge(arena, mi_arena_segment(arena, index), MI_SLICE_SIZE, true)) {
     mi_fetch_and_acq_rel(&info->dirty, ~(uint64_t)1);
     mi_fetch_and_acq_rel(&info->backed, ~(uint64_t)1);
   }
@@ -330,7 +335,8 @@ static void purge_normal(mi_arena_t* arena, size_t index, bool force) {
     purge_slices(arena, index, due);
     slices_give(arena, index, due);
   }
-  if (mi_load_acquire(&info->free) == MI_SLICES_ALL && (force || aged == MI_SLICES_ALL)) {
+  if (mi_load_acquire(&info->free) == MI_SLICES_ALL && (force || aged == MI_SLICES_ALL) &&
+      segment_may_close(arena, index)) {
     segment_close(arena, index);
   } else {
     // Only what is free now and still is when released slices clear their bit: a stale set bit costs an early
@@ -352,7 +358,7 @@ static void purge_unused(mi_arena_t* arena, size_t index, bool force) {
   } while (!mi_cas_weak_acq_rel(&arena->unused[index / 64], &word, word & ~bit));
   const uint64_t backed = mi_load_acquire(&info->backed);
   if (backed == ~(uint64_t)0) {
-    if (purge_run(mi_arena_segment(arena, index), MI_SEGMENT_SIZE)) mi_store_relaxed(&info->dirty, 0);
+    if (purge_run(arena, mi_arena_segment(arena, index), MI_SEGMENT_SIZE)) mi_store_relaxed(&info->dirty, 0);
     mi_store_relaxed(&info->backed, 0);
   } else if (backed != 0) {
     purge_slices(arena, index, backed);
@@ -381,7 +387,7 @@ static void purge_pass(bool force) {
           case MI_SEGMENT_NORMAL:
             purge_normal(arena, index, force);
             still = mi_load_seq_cst(&info->free) & mi_load_acquire(&info->backed);
-            if (mi_load_acquire(&info->free) == MI_SLICES_ALL) still = 1;  // to be closed
+            if (mi_load_acquire(&info->free) == MI_SLICES_ALL && segment_may_close(arena, index)) still = 1;
             break;
           case MI_SEGMENT_UNUSED:
             purge_unused(arena, index, force);

@@ -110,6 +110,7 @@ mi_cold mi_thread_t* _mi_thread_make(void) {
   thread->heap_balance = 0;
   thread->handle_cache_limit = MI_HANDLE_CACHE_START;
   thread->handle_trims = 0;
+  thread->subproc = NULL;
   memset(thread->part_cache, 0, sizeof(thread->part_cache));
   mi_store_release(&thread->id, id);
   _mi_theap_init(&thread->main_theap, &_mi_heap_main, thread);

@@ -28,6 +28,7 @@
 #define MI_ALLOC_MAX ((size_t)PTRDIFF_MAX)
 #define MI_OS_PAGE ((size_t)4096)
 #define MI_CACHE_LINE 64
+#define MI_NUMA_NODE_MAX 1023
 
 typedef struct mi_heap_s mi_heap_t;
 typedef struct mi_theap_s mi_theap_t;
@@ -127,9 +128,20 @@ typedef struct mi_segment_info_s {
   _Atomic(uint64_t) backed;  // slices that may have memory behind them; only their holder changes a bit
 } mi_segment_info_t;
 
+typedef bool mi_commit_memory_fun(bool commit, void* start, size_t size, bool* is_zero, void* arg);
+
 typedef struct mi_arena_s {
   uint8_t* start;  // of segment 0; aligned to a segment
   size_t segment_count;
+  uint8_t* area;  // the memory as it was given: segments are cut from its inside
+  size_t area_size;
+  mi_commit_memory_fun* commit;  // of memory that the program manages; NULL: mprotect
+  void* commit_arg;
+  int numa_node;                 // -1: unknown
+  bool is_exclusive;             // serves only who names it
+  bool is_foreign;               // not mapped by us: what is purged may read as anything
+  bool is_pinned;                // has its memory for ever: never purged
+  bool is_resident;              // segment 0 holds this header behind its slots, and is never closed
   _Atomic(size_t) ready;         // segments [0, ready) are writable; only grows
   _Atomic(size_t) first_unused;  // hint: no unused segment below
   _Atomic(size_t) first_free;    // hint: word of `has_free` to start at
@@ -178,14 +190,16 @@ struct mi_theap_s {
   mi_page_t* queue[MI_BIN_COUNT];  // circular lists: head; head->prev is the last
   mi_heap_t* heap;
   mi_thread_t* thread;
-  mi_part_t* part;  // NULL for the main and the internal heap
-  mi_slot_t* slot;  // NULL for those that live in the record
+  mi_part_t* part;    // NULL for the main and the internal heap
+  mi_slot_t* slot;    // NULL for those that live in the record
+  mi_arena_t* arena;  // where its pages come from; NULL: any that is not exclusive
   uint32_t page_count;
   uint32_t tidy_count;
   uint8_t retire_low, retire_high;  // bins that may hold a retired page
   _Atomic(bool) dead;               // its heap was destroyed while it was its thread's default
   bool is_internal;
   uint8_t collect_bin;  // where the last small collect looked
+  uint16_t numa;        // the node that arenas are preferred of, plus 1; 0: none
   _Atomic(mi_block_t*) delayed_free __attribute__((aligned(MI_CACHE_LINE)));
 } __attribute__((aligned(MI_CACHE_LINE)));
 
@@ -224,6 +238,7 @@ struct mi_thread_s {
   int8_t heap_balance;          // heaps made less heaps ended, saturating
   bool forked;                  // stood still in a fork: its memory is frozen
   mi_heap_t* callback_heap;     // the heap that called back: may not be ended from the callback
+  void* subproc;                // mi_subproc_t of the layer above; NULL: the main one
   mi_part_cache_t part_cache[MI_PART_CACHE];
   // --- shared
   _Atomic(mi_slot_t*) free_slots __attribute__((aligned(MI_CACHE_LINE)));  // pushed by any, popped by the owner
@@ -289,6 +304,10 @@ struct mi_part_s {
 } __attribute__((aligned(MI_CACHE_LINE)));
 #define MI_PART_SIZE 288  // what of it is used: objects follow
 
+// Flags of a handle.
+#define MI_HEAP_NO_DESTROY 1  // made with allow_destroy = false
+#define MI_HEAP_IN_ARENA 2    // everything of it lies in the arena that its handle lies in
+
 typedef enum mi_heap_state_e { MI_HEAP_OPEN = 0, MI_HEAP_CLOSED, MI_HEAP_DYING } mi_heap_state_t;
 
 // What few heaps need is a block of its own, made at first need.
@@ -310,7 +329,7 @@ struct mi_heap_s {
       _Atomic(int64_t) pages_out;  // pages that no theap holds
       _Atomic(uint32_t) refs;      // theaps attached, plus one for the heap itself
       _Atomic(uint8_t) state;      // mi_heap_state_t
-      uint8_t no_destroy;          // made with allow_destroy = false
+      uint8_t flags;               // MI_HEAP_NO_DESTROY, MI_HEAP_IN_ARENA; constant while the heap lives
       uint8_t visiting;            // a visitor runs: no region is reset
       _Atomic(uint8_t) is_target;  // something was merged into it
     };
