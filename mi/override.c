@@ -10,6 +10,7 @@
 // one when memory runs out (the new_handler, std::bad_alloc) are weak references. This file is compiled with
 // -fexceptions.
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -133,12 +134,36 @@ char* __strndup(const char* s, size_t n) ALIAS(strndup);
 #define NAME(before, after) before##j##after
 #endif
 
+// What happens when there is no memory (call the new_handler, try again, throw, catch for nothrow) is the C++ runtime's
+// business: its own operator of the same name is called, which asks malloc again. The references are weak, so that
+// neither a C++ runtime nor a dynamic loader is needed.
+extern void* dlopen(const char* file, int mode) __attribute__((weak));
+extern void* dlsym(void* handle, const char* name) __attribute__((weak));
+
+typedef void* new_fun(size_t size);
+typedef void* new_nothrow_fun(size_t size, const void* tag);
+typedef void* new_aligned_fun(size_t size, size_t alignment);
+typedef void* new_aligned_nothrow_fun(size_t size, size_t alignment, const void* tag);
+
+// The operator of this name behind ours; NULL: there is none.
+static mi_cold void* runtime_operator(const char* name) {
+  if (dlsym == NULL) return NULL;
+  void* own = dlsym(RTLD_NEXT, name);
+  // A runtime that came with a library of the program is not behind us, but may be there.
+  static const char* const runtimes[] = {"libstdc++.so.6", "libc++abi.so.1", "libc++.so.1"};
+  for (size_t i = 0; own == NULL && dlopen != NULL && i < sizeof(runtimes) / sizeof(runtimes[0]); i++) {
+    void* const runtime = dlopen(runtimes[i], RTLD_LAZY | RTLD_NOLOAD);
+    if (runtime != NULL) own = dlsym(runtime, name);
+  }
+  return own;
+}
+
+// In a program without shared libraries: the same by hand. A new_handler that throws from a nothrow new is not caught.
 typedef void new_handler_fun(void);
 extern new_handler_fun* _ZSt15get_new_handlerv(void) __attribute__((weak));  // std::get_new_handler()
 extern _Noreturn void _ZSt17__throw_bad_allocv(void) __attribute__((weak));  // std::__throw_bad_alloc()
 
-// There is no memory: asks the program's new_handler, again and again, until there is some or no handler any more.
-static mi_cold void* new_failed(size_t size, size_t alignment, bool nothrow) {
+static mi_cold void* new_by_hand(size_t size, size_t alignment, bool nothrow) {
   for (;;) {
     new_handler_fun* const handler = (_ZSt15get_new_handlerv == NULL ? NULL : _ZSt15get_new_handlerv());
     if (handler == NULL) break;
@@ -148,20 +173,36 @@ static mi_cold void* new_failed(size_t size, size_t alignment, bool nothrow) {
   }
   if (nothrow) return NULL;
   if (_ZSt17__throw_bad_allocv != NULL) _ZSt17__throw_bad_allocv();
-  abort();  // operator new without a C++ runtime: nobody could catch an exception
+  abort();  // no C++ runtime: nobody could catch an exception
 }
+
+#define STRING(x) #x
+#define NAME_STRING(x) STRING(x)
 
 static mi_noinline void* new_slow(mi_theap_t* theap, size_t size, bool zero) {
   void* const p = _mi_malloc_generic(theap, size, zero);
-  return (mi_likely(p != NULL) ? p : new_failed(size, 1, false));
+  if (mi_likely(p != NULL)) return p;
+  new_fun* const next = (new_fun*)runtime_operator(NAME_STRING(NAME(_Znw, )));
+  return (next != NULL ? next(size) : new_by_hand(size, 1, false));
 }
 static mi_noinline void* new_slow_nothrow(mi_theap_t* theap, size_t size, bool zero) {
   void* const p = _mi_malloc_generic(theap, size, zero);
-  return (mi_likely(p != NULL) ? p : new_failed(size, 1, true));
+  if (mi_likely(p != NULL)) return p;
+  new_nothrow_fun* const next = (new_nothrow_fun*)runtime_operator(NAME_STRING(NAME(_Znw, RKSt9nothrow_t)));
+  return (next != NULL ? next(size, &next) : new_by_hand(size, 1, true));
 }
-static void* new_aligned(size_t size, size_t alignment, bool nothrow) {
+static void* new_aligned(size_t size, size_t alignment) {
   void* const p = mi_malloc_aligned(size, alignment);
-  return (mi_likely(p != NULL) ? p : new_failed(size, alignment, nothrow));
+  if (mi_likely(p != NULL)) return p;
+  new_aligned_fun* const next = (new_aligned_fun*)runtime_operator(NAME_STRING(NAME(_Znw, St11align_val_t)));
+  return (next != NULL ? next(size, alignment) : new_by_hand(size, alignment, false));
+}
+static void* new_aligned_nothrow(size_t size, size_t alignment) {
+  void* const p = mi_malloc_aligned(size, alignment);
+  if (mi_likely(p != NULL)) return p;
+  new_aligned_nothrow_fun* const next =
+      (new_aligned_nothrow_fun*)runtime_operator(NAME_STRING(NAME(_Znw, St11align_val_tRKSt9nothrow_t)));
+  return (next != NULL ? next(size, alignment, &next) : new_by_hand(size, alignment, true));
 }
 
 // operator new(size), new[](size), and both with nothrow
@@ -182,18 +223,18 @@ void* NAME(_Zna, RKSt9nothrow_t)(size_t size, const void* tag) {
 
 // the same with an alignment
 EXPORT void* NAME(_Znw, St11align_val_t)(size_t size, size_t alignment);
-void* NAME(_Znw, St11align_val_t)(size_t size, size_t alignment) { return new_aligned(size, alignment, false); }
+void* NAME(_Znw, St11align_val_t)(size_t size, size_t alignment) { return new_aligned(size, alignment); }
 EXPORT void* NAME(_Zna, St11align_val_t)(size_t size, size_t alignment);
-void* NAME(_Zna, St11align_val_t)(size_t size, size_t alignment) { return new_aligned(size, alignment, false); }
+void* NAME(_Zna, St11align_val_t)(size_t size, size_t alignment) { return new_aligned(size, alignment); }
 EXPORT void* NAME(_Znw, St11align_val_tRKSt9nothrow_t)(size_t size, size_t alignment, const void* tag);
 void* NAME(_Znw, St11align_val_tRKSt9nothrow_t)(size_t size, size_t alignment, const void* tag) {
   (void)tag;
-  return new_aligned(size, alignment, true);
+  return new_aligned_nothrow(size, alignment);
 }
 EXPORT void* NAME(_Zna, St11align_val_tRKSt9nothrow_t)(size_t size, size_t alignment, const void* tag);
 void* NAME(_Zna, St11align_val_tRKSt9nothrow_t)(size_t size, size_t alignment, const void* tag) {
   (void)tag;
-  return new_aligned(size, alignment, true);
+  return new_aligned_nothrow(size, alignment);
 }
 
 // operator delete: plain, sized, nothrow, aligned, sized and aligned, aligned and nothrow. A block's page knows its
