@@ -67,7 +67,7 @@ root=$destdir$prefix
 
 readonly templates=bazel/package
 for file in mi/mimalloc.h mi/heap/heap.h mi/libmimalloc.so $templates/{libmimalloc.a,mimalloc.o,mimalloc.pc.in} \
-  $templates/{mimalloc.cmake.in,mimalloc-config.cmake.in,mimalloc-config-version.cmake.in} man/mimalloc.3; do
+  $templates/{mimalloc.cmake.in,mimalloc-config.cmake.in,mimalloc-config-version.cmake.in} man/mimalloc.3 LICENSE; do
   [[ -f "$file" ]] || fail "$file is not here; run it as: ${usage_line#usage: }"
 done
 
@@ -80,7 +80,7 @@ readonly version=$major.$((number / 100 % 100)).$((number % 100))
 grep -q "libmimalloc\.so\.$major" mi/libmimalloc.so || fail "mi/libmimalloc.so is not of version $major, as mi/mimalloc.h is"
 
 readonly include=$root/include lib=$root/$libdir man=$root/share/man/man3
-readonly cmake=$lib/cmake/mimalloc
+readonly cmake=$lib/cmake/mimalloc doc=$root/share/doc/mimalloc
 
 # Each of these, if it is there, must be of an installation of this library.
 for file in "$include/mimalloc.h" "$lib"/libmimalloc.{a,so,so."$major"} "$lib/mimalloc.o" "$lib/pkgconfig/mimalloc.pc"; do
@@ -114,7 +114,7 @@ fill() {
 # The way from the libraries' directory to the prefix: .. for lib, ../.. for lib/x86_64-linux-gnu.
 lib_to_prefix=$(sed 's|[^/][^/]*|..|g' <<< "$libdir")
 
-install -d "$include/mi/heap" "$lib/pkgconfig" "$cmake" "$man"
+install -d "$include/mi/heap" "$lib/pkgconfig" "$cmake" "$man" "$doc"
 
 put 644 mi/mimalloc.h "$include/mimalloc.h"
 for header in mi/mimalloc-*.h; do
@@ -141,5 +141,7 @@ for page in man/*.3; do
     [[ "$function.3" == "$name" ]] || link "$name" "$man/$function.3"
   done < <(sed -n '/^\.Sh SYNOPSIS/q; s/^\.Nm \([a-z_0-9]*\).*/\1/p' "$page")
 done
+
+put 644 LICENSE "$doc/LICENSE"
 
 echo "installed mimalloc $version in $root"

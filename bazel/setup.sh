@@ -8,8 +8,8 @@
 set -euo pipefail
 
 demo=(bazel-bootstrap g++ pkg-config libmicrohttpd-dev libcjson-dev)
-check=("${demo[@]}" clang-format cmake googletest libabsl-dev libapr1-dev libbenchmark-dev libmimalloc2.0 libtalloc-dev
-  make man-db mandoc spin)
+check=("${demo[@]}" clang-format cmake fakeroot googletest libabsl-dev libapr1-dev libbenchmark-dev libmimalloc2.0
+  libtalloc-dev make man-db mandoc spin)
 ci=("${check[@]}" clang)
 
 case "${1:-}" in
