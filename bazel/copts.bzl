@@ -18,11 +18,13 @@ C_FLAGS = [
 CXX_FLAGS = ["-std=c++17"] + WARNINGS
 
 # The library's thread-local variables are reached by one instruction (initial-exec), its private names stay
-# out of the dynamic symbol table, and an optimised build keeps no frame pointer.
+# out of the dynamic symbol table, and an optimised build keeps no frame pointer. C++ exceptions pass through it: those of
+# mi_new, and of a program's callbacks.
 LIBRARY_FLAGS = C_FLAGS + [
     "-fvisibility=hidden",
     "-ftls-model=initial-exec",
     "-fno-math-errno",
+    "-fexceptions",
 ] + select({
     "//bazel:optimised": ["-fomit-frame-pointer"],
     "//conditions:default": [],

@@ -183,12 +183,12 @@ mi_decl_nodiscard mi_decl_export void* mi_new_reallocn(void* p, size_t newcount,
 /// with `force`, everything that can go back to the system, at once. Other running threads do their share at
 /// their next slow path.
 mi_decl_export void mi_collect(bool force) mi_attr_noexcept;
-/// Hands memory of the calling thread over, so that other threads may use it, until it owns at most
-/// `target_thread_owned` bytes of pages in its part of the main heap and of its default heap: empty pages go back
-/// first; if that is not enough, all pages are handed over, and are the thread's again as it allocates.
+/// If the calling thread owns more than `target_thread_owned` bytes of pages, empty ones go back; if it still does, all
+/// of them are handed over, so that any thread may use their free blocks. They come back as the thread allocates.
 mi_decl_export void mi_collect_reduce(size_t target_thread_owned) mi_attr_noexcept;
 mi_decl_export int mi_version(void) mi_attr_noexcept;
-/// These are optional: any entry point initialises, thread exit and the process's end are noticed.
+/// All are optional: any entry point initialises, thread exit is noticed. mi_process_done gives back what holds no live
+/// block; the library may be used afterwards.
 mi_decl_export void mi_process_init(void) mi_attr_noexcept;
 mi_decl_export void mi_process_done(void) mi_attr_noexcept;
 mi_decl_export void mi_thread_init(void) mi_attr_noexcept;
@@ -463,5 +463,6 @@ static inline bool mi_v2_arena_contains(mi_arena_id_t arena, const void* p) mi_a
 
 #ifdef __cplusplus
 }
+#include "mimalloc-stl.h"
 #endif
 #endif

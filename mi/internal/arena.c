@@ -159,6 +159,7 @@ static bool arena_grow(size_t count) {
   for (;;) {
     uint8_t* const start = _mi_os_reserve(goal, MI_SEGMENT_SIZE);
     if (start != NULL) {
+      if (_mi_option(mi_option_allow_large_os_pages) != 0) _mi_os_allow_large_pages(start, goal);
       const mi_area_t area = {.start = start, .size = goal, .is_zero = true, .numa_node = -1};
       mi_arena_t* const arena = arena_format(&area);
       if (arena == NULL) {

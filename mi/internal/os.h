@@ -34,5 +34,17 @@ mi_hidden void _mi_os_write(const char* text, size_t length);
 // Does the process run with raised privileges?
 mi_hidden bool _mi_os_is_secure(void);
 mi_hidden void _mi_os_yield(void);
+// Lets the system back reserved memory with its large pages.
+mi_hidden void _mi_os_allow_large_pages(void* start, size_t size);
+// Turns transparent huge pages off for the process, and for what it executes.
+mi_hidden void _mi_os_disallow_thp(void);
+
+// What the system says of the process; 0 where it says nothing.
+typedef struct mi_os_process_s {
+  size_t user_ms, system_ms;
+  size_t rss, peak_rss;  // bytes
+  size_t page_faults;    // those that waited for input
+} mi_os_process_t;
+mi_hidden void _mi_os_process(mi_os_process_t* process);
 
 #endif

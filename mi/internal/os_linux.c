@@ -2,10 +2,13 @@
 // read-only and made writable on demand, so that strict overcommit counts only what is used.
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
@@ -135,3 +138,47 @@ void _mi_os_write(const char* text, size_t length) {
 bool _mi_os_is_secure(void) { return getauxval(AT_SECURE) != 0; }
 
 void _mi_os_yield(void) { sched_yield(); }
+
+void _mi_os_allow_large_pages(void* start, size_t size) {
+  const int saved = errno;
+  madvise(start, size, MADV_HUGEPAGE);  // refused where there are none
+  errno = saved;
+}
+
+void _mi_os_disallow_thp(void) {
+  const int saved = errno;
+  prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
+  errno = saved;
+}
+
+// Resident memory by /proc/self/statm: "size resident ...", in pages.
+static size_t resident_size(void) {
+  const int file = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+  if (file < 0) return 0;
+  char text[128];
+  const ssize_t n = read(file, text, sizeof(text) - 1);
+  close(file);
+  if (n <= 0) return 0;
+  text[n] = 0;
+  char* end;
+  strtoul(text, &end, 10);
+  return strtoul(end, NULL, 10) * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+static size_t milliseconds(const struct timeval* t) { return (size_t)t->tv_sec * 1000 + (size_t)t->tv_usec / 1000; }
+
+void _mi_os_process(mi_os_process_t* process) {
+  const int saved = errno;
+  *process = (mi_os_process_t){0};
+  struct rusage usage;
+  if (getrusage(RUSAGE_SELF, &usage) == 0) {
+    process->user_ms = milliseconds(&usage.ru_utime);
+    process->system_ms = milliseconds(&usage.ru_stime);
+    process->peak_rss = (size_t)usage.ru_maxrss * MI_KiB;
+    process->page_faults = (size_t)usage.ru_majflt;
+  }
+  process->rss = resident_size();
+  // The kernel counts the peak now and then only.
+  if (process->peak_rss < process->rss) process->peak_rss = process->rss;
+  errno = saved;
+}

@@ -13,6 +13,7 @@
 //  * a purger holds (has claimed) the slices that it purges. Due is what was free at two ticks in a row: release
 //    clears a slice's `aged` bit before it sets the `free` bit.
 // The bits of `dirty` and `backed` are changed only by who holds the slice; they are published by the release.
+#include <limits.h>
 #include <string.h>
 
 #include "mi/internal/arena.h"
@@ -322,13 +323,28 @@ static void segment_close(mi_arena_t* arena, size_t index) {
   _mi_segments_release(arena, index, 1);
 }
 
-static void purge_normal(mi_arena_t* arena, size_t index, bool force) {
+// The runs of `due` that are at least so long.
+static uint64_t long_runs(uint64_t due, size_t least) {
+  if (mi_likely(least <= 1)) return due;
+  uint64_t kept = 0;
+  for (uint64_t rest = due; rest != 0;) {
+    const size_t at = mi_ctz(rest);
+    size_t n = 1;
+    while (at + n < 64 && (rest >> (at + n) & 1) != 0) n++;
+    const uint64_t run = mi_run_mask(at, n);
+    if (n >= least) kept |= run;
+    rest &= ~run;
+  }
+  return kept;
+}
+
+static void purge_normal(mi_arena_t* arena, size_t index, bool force, size_t least) {
   mi_segment_info_t* const info = &arena->info[index];
   uint64_t word = mi_load_acquire(&info->free);
   const uint64_t aged = mi_load_acquire(&info->aged);
   uint64_t due;
   do {
-    due = word & mi_load_acquire(&info->backed) & (force ? ~(uint64_t)0 : aged);
+    due = long_runs(word & mi_load_acquire(&info->backed) & (force ? ~(uint64_t)0 : aged), least);
   } while (due != 0 && !mi_cas_weak_acq_rel(&info->free, &word, word & ~due));
   if (due != 0) {
     if ((word & ~due) == 0) summary_clear(arena, index);
@@ -367,7 +383,8 @@ static void purge_unused(mi_arena_t* arena, size_t index, bool force) {
   mi_fetch_or_acq_rel(&arena->unused[index / 64], bit);
 }
 
-static void purge_pass(bool force) {
+// Runs of free slices in segments that are in use go back if they are due and at least so long.
+static void purge_pass(bool force, size_t least) {
   for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
     mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[i]);
     if (arena == NULL) break;
@@ -385,7 +402,7 @@ static void purge_pass(bool force) {
         uint64_t still = 0;
         switch ((mi_segment_kind_t)mi_load_acquire(&arena->kind[index])) {
           case MI_SEGMENT_NORMAL:
-            purge_normal(arena, index, force);
+            purge_normal(arena, index, force, least);
             still = mi_load_seq_cst(&info->free) & mi_load_acquire(&info->backed);
             if (mi_load_acquire(&info->free) == MI_SLICES_ALL && segment_may_close(arena, index)) still = 1;
             break;
@@ -406,14 +423,18 @@ static void purge_pass(bool force) {
 void _mi_purge(bool force) {
   static _Atomic(uint64_t) next_tick;
   if (force) {
-    purge_pass(true);
-    purge_pass(true);  // segments that the first pass emptied and closed
+    purge_pass(true, 1);
+    purge_pass(true, 1);  // segments that the first pass emptied and closed
     return;
   }
-  const long delay = _mi_option(mi_option_purge_delay);
+  long delay = _mi_option(mi_option_purge_delay);
   if (delay < 0) return;
+  const long times = _mi_option(mi_option_arena_purge_mult);
+  if (times != 1) delay = (times <= 0 ? 0 : delay > LONG_MAX / times ? LONG_MAX : delay * times);
+  const long minimal = _mi_option(mi_option_minimal_purge_size);
+  const size_t least = (minimal <= 0 ? 1 : (size_t)minimal / (MI_SLICE_SIZE / MI_KiB));
   if (delay == 0) {
-    purge_pass(true);
+    purge_pass(true, least);
     return;
   }
   const uint64_t now = _mi_os_clock_ms();
@@ -421,5 +442,5 @@ void _mi_purge(bool force) {
   // Free at two ticks in a row: with a tick every half delay, memory goes back after half to one delay.
   const uint64_t period = (delay > 1 ? (uint64_t)delay / 2 + 1 : 1);
   if (now < due || !mi_cas_strong_acq_rel(&next_tick, &due, now + period)) return;
-  purge_pass(false);
+  purge_pass(false, least);
 }

@@ -90,6 +90,7 @@ static void after_fork_in_child(void);
 
 static void process_init(void) {
   _mi_options_init();
+  if (_mi_option(mi_option_allow_thp) == 0) _mi_os_disallow_thp();
   pthread_key_create(&exit_key, at_thread_end);
   pthread_atfork(NULL, NULL, after_fork_in_child);
 }
