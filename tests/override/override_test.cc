@@ -364,9 +364,13 @@ TEST_F(ForeignTest, AddressesInOurOwnRangeWhereNoBlockStartsAreLeftAlone) {
   std::vector<char*> wild = {start + 8,   start + 4096,   start + 60000,
                              huge + 4096, huge + segment, huge + 3 * segment + 64};
   for (size_t ahead : {64u, 1000u, 4000u}) wild.push_back(start + ahead * segment + 12345 * 16);
-  for (char* p : wild) ExpectIgnored(p);
+  // The program's bytes lie where a segment has its header: they must not be taken for one, whatever they are.
+  for (int byte : {0, 1, 2, 3, 4, 5, 0x5a, 0xff}) {
+    memset(huge, byte, 20 << 20);
+    for (char* p : wild) ExpectIgnored(p);
+    EXPECT_EQ(std::count(huge, huge + (20 << 20), static_cast<char>(byte)), 20 << 20);
+  }
   memset(block, 1, 200);
-  memset(huge, 1, 20 << 20);
   free(block);
   free(huge);
 }
