@@ -21,6 +21,7 @@
 #include "mi/mimalloc.h"
 
 #define EXPORT __attribute__((visibility("default"))) extern
+#define EXPORT_WEAK __attribute__((visibility("default"), weak)) extern
 #define ALIAS(name) __attribute__((alias(#name), visibility("default")))
 
 // The aliases of free take arguments that free does not read, which is how the machine's calling convention goes.
@@ -205,33 +206,36 @@ static void* new_aligned_nothrow(size_t size, size_t alignment) {
   return (next != NULL ? next(size, alignment, &next) : new_by_hand(size, alignment, true));
 }
 
+// Weak: a program that defines operators of its own, or takes them from mimalloc-new-delete.h, keeps them when it is
+// linked with the archive or the object.
+//
 // operator new(size), new[](size), and both with nothrow
-EXPORT void* NAME(_Znw, )(size_t size);
+EXPORT_WEAK void* NAME(_Znw, )(size_t size);
 void* NAME(_Znw, )(size_t size) { return mi_fast_malloc(size, new_slow); }
-EXPORT void* NAME(_Zna, )(size_t size);
+EXPORT_WEAK void* NAME(_Zna, )(size_t size);
 void* NAME(_Zna, )(size_t size) { return mi_fast_malloc(size, new_slow); }
-EXPORT void* NAME(_Znw, RKSt9nothrow_t)(size_t size, const void* tag);
+EXPORT_WEAK void* NAME(_Znw, RKSt9nothrow_t)(size_t size, const void* tag);
 void* NAME(_Znw, RKSt9nothrow_t)(size_t size, const void* tag) {
   (void)tag;
   return mi_fast_malloc(size, new_slow_nothrow);
 }
-EXPORT void* NAME(_Zna, RKSt9nothrow_t)(size_t size, const void* tag);
+EXPORT_WEAK void* NAME(_Zna, RKSt9nothrow_t)(size_t size, const void* tag);
 void* NAME(_Zna, RKSt9nothrow_t)(size_t size, const void* tag) {
   (void)tag;
   return mi_fast_malloc(size, new_slow_nothrow);
 }
 
 // the same with an alignment
-EXPORT void* NAME(_Znw, St11align_val_t)(size_t size, size_t alignment);
+EXPORT_WEAK void* NAME(_Znw, St11align_val_t)(size_t size, size_t alignment);
 void* NAME(_Znw, St11align_val_t)(size_t size, size_t alignment) { return new_aligned(size, alignment); }
-EXPORT void* NAME(_Zna, St11align_val_t)(size_t size, size_t alignment);
+EXPORT_WEAK void* NAME(_Zna, St11align_val_t)(size_t size, size_t alignment);
 void* NAME(_Zna, St11align_val_t)(size_t size, size_t alignment) { return new_aligned(size, alignment); }
-EXPORT void* NAME(_Znw, St11align_val_tRKSt9nothrow_t)(size_t size, size_t alignment, const void* tag);
+EXPORT_WEAK void* NAME(_Znw, St11align_val_tRKSt9nothrow_t)(size_t size, size_t alignment, const void* tag);
 void* NAME(_Znw, St11align_val_tRKSt9nothrow_t)(size_t size, size_t alignment, const void* tag) {
   (void)tag;
   return new_aligned_nothrow(size, alignment);
 }
-EXPORT void* NAME(_Zna, St11align_val_tRKSt9nothrow_t)(size_t size, size_t alignment, const void* tag);
+EXPORT_WEAK void* NAME(_Zna, St11align_val_tRKSt9nothrow_t)(size_t size, size_t alignment, const void* tag);
 void* NAME(_Zna, St11align_val_tRKSt9nothrow_t)(size_t size, size_t alignment, const void* tag) {
   (void)tag;
   return new_aligned_nothrow(size, alignment);
@@ -239,7 +243,7 @@ void* NAME(_Zna, St11align_val_tRKSt9nothrow_t)(size_t size, size_t alignment, c
 
 // operator delete: plain, sized, nothrow, aligned, sized and aligned, aligned and nothrow. A block's page knows its
 // size and alignment, so that all are free.
-#define DELETE(name, ...) EXPORT void name(void* p, ##__VA_ARGS__) ALIAS(free)
+#define DELETE(name, ...) EXPORT_WEAK void name(void* p, ##__VA_ARGS__) ALIAS(free)
 DELETE(_ZdlPv);
 DELETE(_ZdaPv);
 DELETE(NAME(_ZdlPv, ), size_t size);
