@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "mi/fastpath.h"
+#include "mi/heap/checked.h"
 #include "mi/mimalloc.h"
 
 // --- the fast paths (talk: the malloc() fast path, the free() implementation) ------------------------------
@@ -70,12 +71,16 @@ void* mi_recalloc(void* p, size_t newcount, size_t size) {
   return (_mi_count_size(newcount, size, &total) ? mi_rezalloc(p, total) : NULL);
 }
 void* mi_expand(void* p, size_t newsize) {
+#if MI_TAIL
+  return _mi_checked_expand(p, newsize);
+#else
   const size_t usable = _mi_usable_size(p);
   if (usable == 0) return NULL;
   if (newsize <= usable) return p;
   mi_page_t* const page = _mi_page_of_any(p);
   if ((mi_load_relaxed(&page->owner) & MI_OWNER_SPECIAL) == 0) return NULL;
   return (_mi_region_resize(page, p, newsize) ? p : NULL);
+#endif
 }
 
 char* mi_strdup(const char* s) { return mi_heap_strdup(_mi_default_heap(), s); }
@@ -88,6 +93,7 @@ size_t mi_usable_size(const void* p) { return _mi_usable_size(p); }
 size_t mi_malloc_size(const void* p) { return _mi_usable_size(p); }
 size_t mi_malloc_usable_size(const void* p) { return _mi_usable_size(p); }
 size_t mi_good_size(size_t size) {
+  if (MI_TAIL) return size;
   if (size <= MI_CLASS_SIZE_MAX) return mi_bin_size(mi_bin_of(size));
   return (size > MI_ALLOC_MAX ? size : mi_round_up(size, MI_OS_PAGE));
 }

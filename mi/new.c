@@ -56,7 +56,7 @@ static mi_cold void* new_failed(const request_t* r) {
   while (errno == ENOMEM && !heap_has_ended(r->heap)) {
     new_handler_fun* const handler = (_ZSt15get_new_handlerv == NULL ? NULL : _ZSt15get_new_handlerv());
     if (handler == NULL) break;
-    handler();  // may throw, or not return
+    MI_CALL_USER(handler());  // may throw, or not return
     void* const p = request_try(r);
     if (p != NULL) return p;
   }

@@ -168,7 +168,7 @@ static mi_cold void* new_by_hand(size_t size, size_t alignment, bool nothrow) {
   for (;;) {
     new_handler_fun* const handler = (_ZSt15get_new_handlerv == NULL ? NULL : _ZSt15get_new_handlerv());
     if (handler == NULL) break;
-    handler();  // may throw, or not return
+    MI_CALL_USER(handler());  // may throw, or not return
     void* const p = mi_malloc_aligned(size, alignment);
     if (p != NULL) return p;
   }

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "mi/heap/parts.h"
+#include "mi/heap/checked.h"
 #include "mi/internal/os.h"
 
 typedef struct request_s {
@@ -123,7 +123,7 @@ mi_noinline void* _mi_part_malloc_paged(mi_part_t* part, size_t size, bool zero)
 static mi_noinline void* part_alloc(mi_part_t* part, size_t size, bool zero) {
   mi_theap_t* const theap = mi_load_relaxed(&part->theap);
   if (mi_likely(size <= MI_CLASS_SIZE_MAX)) {
-    if (size > MI_DIRECT_SIZE_MAX && theap != MI_THEAP_EMPTY) {
+    if ((MI_CHECKED || size > MI_DIRECT_SIZE_MAX) && theap != MI_THEAP_EMPTY) {
       void* const p = theap_pop_class(theap, mi_bin_of(size), zero);
       if (p != NULL) return p;
     }
@@ -146,7 +146,7 @@ static void leave_dead_default(mi_thread_t* thread) {
   _mi_slot_clear_default(former);
 }
 
-mi_noinline void* _mi_malloc_generic(mi_theap_t* theap, size_t size, bool zero) {
+static inline void* malloc_generic(mi_theap_t* theap, size_t size, bool zero) {
   mi_thread_t* const thread = mi_thread();
   if (mi_unlikely(thread == NULL)) return no_record(size);
   if (mi_unlikely(theap == MI_THEAP_EMPTY || mi_load_acquire(&theap->dead))) {
@@ -154,12 +154,20 @@ mi_noinline void* _mi_malloc_generic(mi_theap_t* theap, size_t size, bool zero) 
     theap = _mi_tls.theap;
   }
   if (theap->part != NULL) return part_alloc(theap->part, size, zero);
-  if (size > MI_DIRECT_SIZE_MAX && size <= MI_CLASS_SIZE_MAX) {
+  if ((MI_CHECKED || size > MI_DIRECT_SIZE_MAX) && size <= MI_CLASS_SIZE_MAX) {
     void* const p = theap_pop_class(theap, mi_bin_of(size), zero);
     if (mi_likely(p != NULL)) return p;
   }
   const request_t r = {size, 1, 0, zero};
   return paged_alloc(thread, &_mi_heap_main, NULL, &r);
+}
+
+mi_noinline void* _mi_malloc_generic(mi_theap_t* theap, size_t size, bool zero) {
+#if MI_CHECKED
+  return _mi_checked_alloc(&(mi_request_t){.theap = theap, .size = size, .zero = zero});
+#else
+  return malloc_generic(theap, size, zero);
+#endif
 }
 
 static inline void* theap_pop(mi_theap_t* theap, size_t size, bool zero) {
@@ -223,9 +231,17 @@ void* _mi_heap_alloc(mi_heap_t* heap, size_t size, bool zero) {
   return (zero ? mi_heap_zalloc(heap, size) : mi_heap_malloc(heap, size));
 }
 
-void* mi_heap_malloc(mi_heap_t* heap, size_t size) { return heap_alloc(heap, size, false); }
+#if MI_CHECKED
+static void* heap_alloc_checked(mi_heap_t* heap, size_t size, bool zero) {
+  return _mi_checked_alloc(&(mi_request_t){.heap = heap, .size = size, .zero = zero});
+}
+#else
+#define heap_alloc_checked heap_alloc
+#endif
+
+void* mi_heap_malloc(mi_heap_t* heap, size_t size) { return heap_alloc_checked(heap, size, false); }
 void* mi_heap_malloc_small(mi_heap_t* heap, size_t size) { return mi_heap_malloc(heap, size); }
-void* mi_heap_zalloc(mi_heap_t* heap, size_t size) { return heap_alloc(heap, size, true); }
+void* mi_heap_zalloc(mi_heap_t* heap, size_t size) { return heap_alloc_checked(heap, size, true); }
 void* mi_heap_zalloc_small(mi_heap_t* heap, size_t size) { return mi_heap_zalloc(heap, size); }
 
 bool _mi_count_size(size_t count, size_t size, size_t* total) {
@@ -245,7 +261,7 @@ void* mi_heap_mallocn(mi_heap_t* heap, size_t count, size_t size) {
 
 // --- alignment ------------------------------------------------------------------------------------------------
 
-void* _mi_heap_alloc_aligned(mi_heap_t* heap, size_t size, size_t alignment, size_t offset, bool zero) {
+static inline void* heap_alloc_aligned(mi_heap_t* heap, size_t size, size_t alignment, size_t offset, bool zero) {
   if (mi_unlikely(!mi_is_power_of_two(alignment))) {
     _mi_error(EINVAL, "allocation of %zu bytes refused: alignment %zu is not a power of two\n", size, alignment);
     return NULL;
@@ -255,7 +271,11 @@ void* _mi_heap_alloc_aligned(mi_heap_t* heap, size_t size, size_t alignment, siz
     return NULL;
   }
   offset &= alignment - 1;
-  if (offset == 0 && alignment <= 16) return _mi_heap_alloc(heap, (alignment == 16 && size < 16 ? 16 : size), zero);
+  if (offset == 0 && alignment <= 16) {
+    // Small classes are multiples of their step only.
+    if (alignment == 16 && size < 128) size = mi_round_up(size + (size == 0), 16);
+    return (MI_CHECKED ? heap_alloc(heap, size, zero) : _mi_heap_alloc(heap, size, zero));
+  }
   mi_thread_t* const thread = mi_thread();
   if (mi_unlikely(thread == NULL)) return no_record(size);
   mi_part_t* part = NULL;
@@ -270,6 +290,41 @@ void* _mi_heap_alloc_aligned(mi_heap_t* heap, size_t size, size_t alignment, siz
   const request_t r = {size, alignment, offset, zero};
   return paged_alloc(thread, heap, part, &r);
 }
+
+void* _mi_heap_alloc_aligned(mi_heap_t* heap, size_t size, size_t alignment, size_t offset, bool zero) {
+#if MI_CHECKED
+  if (mi_is_power_of_two(alignment))
+    return _mi_checked_alloc(&(mi_request_t){NULL, heap, size, alignment, offset, zero});
+#endif
+  return heap_alloc_aligned(heap, size, alignment, offset, zero);
+}
+
+#if MI_CHECKED
+void* _mi_unchecked_alloc(const mi_request_t* r) {
+  if (r->alignment != 0) return heap_alloc_aligned(r->heap, r->size, r->alignment, r->offset, r->zero);
+  return (r->theap != NULL ? malloc_generic(r->theap, r->size, r->zero) : heap_alloc(r->heap, r->size, r->zero));
+}
+#endif
+
+#if MI_GUARDED
+void* _mi_guarded_alloc(mi_heap_t* heap, const mi_request_t* request) {
+  mi_thread_t* const thread = mi_thread();
+  if (thread == NULL) return NULL;
+  mi_part_t* part = NULL;
+  if (heap != &_mi_heap_main) {
+    if (!_mi_heap_check_usable(heap, "allocation")) return NULL;
+    part = (mi_region_is_mine(&heap->home.region) ? &heap->home : _mi_part_of(thread, heap));
+    if (part == NULL) return NULL;
+  }
+  _mi_slow_path(thread, heap);
+  mi_theap_t* const theap = (part == NULL ? &thread->main_theap : _mi_part_theap(thread, part));
+  if (theap == NULL) return NULL;
+  _mi_theap_tidy(theap);
+  const size_t precise = (_mi_option(mi_option_guarded_precise) != 0 ? 1 : MI_MIN_ALIGN);
+  const size_t alignment = (request->alignment > precise ? request->alignment : precise);
+  return _mi_theap_alloc_guarded(theap, request->size, alignment, request->zero);
+}
+#endif
 
 void* mi_heap_malloc_aligned_at(mi_heap_t* heap, size_t size, size_t alignment, size_t offset) {
   return _mi_heap_alloc_aligned(heap, size, alignment, offset, false);
@@ -301,6 +356,9 @@ void* _mi_heap_realloc_any(mi_heap_t* heap, void* p, size_t newsize, size_t alig
     _mi_error(EINVAL, "realloc refused: alignment %zu is not a power of two\n", alignment);
     return NULL;
   }
+#if MI_TAIL
+  return _mi_checked_realloc(heap, p, newsize, alignment, offset, zero);
+#endif
   const size_t usable = _mi_usable_size(p);
   if (mi_unlikely(usable == 0)) {
     _mi_error(EINVAL, "realloc of %p refused: not a live block\n", p);

@@ -1,6 +1,6 @@
 // Collecting: giving back what holds no live block, for a thread, a heap, or everything. And the table of what the core
 // calls of this layer.
-#include "mi/heap/parts.h"
+#include "mi/heap/checked.h"
 #include "mi/mimalloc.h"
 
 static void collect_slot(mi_slot_t* slot, bool force) {
@@ -92,4 +92,7 @@ const mi_upcalls_t _mi_upcalls = {
     .theap_gone = _mi_heap_theap_gone,
     .reclaim = _mi_reclaim_merged,
     .after_fork = _mi_merge_after_fork,
+#if MI_CHECKED
+    .check_free = _mi_checked_free,
+#endif
 };

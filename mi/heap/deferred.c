@@ -1,6 +1,7 @@
 // The process-wide deferred_free callback: registration as one pair, and the one place that calls it. A callback runs
 // with nothing held and may allocate and free; one flag per thread keeps callbacks from nesting.
 #include "mi/heap/parts.h"
+#include "mi/internal/track.h"
 #include "mi/mimalloc.h"
 
 _Atomic(const mi_pair_t*) _mi_deferred_pair;
@@ -16,7 +17,8 @@ void _mi_deferred_call(mi_thread_t* thread, mi_heap_t* heap, bool force) {
   if (mi_likely(pair == NULL) || thread->callback_depth > 0) return;
   thread->callback_depth++;
   thread->callback_heap = heap;
-  ((mi_deferred_free_fun*)mi_load_relaxed(&pair->fun))(force, thread->heartbeat, pair->arg);
+  mi_deferred_free_fun* const deferred_free = (mi_deferred_free_fun*)mi_load_relaxed(&pair->fun);
+  MI_CALL_USER(deferred_free(force, thread->heartbeat, pair->arg));
   thread->callback_heap = NULL;
   thread->callback_depth--;
 }

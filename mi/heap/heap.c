@@ -9,7 +9,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "mi/heap/parts.h"
+#include "mi/heap/checked.h"
 #include "mi/internal/os.h"
 
 #define MI_HEAP_IDS_PER_RUN 1024
@@ -215,6 +215,9 @@ void mi_heap_destroy(mi_heap_t* heap) {
   // handle and of the main heap is nobody; a thread without a record has an id that no heap has.)
   if (mi_likely((mi_load_relaxed(&heap->home.region.owner) ^ _mi_tls.tid) <= MI_OWNER_FLAGS) && heap_is_simple(heap) &&
       mi_likely(thread->callback_heap != heap)) {
+#if MI_CHECKED
+    _mi_checked_heap_end(heap);
+#endif
     _mi_handle_free(thread, heap);
     return;
   }
@@ -224,6 +227,9 @@ void mi_heap_destroy(mi_heap_t* heap) {
     return;
   }
   _mi_heap_leave_default(heap);
+#if MI_CHECKED
+  _mi_checked_heap_end(heap);
+#endif
   _mi_heap_end(heap);
 }
 
@@ -231,6 +237,9 @@ void mi_heap_destroy(mi_heap_t* heap) {
 
 void mi_heap_reset(mi_heap_t* heap) {
   if (heap == NULL || !heap_check_end(heap, "mi_heap_reset")) return;
+#if MI_CHECKED
+  _mi_checked_heap_end(heap);
+#endif
   MI_FOR_EACH_PART(heap, part) {
     for (;;) {
       mi_slot_t* slot = NULL;

@@ -311,10 +311,16 @@ mi_decl_export bool mi_heap_visit_all(mi_heap_visit_fun* visitor, void* arg);
 mi_decl_nodiscard mi_decl_export bool mi_unsafe_heap_page_is_under_utilized(mi_heap_t* heap, void* p,
                                                                             size_t perc_threshold) mi_attr_noexcept;
 
-/// Builds with guard pages (--define guarded): which blocks of the heap, respectively of the calling thread's part of
-/// it, get one: one in `sample_rate` of those of `min` to `max` bytes; 0: none. No effect in other builds.
+// Guarded builds (MI_GUARDED): every Nth block within the size bounds has an inaccessible OS page behind it, so that
+// the program stops where it reads or writes past the end. Such a block takes 8 KiB of memory at least, and two of the
+// mappings that the system allows a process: when those are used up, blocks stay unguarded. In other builds these
+// functions have no effect. Any thread; NULL is ignored.
+/// From now on, every `sample_rate`th allocation in the heap (0: none) is guarded, beginning with number `seed` modulo
+/// `sample_rate`; `seed` 0 draws one. For this heap it replaces the options of the same name.
 mi_decl_export void mi_heap_guarded_set_sample_rate(mi_heap_t* heap, size_t sample_rate, size_t seed) mi_attr_noexcept;
+/// Only blocks of `min` to `max` bytes are counted and guarded.
 mi_decl_export void mi_heap_guarded_set_size_bound(mi_heap_t* heap, size_t min, size_t max) mi_attr_noexcept;
+/// The same for the heap that the theap belongs to, and for all its threads.
 mi_decl_export void mi_theap_guarded_set_sample_rate(mi_theap_t* theap, size_t sample_rate, size_t seed)
     mi_attr_noexcept;
 mi_decl_export void mi_theap_guarded_set_size_bound(mi_theap_t* theap, size_t min, size_t max) mi_attr_noexcept;

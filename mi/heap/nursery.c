@@ -350,7 +350,8 @@ static inline bool part_try_reuse(mi_part_t* part, mi_region_t* region, size_t n
   return true;
 }
 
-// The size class of a size in granules: mi_bin_of as a table, for sizes up to MI_YOUNG_SIZE_MAX.
+// The class of an object by its size in granules, for sizes up to MI_YOUNG_SIZE_MAX: with MI_MIN_ALIGN = 16, mi_bin_of
+// as a table.
 #define MSB(x) (63 - __builtin_clzl((unsigned long)(x)))
 #define BIN(g) \
   (uint8_t)((g) <= 8 ? 1 + (g) : 10 + (MSB((g)*16 - 1) - 7) * 8 + ((((g)*16 - 1) >> (MSB((g)*16 - 1) - 3)) & 7))
@@ -509,7 +510,7 @@ mi_noinline void* _mi_young_malloc_slow(mi_part_t* part, size_t size) {
 void* _mi_young_alloc(mi_part_t* part, size_t size, size_t alignment, bool zero) {
   if (size > MI_YOUNG_SIZE_MAX) return NULL;
   const size_t need = mi_round_up(size + (size == 0), MI_GRANULE);
-  if (part->seen[mi_bin_of(need)] >= MI_SEEN_EARNED) return NULL;
+  if (part->seen[granules_bin[need / MI_GRANULE]] >= MI_SEEN_EARNED) return NULL;
   uint8_t* const at = (uint8_t*)mi_round_up((uintptr_t)mi_load_relaxed(&part->bump), alignment);
   void* p;
   if (mi_likely((intptr_t)(part->limit - at) >= (intptr_t)need)) {

@@ -6,6 +6,18 @@
 #include "mi/heap/heap.h"
 #include "mi/internal/core.h"
 #include "mi/internal/options.h"
+#include "mi/internal/track.h"
+
+#if MI_GUARDED
+// A heap's own settings of which blocks get a guard page (mi/guarded.c). Written by any thread, each by itself.
+typedef struct mi_guard_settings_s {
+  _Atomic(size_t) rate;   // every so many; 0: none
+  _Atomic(size_t) first;  // which comes first
+  _Atomic(size_t) min, max;
+  _Atomic(size_t) count;  // allocations within the bounds
+  _Atomic(uint8_t) is_set;
+} mi_guard_settings_t;
+#endif
 
 // What few heaps have, in a block away from the bump regions; part->config of the handle points to it.
 typedef struct mi_subproc_s mi_subproc_t;
@@ -14,7 +26,17 @@ typedef struct mi_heap_extra_s {
   mi_subproc_t* subproc;  // NULL: the main one
   int tag;                // of mi_heap_new_ex
   uint16_t numa;          // of mi_heap_set_numa_affinity, plus 1
+#if MI_GUARDED
+  mi_guard_settings_t guard;
+#endif
 } mi_heap_extra_t;
+
+#if MI_GUARDED
+// Where the heap keeps it: settings may come to a heap that other threads use already.
+static inline _Atomic(mi_heap_extra_t*)* mi_heap_extra_word(mi_heap_t* heap) {
+  return (_Atomic(mi_heap_extra_t*)*)&heap->home.config;
+}
+#endif
 
 // --- regions (nursery.c) ----------------------------------------------------------------------------------
 mi_hidden void _mi_part_init(mi_part_t* part, mi_heap_t* heap, mi_tid_t owner, uint8_t shift);
@@ -103,6 +125,7 @@ mi_hidden void* _mi_heap_realloc_any(mi_heap_t* heap, void* p, size_t newsize, s
 mi_hidden bool _mi_count_size(size_t count, size_t size, size_t* total);  // false: EOVERFLOW reported
 mi_hidden mi_heap_t* _mi_default_heap(void);
 mi_hidden size_t _mi_usable_size(const void* p);
+mi_hidden size_t _mi_block_size(const void* p);  // of what the core gave, with what checked builds keep behind it
 
 // --- beginnings (heap.c, arena_heap.c) -----------------------------------------------------------------------------
 mi_hidden uint64_t _mi_heap_next_id(mi_thread_t* thread);

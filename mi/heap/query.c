@@ -1,7 +1,7 @@
 // Questions about pointers and threads: which heap a block belongs to, how large it is, which heap is the default.
 #include <errno.h>
 
-#include "mi/heap/parts.h"
+#include "mi/heap/checked.h"
 #include "mi/mimalloc.h"
 
 mi_heap_t* _mi_default_heap(void) {
@@ -84,6 +84,14 @@ bool mi_check_owned(const void* p) { return mi_any_heap_contains(p); }
 bool mi_is_in_heap_region(const void* p) { return mi_any_heap_contains(p); }
 
 size_t _mi_usable_size(const void* p) {
+#if MI_TAIL
+  return (p == NULL ? 0 : _mi_checked_size(p));
+#else
+  return _mi_block_size(p);
+#endif
+}
+
+size_t _mi_block_size(const void* p) {
   if (p == NULL) return 0;
   const mi_page_t* const page = _mi_page_of_any(p);
   if (page == NULL) return 0;
@@ -91,6 +99,7 @@ size_t _mi_usable_size(const void* p) {
   if ((owner & MI_OWNER_INTERNAL) == MI_OWNER_INTERNAL) return 0;
   if ((owner & MI_OWNER_SPECIAL) != 0) return _mi_region_usable(page, p);
   if (mi_page_is_single(page)) {  // an odd offset may put the program's address a few bytes into the block
+    if (MI_GUARDED && page->guard != 0) return (p == mi_page_guarded_block(page) ? mi_page_guarded_size(page) : 0);
     const size_t inside = (size_t)((const uint8_t*)p - page->start);
     return (inside < sizeof(mi_block_t) ? page->block_size - inside : 0);
   }

@@ -6,7 +6,7 @@
 // Invariant: a sub-process's main heap ends only with the sub-process, which ends only when no thread is in it.
 #include <errno.h>
 
-#include "mi/heap/parts.h"
+#include "mi/heap/checked.h"
 #include "mi/mimalloc.h"
 
 static mi_subproc_t main_subproc;  // stands for the main heap; its `heap` stays NULL
@@ -90,7 +90,10 @@ typedef struct visit_s {
 
 static bool visit_member(mi_heap_t* heap, void* arg) {
   const visit_t* const visit = arg;
-  return _mi_subproc_of(heap) != visit->subproc || visit->visitor(heap, visit->arg);
+  if (_mi_subproc_of(heap) != visit->subproc) return true;
+  bool more;
+  MI_CALL_USER(more = visit->visitor(heap, visit->arg));
+  return more;
 }
 
 bool mi_subproc_visit_heaps(mi_subproc_id_t id, mi_heap_visit_fun* visitor, void* arg) {
@@ -108,6 +111,9 @@ static bool end_member(mi_heap_t* heap, void* arg) {
   const mi_subproc_t* const subproc = arg;
   if (heap == subproc->heap) return true;
   _mi_heap_leave_default(heap);
+#if MI_CHECKED
+  _mi_checked_heap_end(heap);
+#endif
   _mi_heap_end(heap);
   return true;
 }

@@ -8,7 +8,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "mi/heap/parts.h"
+#include "mi/heap/checked.h"
 #include "mi/internal/os.h"
 #include "mi/internal/stack.h"
 #include "mi/mimalloc.h"
@@ -121,6 +121,16 @@ static bool gather_main(visit_t* visit, bool abandoned_only) {
   return true;
 }
 
+// Shows an area (no block), or a block as the program knows it.
+static bool show(const visit_t* visit, const mi_heap_area_t* area, void* block, size_t size) {
+#if MI_TAIL
+  if (block != NULL) _mi_checked_show(&block, &size);
+#endif
+  bool more;
+  MI_CALL_USER(more = visit->visitor(visit->heap, area, block, size, visit->arg));
+  return more;
+}
+
 // --- pages ------------------------------------------------------------------------------------------------------
 
 #define MI_BLOCKS_MAX (MI_SLICE_SIZE / 8)
@@ -202,7 +212,7 @@ static bool visit_page(const visit_t* visit, mi_page_t* page) {
       .full_block_size = page->block_size,
       .reserved1 = heap_tag(visit->heap),
   };
-  if (!visit->visitor(visit->heap, &area, NULL, page->block_size, visit->arg)) return false;
+  if (!show(visit, &area, NULL, page->block_size)) return false;
   if (!visit->blocks) return true;
   for (uint32_t i = 0; i < page->reserved; i++) {
     if (!mark_equal(mark, page_mark(page))) {
@@ -210,8 +220,9 @@ static bool visit_page(const visit_t* visit, mi_page_t* page) {
       mark = page_mark(page);
     }
     if ((map.bits[i / 64] >> (i % 64) & 1) != 0) continue;
-    if (!visit->visitor(visit->heap, &area, page->start + i * page->block_size, page->block_size, visit->arg))
-      return false;
+    if (MI_GUARDED && page->guard != 0)
+      return show(visit, &area, mi_page_guarded_block(page), mi_page_guarded_size(page));
+    if (!show(visit, &area, page->start + i * page->block_size, page->block_size)) return false;
   }
   return true;
 }
@@ -238,14 +249,14 @@ static bool visit_region(const visit_t* visit, const mi_region_t* region) {
       .full_block_size = 0,
       .reserved1 = heap_tag(visit->heap),
   };
-  if (!visit->visitor(visit->heap, &area, NULL, 0, visit->arg)) return false;
+  if (!show(visit, &area, NULL, 0)) return false;
   if (!visit->blocks) return true;
   const mi_page_t* page = mi_slot_of((const uint8_t*)region + 1);
   if (page->kind == MI_PAGE_TAIL) page -= page->distance;
   for (size_t g = region->first; g < end; g++) {
     if (!region_object_live(region, g)) continue;
     uint8_t* const p = (uint8_t*)region + g * 16;
-    if (!visit->visitor(visit->heap, &area, p, _mi_region_usable(page, p), visit->arg)) return false;
+    if (!show(visit, &area, p, _mi_region_usable(page, p))) return false;
   }
   return true;
 }
@@ -358,7 +369,9 @@ bool mi_heap_visit_all(mi_heap_visit_fun* visitor, void* arg) {
     _mi_error(EINVAL, "mi_heap_visit_all: no visitor\n");
     return false;
   }
-  if (!visitor(&_mi_heap_main, arg)) return false;
+  bool more;
+  MI_CALL_USER(more = visitor(&_mi_heap_main, arg));
+  if (!more) return false;
   for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
     mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[i]);
     if (arena == NULL) break;
@@ -375,7 +388,8 @@ bool mi_heap_visit_all(mi_heap_visit_fun* visitor, void* arg) {
         for (size_t b = 0; b < page->reserved; b++) {
           mi_heap_t* const heap = (mi_heap_t*)(page->start + b * page->block_size);
           if (mi_load_acquire(&heap->home.id) == 0 || mi_load_relaxed(&heap->state) != MI_HEAP_OPEN) continue;
-          if (!visitor(heap, arg)) return false;
+          MI_CALL_USER(more = visitor(heap, arg));
+          if (!more) return false;
         }
       }
     }

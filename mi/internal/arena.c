@@ -14,6 +14,7 @@
 
 #include "mi/internal/options.h"
 #include "mi/internal/os.h"
+#include "mi/internal/track.h"
 
 _Atomic(mi_arena_t*) _mi_arenas[MI_ARENAS_MAX];
 mi_span_t _mi_span = {1, 0};  // a `low` of 1 before there is an arena: NULL is in no span, whatever the size
@@ -41,8 +42,9 @@ static size_t header_size(size_t segments) {
 
 static bool arena_commit(const mi_arena_t* arena, uint8_t* start, size_t size) {
   if (arena->commit == NULL) return _mi_os_commit(start, size);
-  bool is_zero = false;
-  return arena->commit(true, start, size, &is_zero, arena->commit_arg);
+  bool is_zero = false, ok;
+  MI_CALL_USER(ok = arena->commit(true, start, size, &is_zero, arena->commit_arg));
+  return ok;
 }
 
 // The header of a small arena of given memory lies in the first slice of segment 0, behind the page slots, so that 4
@@ -103,6 +105,8 @@ static mi_arena_t* arena_format(const mi_area_t* area) {
     for (size_t i = 0; i < segments; i++) mi_store_relaxed(&arena->info[i].dirty, ~(uint64_t)0);
   }
   mi_store_relaxed(&arena->ready, area->is_committed ? segments : own);
+  if (area->is_committed) _mi_track_root(start, segments << MI_SEGMENT_SHIFT);
+  _mi_track_hide(start, own << MI_SEGMENT_SHIFT);
   return arena;
 }
 
@@ -198,6 +202,7 @@ static bool arena_make_ready(mi_arena_t* arena, size_t end) {
   size_t ready = mi_load_acquire(&arena->ready);
   if (end <= ready) return true;
   if (!arena_commit(arena, mi_arena_segment(arena, ready), (end - ready) << MI_SEGMENT_SHIFT)) return false;
+  _mi_track_root(mi_arena_segment(arena, ready), (end - ready) << MI_SEGMENT_SHIFT);
   while (ready < end && !mi_cas_weak_acq_rel(&arena->ready, &ready, end)) {
   }
   return true;
@@ -287,6 +292,7 @@ static bool arena_claim(mi_arena_t* arena, size_t count, size_t alignment, size_
     *refused = true;
     return false;
   }
+  _mi_track_hide(mi_arena_segment(arena, at), count << MI_SEGMENT_SHIFT);
   *index = at;
   return true;
 }

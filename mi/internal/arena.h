@@ -14,7 +14,7 @@ mi_hidden extern _Atomic(mi_arena_t*) _mi_arenas[MI_ARENAS_MAX];
 // is). So they are plain words, which the compiler folds into the compare; who frees a wild pointer while the first
 // arena is being made reads an aligned word that is zero or final.
 typedef struct mi_span_s {
-#if defined(MI_TSAN)
+#if MI_WITH_TSAN
   _Atomic(uintptr_t) low;
   _Atomic(size_t) size;
 #else
@@ -23,9 +23,12 @@ typedef struct mi_span_s {
 #endif
 } mi_span_t;
 mi_hidden extern mi_span_t _mi_span;
-static inline bool mi_span_contains(const void* p) { return (uintptr_t)p - _mi_span.low < _mi_span.size; }
+// Nothing is, where every free is checked: each then takes the slow path, which needs no span.
+static inline bool mi_span_contains(const void* p) {
+  return !MI_CHECKED && (uintptr_t)p - _mi_span.low < _mi_span.size;
+}
 static inline void mi_span_publish(uintptr_t low, size_t size) {  // once
-#if defined(MI_TSAN)
+#if MI_WITH_TSAN
   mi_store_release(&_mi_span.low, low);
   mi_store_release(&_mi_span.size, size);
 #else

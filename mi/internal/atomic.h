@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "mi/internal/config.h"
+
 #define mi_likely(x) __builtin_expect(!!(x), 1)
 #define mi_unlikely(x) __builtin_expect(!!(x), 0)
 #define mi_noinline __attribute__((noinline))
@@ -35,7 +37,7 @@
   atomic_compare_exchange_strong_explicit((p), (expected), (desired), memory_order_acq_rel, memory_order_acquire)
 
 // Internal assertions: on in debug builds (MI_DEBUG), free of cost elsewhere. A breach is a bug of the library.
-#if defined(MI_DEBUG) && MI_DEBUG > 0
+#if MI_DEBUG > 0
 _Noreturn void _mi_assert_fail(const char* expression, const char* file, int line);
 #define mi_assert(e) ((e) ? (void)0 : _mi_assert_fail(#e, __FILE__, __LINE__))
 #else

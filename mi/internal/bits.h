@@ -2,6 +2,7 @@
 //   bin 1        8 bytes
 //   bins 2..9    16, 32, ..., 128 (steps of 16: every block of 16 bytes and up is 16-byte aligned)
 //   bins 10..81  eight per doubling up to 64 KiB: (8 + s) * 2^k for s in 1..8
+// With MI_MIN_ALIGN = 8, bins 1..16 are 8, 16, 24, ..., 128, and the others follow seven later.
 // so that above 128 bytes a block is less than 1/8 larger than the request. Larger requests get a page of
 // their own (MI_BIN_SOLO) and are rounded to OS pages only.
 #pragma once
@@ -10,11 +11,16 @@
 
 #include "mi/internal/atomic.h"
 
-#define MI_BIN_LAST 81u  // the bin of MI_CLASS_SIZE_MAX
-#define MI_BIN_SOLO 82u  // pages of one block
-#define MI_BIN_FULL 83u  // queue of pages without free blocks
-#define MI_BIN_LATE 84u  // queue of empty solo pages that a remote freer has not let go of yet
-#define MI_BIN_COUNT 85u
+#if MI_MIN_ALIGN == 8
+#define MI_BIN_EVEN 16u  // the bin of 128: classes up to here are in even steps
+#else
+#define MI_BIN_EVEN 9u
+#endif
+#define MI_BIN_LAST (MI_BIN_EVEN + 72)  // the bin of MI_CLASS_SIZE_MAX
+#define MI_BIN_SOLO (MI_BIN_LAST + 1)   // pages of one block
+#define MI_BIN_FULL (MI_BIN_LAST + 2)   // queue of pages without free blocks
+#define MI_BIN_LATE (MI_BIN_LAST + 3)   // queue of empty solo pages that a remote freer has not let go of yet
+#define MI_BIN_COUNT (MI_BIN_LAST + 4)
 
 #define MI_CLASS_SIZE_MAX ((size_t)64 * 1024)
 #define MI_DIRECT_SIZE_MAX ((size_t)1024)
@@ -29,15 +35,15 @@ static inline bool mi_is_power_of_two(size_t x) { return x != 0 && (x & (x - 1))
 // The bin for a size of at most MI_CLASS_SIZE_MAX.
 static inline size_t mi_bin_of(size_t size) {
   if (size <= 8) return 1;
-  if (size <= 128) return 1 + (size + 15) / 16;
+  if (size <= 128) return (MI_MIN_ALIGN == 8 ? (size + 7) / 8 : 1 + (size + 15) / 16);
   const size_t b = mi_msb(size - 1);
-  return 10 + (b - 7) * 8 + (((size - 1) >> (b - 3)) & 7);
+  return MI_BIN_EVEN + 1 + (b - 7) * 8 + (((size - 1) >> (b - 3)) & 7);
 }
 // The block size of a bin in 1..MI_BIN_LAST.
 static inline size_t mi_bin_size(size_t bin) {
   if (bin <= 1) return 8;
-  if (bin <= 9) return (bin - 1) * 16;
-  const size_t b = (bin - 10) / 8 + 7, sub = (bin - 10) % 8;
+  if (bin <= MI_BIN_EVEN) return (MI_MIN_ALIGN == 8 ? bin * 8 : (bin - 1) * 16);
+  const size_t b = (bin - MI_BIN_EVEN - 1) / 8 + 7, sub = (bin - MI_BIN_EVEN - 1) % 8;
   return (9 + sub) << (b - 3);
 }
 

@@ -15,6 +15,9 @@ typedef struct mi_upcalls_s {
   void (*theap_gone)(mi_heap_t* heap);                   // a theap left the heap: drop its reference
   mi_page_t* (*reclaim)(mi_theap_t* theap, size_t bin);  // from heaps that were merged into the theap's
   void (*after_fork)(void);                              // in the child
+#if MI_CHECKED
+  bool (*check_free)(void* p);  // looks at a block before it is freed; false: it stays
+#endif
 } mi_upcalls_t;
 mi_hidden extern const mi_upcalls_t _mi_upcalls;
 
@@ -40,6 +43,10 @@ mi_hidden void _mi_theap_init(mi_theap_t* theap, mi_heap_t* heap, mi_thread_t* t
 mi_hidden void* _mi_theap_alloc_class(mi_theap_t* theap, size_t bin, bool zero);
 // A block with a page of its own, at (p + offset) % alignment == 0; alignment a power of two, 1 for none.
 mi_hidden void* _mi_theap_alloc_solo(mi_theap_t* theap, size_t size, size_t alignment, size_t offset, bool zero);
+#if MI_GUARDED
+// A block that ends at an inaccessible OS page, as closely as `alignment` (at most an OS page) allows.
+mi_hidden void* _mi_theap_alloc_guarded(mi_theap_t* theap, size_t size, size_t alignment, bool zero);
+#endif
 // Any size, natural alignment.
 static inline void* mi_theap_alloc(mi_theap_t* theap, size_t size, bool zero) {
   return (mi_likely(size <= MI_CLASS_SIZE_MAX) ? _mi_theap_alloc_class(theap, mi_bin_of(size), zero)
@@ -88,6 +95,12 @@ static inline bool mi_page_is_single(const mi_page_t* page) {
   return page->kind == MI_PAGE_SOLO || page->kind == MI_PAGE_HUGE;
 }
 
+// The block of a page with a guard page behind it, and its size.
+static inline void* mi_page_guarded_block(const mi_page_t* page) { return page->start + (page->guard - 1); }
+static inline size_t mi_page_guarded_size(const mi_page_t* page) {
+  return page->block_size - MI_OS_PAGE - (page->guard - 1);
+}
+
 // Pops a block of a page whose free list is not empty.
 static inline void* mi_page_pop(mi_page_t* page, mi_block_t* block) {
   page->free = block->next;
@@ -96,7 +109,8 @@ static inline void* mi_page_pop(mi_page_t* page, mi_block_t* block) {
 }
 
 // --- blocks of the internal heap: handles, regions, theaps ---------------------------------------------------
-#define MI_BIN_HANDLE 25u  // mi_bin_of(512): pages of this class in the internal heap hold handles and nothing else
+// mi_bin_of(512): pages of this class in the internal heap hold handles and nothing else.
+#define MI_BIN_HANDLE (MI_BIN_EVEN + 16)
 mi_hidden void* _mi_internal_alloc(mi_thread_t* thread, size_t size);
 mi_hidden void* _mi_internal_zalloc(mi_thread_t* thread, size_t size);
 // The same for a heap whose everything lies in one arena: a page of its own there. `arena` NULL: as zalloc.

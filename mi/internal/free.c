@@ -77,6 +77,9 @@ void _mi_theap_drain_delayed(mi_theap_t* theap) {
 // blocks, regions, NULL, and pointers that are not ours.
 mi_noinline void _mi_free_slow(void* p) {
   mi_page_t* page;
+#if MI_CHECKED
+  if (!_mi_upcalls.check_free(p)) return;
+#endif
   if (mi_likely(mi_span_contains(p))) {
     page = mi_slot_of(p);
     if (page->kind == MI_PAGE_TAIL) page -= page->distance;
@@ -101,7 +104,11 @@ mi_noinline void _mi_free_slow(void* p) {
   mi_block_t* block = (mi_block_t*)p;
   if (mi_page_is_single(page)) {
     block = (mi_block_t*)page->start;
-    if (mi_unlikely((size_t)((uint8_t*)p - page->start) >= sizeof(mi_block_t))) goto invalid;
+    if (MI_GUARDED && page->guard != 0) {
+      if (mi_unlikely(p != mi_page_guarded_block(page))) goto invalid;
+    } else if (mi_unlikely((size_t)((uint8_t*)p - page->start) >= sizeof(mi_block_t))) {
+      goto invalid;
+    }
   } else if ((owner & MI_OWNER_INTERIOR) != 0) {
     block = mi_page_block_of(page, p);
   } else if (mi_unlikely((size_t)((uint8_t*)p - page->start) % page->block_size != 0)) {

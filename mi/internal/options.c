@@ -11,15 +11,16 @@
 #include <string.h>
 
 #include "mi/internal/os.h"
+#include "mi/internal/track.h"
 
-#if defined(MI_DEBUG) && MI_DEBUG > 0
+#if MI_DEBUG > 0 || MI_TAIL
 #define MI_SHOW_ERRORS_DEFAULT 1
 #else
 #define MI_SHOW_ERRORS_DEFAULT 0
 #endif
 
 // Whether a build with guard pages: the options of those have no effect in others.
-#if defined(MI_GUARDED) && MI_GUARDED > 0
+#if MI_GUARDED
 #define GUARDED_ONLY 0
 #define GUARDED_SAMPLE_RATE 4000
 #else
@@ -128,13 +129,13 @@ const mi_pair_t* _mi_pair_intern(mi_any_fun* fun, void* arg) {
 
 static void print_text(mi_output_fun* to, void* arg, const char* text) {
   if (to != NULL) {
-    to(text, arg);
+    MI_CALL_USER(to(text, arg));
     return;
   }
   const mi_pair_t* const pair = mi_load_acquire(&_mi_output_pair);
   if (pair != NULL) {
     mi_output_fun* const out = (mi_output_fun*)mi_load_relaxed(&pair->fun);
-    out(text, pair->arg);
+    MI_CALL_USER(out(text, pair->arg));
   } else {
     _mi_os_write(text, strlen(text));
   }
@@ -176,7 +177,22 @@ void _mi_error(int err, const char* format, ...) {
     va_end(args);
   }
   const mi_pair_t* const pair = mi_load_acquire(&_mi_error_pair);
-  if (pair != NULL) ((mi_error_fun*)mi_load_relaxed(&pair->fun))(err, pair->arg);
+  if (pair != NULL) {
+    mi_error_fun* const fun = (mi_error_fun*)mi_load_relaxed(&pair->fun);
+    MI_CALL_USER(fun(err, pair->arg));
+  }
+#if MI_XMALLOC
+  if (err == ENOMEM || err == EOVERFLOW) {
+    if (!show) {
+      va_list args;
+      va_start(args, format);
+      print_list(NULL, NULL, "mimalloc: error: ", format, args);
+      va_end(args);
+    }
+    _mi_print("mimalloc: the program ends, because the library was built with MI_XMALLOC\n");
+    abort();
+  }
+#endif
   if (err == ENOMEM || err == EINVAL || err == EOVERFLOW) errno = err;
 }
 
@@ -189,7 +205,7 @@ void _mi_warning(const char* format, ...) {
   va_end(args);
 }
 
-#if defined(MI_DEBUG) && MI_DEBUG > 0
+#if MI_DEBUG > 0
 _Noreturn void _mi_assert_fail(const char* expression, const char* file, int line) {
   _mi_print("mimalloc: internal assertion failed: %s at %s:%d\n", expression, file, line);
   abort();

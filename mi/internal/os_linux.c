@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -16,6 +17,7 @@
 #include <unistd.h>
 
 #include "mi/internal/os.h"
+#include "mi/internal/track.h"
 
 void* _mi_os_reserve(size_t size, size_t alignment) {
   const int saved = errno;
@@ -35,6 +37,13 @@ void* _mi_os_reserve(size_t size, size_t alignment) {
 bool _mi_os_commit(void* start, size_t size) {
   const int saved = errno;
   const bool ok = (mprotect(start, size, PROT_READ | PROT_WRITE) == 0);
+  errno = saved;
+  return ok;
+}
+
+bool _mi_os_protect(void* start, size_t size, bool protect) {
+  const int saved = errno;
+  const bool ok = (mprotect(start, size, protect ? PROT_NONE : PROT_READ | PROT_WRITE) == 0);
   errno = saved;
   return ok;
 }
@@ -113,6 +122,8 @@ size_t _mi_os_reserve_goal(void) {
   if (getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && limit.rlim_cur / 8 < goal) {
     goal = mi_round_up(limit.rlim_cur / 8, MI_SEGMENT_SIZE);
   }
+  // Valgrind has little address space, and warns of ranges of 256 MiB and more.
+  if (MI_TRACK_VALGRIND && _mi_track_is_active()) goal = 128 * MI_MiB;
   errno = saved;
   return goal;
 }
@@ -133,6 +144,17 @@ void _mi_os_write(const char* text, size_t length) {
     length -= (size_t)n;
   }
   errno = saved;
+}
+
+uint64_t _mi_os_secret(void) {
+  static _Atomic(uint64_t) cached;
+  uint64_t secret = mi_load_relaxed(&cached);
+  if (mi_likely(secret != 0)) return secret;
+  const void* const random = (const void*)getauxval(AT_RANDOM);  // 16 bytes
+  if (random != NULL) memcpy(&secret, (const uint8_t*)random + 8, sizeof(secret));
+  secret = (secret ^ (uintptr_t)&cached) * 0x9e3779b97f4a7c15u | 1;
+  mi_store_relaxed(&cached, secret);  // every thread comes to the same
+  return secret;
 }
 
 bool _mi_os_is_secure(void) { return getauxval(AT_SECURE) != 0; }

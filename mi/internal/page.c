@@ -182,6 +182,13 @@ void _mi_handle_pages_purge(void) {
 
 // The slices of an empty page that is in no queue go back.
 static void page_give_slices(mi_page_t* page) {
+#if MI_GUARDED
+  if (page->guard != 0) {
+    // Memory that cannot be made accessible again is never handed out again.
+    if (!_mi_os_protect(page->start + page->block_size - MI_OS_PAGE, MI_OS_PAGE, false)) return;
+    page->guard = 0;
+  }
+#endif
   if (page->kind == MI_PAGE_HUGE) {
     _mi_huge_release(page);
   } else if (page->bin == MI_BIN_HANDLE && mi_load_relaxed(&page->heap) == &_mi_heap_internal) {
@@ -629,6 +636,26 @@ void* _mi_internal_alloc_in(mi_thread_t* thread, mi_arena_t* arena, size_t size)
   if (arena == NULL) return _mi_internal_zalloc(thread, size);
   return solo_alloc(&thread->internal_theap, arena, size, 1, 0, true);
 }
+
+#if MI_GUARDED
+void* _mi_theap_alloc_guarded(mi_theap_t* theap, size_t size, size_t alignment, bool zero) {
+  if (size == 0) size = 1;
+  const size_t body = mi_round_up(size, MI_OS_PAGE);
+  uint8_t* const start = _mi_theap_alloc_solo(theap, body + MI_OS_PAGE, MI_OS_PAGE, 0, zero);
+  if (start == NULL) return NULL;
+  mi_page_t* const page = _mi_page_of_any(start);
+  size_t index;
+  // Memory that the program handed in may be mapped elsewhere too, and is not ours to protect.
+  if (_mi_arena_of(start, &index)->is_foreign || !_mi_os_protect(start + body, MI_OS_PAGE, true)) {
+    _mi_page_free_local(page, (mi_block_t*)start);
+    return NULL;
+  }
+  const size_t lead = (body - size) & ~(alignment - 1);
+  mi_assert(page->start == start && page->block_size == body + MI_OS_PAGE);
+  page->guard = (uint32_t)(1 + lead);
+  return start + lead;
+}
+#endif
 
 void _mi_page_mark_interior(mi_page_t* page) { owner_flag(page, MI_OWNER_INTERIOR, true); }
 

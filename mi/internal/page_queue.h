@@ -7,11 +7,11 @@
 
 #include "mi/internal/core.h"
 
-#define MI_BIN_DIRECT_LAST 33u  // mi_bin_of(MI_DIRECT_SIZE_MAX)
+#define MI_BIN_DIRECT_LAST (MI_BIN_EVEN + 24)  // mi_bin_of(MI_DIRECT_SIZE_MAX)
 
 // direct[w] serves sizes of 8 * w bytes (and up to 7 fewer): it is the first page of the size's queue.
 static inline void mi_direct_update(mi_theap_t* theap, size_t bin) {
-  if (bin > MI_BIN_DIRECT_LAST) return;
+  if (MI_CHECKED || bin > MI_BIN_DIRECT_LAST) return;  // where every allocation is checked, none is short
   mi_page_t* const page = (theap->queue[bin] != NULL ? theap->queue[bin] : MI_PAGE_EMPTY);
   const size_t high = mi_bin_size(bin) / 8;
   const size_t low = (bin == 1 ? 0 : mi_bin_size(bin - 1) / 8 + 1);

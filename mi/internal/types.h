@@ -103,8 +103,8 @@ struct mi_page_s {
   _Atomic(void*) listed_next;  // link in an abandoned list, written while LISTED and not yet pushed
   uint16_t slices;
   uint8_t distance;
-  uint8_t kind;  // mi_kind_t
-  uint8_t padding2[4];
+  uint8_t kind;    // mi_kind_t
+  uint32_t guard;  // 1 + where its block begins, if an inaccessible OS page lies behind the block (MI_GUARDED); else 0
 } __attribute__((aligned(2 * MI_CACHE_LINE)));
 
 struct mi_segment_s {
@@ -269,7 +269,6 @@ typedef struct mi_region_s {
 
 // Objects that regions are opened for. A larger one gets a page, unless it happens to fit the current region.
 #define MI_YOUNG_SIZE_MAX ((size_t)8 * 1024)
-#define MI_YOUNG_BIN_MAX 57  // mi_bin_of(MI_YOUNG_SIZE_MAX)
 
 // A thread's part of a heap: young (regions) at first, with a theap when a size class earned pages. The first
 // part is the head of the handle itself; the others (lanes) are 1 KiB regions that carry one.
@@ -291,7 +290,7 @@ struct mi_part_s {
   _Atomic(mi_slot_t*) slot;  // of the theap
   // line 2: of the handle, see mi_heap_s; unused in lanes
   uint64_t handle_line[8];
-  // line 3: KiB of regions that each size class asked for, saturating at 255
+  // line 3: KiB of regions that each class of object sizes asked for (nursery.c), saturating at 255
   uint8_t seen[64];
   // line 4, which it shares with the first objects: read by others
   mi_heap_t* heap;
@@ -341,6 +340,7 @@ _Static_assert(offsetof(mi_part_t, padding2) <= MI_PART_SIZE, "objects follow a 
 _Static_assert(sizeof(mi_heap_t) == sizeof(mi_part_t), "the handle overlays its first part");
 _Static_assert(offsetof(mi_part_t, words) == sizeof(mi_region_t), "the bits follow the region's head");
 _Static_assert(offsetof(mi_heap_t, parts) == offsetof(mi_part_t, handle_line), "line 2 is the handle's");
+_Static_assert(sizeof(mi_theap_t) <= 1920, "the class of a theap is no power of two: those are for regions");
 
 // Per-thread state that the fast paths read. Small: a library opened by dlopen must find room in static TLS.
 typedef struct mi_tls_s {

@@ -1,0 +1,50 @@
+// The waist that every allocation and every free of the program comes by in checked builds (MI_CHECKED: padding,
+// guarded, and the builds that tools see through); see checked.c. In other builds nothing of this is there.
+#pragma once
+#ifndef MI_HEAP_CHECKED_H
+#define MI_HEAP_CHECKED_H
+
+#include "mi/heap/parts.h"
+#include "mi/internal/track.h"
+
+#if MI_CHECKED
+
+// What is asked for: of `theap`, or if that is NULL of `heap`. `alignment` 0: natural.
+typedef struct mi_request_s {
+  mi_theap_t* theap;
+  mi_heap_t* heap;
+  size_t size;
+  size_t alignment;
+  size_t offset;
+  bool zero;
+} mi_request_t;
+
+mi_hidden void* _mi_checked_alloc(const mi_request_t* request);
+// The same without checks (alloc.c).
+mi_hidden void* _mi_unchecked_alloc(const mi_request_t* request);
+
+// Looks at a block before it is freed. False: it must not be, which was reported.
+mi_hidden bool _mi_checked_free(void* p);
+// Before the heap's blocks go, all at once.
+mi_hidden void _mi_checked_heap_end(mi_heap_t* heap);
+
+#endif
+
+#if MI_TAIL
+// The size that was asked for; 0 if no live block starts at `p`.
+mi_hidden size_t _mi_checked_size(const void* p);
+mi_hidden void* _mi_checked_realloc(mi_heap_t* heap, void* p, size_t newsize, size_t alignment, size_t offset,
+                                    bool zero);
+mi_hidden void* _mi_checked_expand(void* p, size_t newsize);
+// From a block as a walk finds it to what the program knows of it.
+mi_hidden void _mi_checked_show(void** block, size_t* size);
+#endif
+
+#if MI_GUARDED
+// Is this allocation one of those that get a guard page?
+mi_hidden bool _mi_guarded_is_due(mi_heap_t* heap, const mi_request_t* request);
+// A block with a guard page behind it (alloc.c). NULL: it could not be made, nothing reported.
+mi_hidden void* _mi_guarded_alloc(mi_heap_t* heap, const mi_request_t* request);
+#endif
+
+#endif
