@@ -84,7 +84,7 @@ mi_noinline void _mi_free_slow(void* p) {
     page = mi_slot_of(p);
     if (page->kind == MI_PAGE_TAIL) page -= page->distance;
     // What lies here is no slot if p points into a later segment of a huge block: a slot's page is in its segment.
-    if (page->kind == MI_PAGE_NONE || page->kind > MI_PAGE_HUGE || mi_segment_of(page->start) != mi_segment_of(p)) {
+    if (page->kind == MI_PAGE_NONE || mi_segment_of(page->start) != mi_segment_of(p)) {
       page = _mi_page_of_any(p);
     }
   } else {
