@@ -25,6 +25,7 @@ void mi_collect(bool force) {
   _mi_thread_read_mail(thread);
   _mi_forwarders_collect(&_mi_heap_main);
   if (force) {
+    _mi_threads_reap();
     _mi_abandoned_sweep(&_mi_heap_main, false);
     _mi_threads_each_free(_mi_returned_flush);
     _mi_thread_collect(thread, true);

@@ -327,3 +327,11 @@ void _mi_segments_release(mi_arena_t* arena, size_t index, size_t count) {
   bits_give(arena, index, count);
   if (index < mi_load_relaxed(&arena->first_unused)) mi_store_relaxed(&arena->first_unused, index);
 }
+
+void _mi_arenas_unmap(void) {
+  for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
+    mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[i]);
+    if (arena == NULL) break;
+    if (!arena->is_foreign) _mi_os_free(arena->start, arena->segment_count << MI_SEGMENT_SHIFT);
+  }
+}

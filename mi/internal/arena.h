@@ -54,6 +54,10 @@ static inline size_t mi_page_slice(const mi_page_t* page) { return (size_t)(page
 // The arena that `p` (or p - 1) lies in, and the index of its segment; NULL if none.
 mi_hidden mi_arena_t* _mi_arena_of(const void* p, size_t* segment_index);
 
+// Gives all arenas but those in the program's own memory back to the system, with everything in them. Nobody may use
+// the library afterwards.
+mi_hidden void _mi_arenas_unmap(void);
+
 // Takes `count` unused segments in a row, readable and writable, such that (address + phase) % alignment == 0
 // (alignment 0: anywhere). From `only`, if that is not NULL; else from any arena that is not exclusive, and makes a new
 // one if it must. False: no address space or memory.

@@ -128,6 +128,7 @@ static inline mi_thread_t* mi_thread(void) {   // the calling thread's record, m
   return (mi_likely(thread != NULL) ? thread : _mi_thread_make());
 }
 mi_hidden void _mi_thread_exit(mi_thread_t* thread);
+mi_hidden void _mi_threads_reap(void);                       // ends records of threads that ended without telling
 mi_hidden void _mi_threads_want_collect(mi_thread_t* self);  // posts a forced collect to all other threads
 mi_hidden mi_thread_t* _mi_thread_of(mi_tid_t id);           // the record that `id` names
 mi_hidden void _mi_threads_each_free(void (*fn)(mi_thread_t*));

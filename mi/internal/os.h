@@ -38,6 +38,11 @@ mi_hidden bool _mi_os_protect(void* start, size_t size, bool protect);
 // Does the process run with raised privileges?
 mi_hidden bool _mi_os_is_secure(void);
 mi_hidden void _mi_os_yield(void);
+// The kernel's ids of the process and of the calling thread; both below 2^22.
+mi_hidden uint32_t _mi_os_process_id(void);
+mi_hidden uint32_t _mi_os_thread_id(void);
+// Is there certainly no such thread in the process any more?
+mi_hidden bool _mi_os_thread_is_gone(uint32_t process_id, uint32_t thread_id);
 // Lets the system back reserved memory with its large pages.
 mi_hidden void _mi_os_allow_large_pages(void* start, size_t size);
 // Turns transparent huge pages off for the process, and for what it executes.

@@ -1,9 +1,10 @@
-// The Linux implementation of os.h: mmap, mprotect, madvise, clock_gettime, write. Address space is reserved
+// The Linux implementation of os.h: mmap, mprotect, madvise, clock_gettime, write, tgkill. Address space is reserved
 // read-only and made writable on demand, so that strict overcommit counts only what is used.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -159,7 +160,21 @@ uint64_t _mi_os_secret(void) {
 
 bool _mi_os_is_secure(void) { return getauxval(AT_SECURE) != 0; }
 
-void _mi_os_yield(void) { sched_yield(); }
+void _mi_os_yield(void) {
+  const int saved = errno;
+  sched_yield();
+  errno = saved;
+}
+
+uint32_t _mi_os_process_id(void) { return (uint32_t)getpid(); }
+uint32_t _mi_os_thread_id(void) { return (uint32_t)gettid(); }
+
+bool _mi_os_thread_is_gone(uint32_t process_id, uint32_t thread_id) {
+  const int saved = errno;
+  const bool gone = (tgkill((pid_t)process_id, (pid_t)thread_id, 0) != 0 && errno == ESRCH);
+  errno = saved;
+  return gone;
+}
 
 void _mi_os_allow_large_pages(void* start, size_t size) {
   const int saved = errno;

@@ -26,7 +26,6 @@ mi_heap_t _mi_heap_internal;
 static _Atomic(mi_thread_t*) chunks[CHUNKS];
 static _Atomic(uint32_t) record_count;
 static _Atomic(uint64_t) free_records;  // (tag << 32) | (index + 1); 0 in the low half: none
-static pthread_key_t exit_key;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static mi_thread_t* record_at(uint32_t index) {
@@ -82,24 +81,122 @@ static mi_thread_t* record_new(void) {
 
 // --- the process --------------------------------------------------------------------------------------------
 
+static pthread_key_t exit_key;
+static _Atomic(bool) exit_key_lives;      // false: not made, or deleted
+static _Atomic(uint32_t) exit_key_users;  // threads between the test of exit_key_lives and the use of the key
+static _Atomic(uint32_t) process_id;      // 0 before the first use
+
 static void at_thread_end(void* thread) {
   if (_mi_tls.thread == thread) _mi_thread_exit(thread);
+}
+
+static void exit_key_set(mi_thread_t* thread) {
+  // Sequentially consistent: either who deletes the key sees us, or we see that it is gone.
+  atomic_fetch_add_explicit(&exit_key_users, 1, memory_order_seq_cst);
+  if (mi_load_seq_cst(&exit_key_lives)) pthread_setspecific(exit_key, thread);  // may allocate, may fail
+  atomic_fetch_sub_explicit(&exit_key_users, 1, memory_order_seq_cst);
 }
 
 static void after_fork_in_child(void);
 
 static void process_init(void) {
-  _mi_options_init();
+  mi_store_relaxed(&process_id, _mi_os_process_id());
   if (_mi_option(mi_option_allow_thp) == 0) _mi_os_disallow_thp();
-  pthread_key_create(&exit_key, at_thread_end);
+  if (pthread_key_create(&exit_key, at_thread_end) == 0) atomic_store(&exit_key_lives, true);
   pthread_atfork(NULL, NULL, after_fork_in_child);
 }
 
+// In a shared library that a program may unload, the key's destructor must not outlive the code: threads that end later
+// keep their records. (libmimalloc.so is never unloaded; handlers of fork go with their library.) Blocks may be in use
+// after it, so that memory stays unless the option says otherwise.
+#if defined(__PIC__) && !defined(__PIE__) && !defined(MI_SHARED_LIB)
+__attribute__((destructor(101))) static void process_unload(void) {
+  if (!atomic_exchange(&exit_key_lives, false)) return;
+  while (mi_load_seq_cst(&exit_key_users) != 0) _mi_os_yield();
+  pthread_key_delete(exit_key);
+  if (_mi_option(mi_option_destroy_on_exit) == 0) return;
+  for (size_t i = 0; i < CHUNKS; i++) {
+    mi_thread_t* const chunk = mi_load_relaxed(&chunks[i]);
+    if (chunk == NULL) break;
+    _mi_os_free(chunk, RECORDS_PER_CHUNK * sizeof(mi_thread_t));
+  }
+  _mi_arenas_unmap();
+}
+#endif
+
+// --- threads that ended without telling --------------------------------------------------------------------
+// The key's destructor runs again for a thread that allocates in destructors after ours, but not after the last of
+// PTHREAD_DESTRUCTOR_ITERATIONS rounds; nor for a thread that ends without destructors. Such records name a thread that
+// the kernel no longer knows. They are looked for when the free records are used up, and by a forced collect.
+
+#define RECORDS_BEFORE_REAP 16u
+static _Atomic(uint32_t) reap_at = RECORDS_BEFORE_REAP;  // records
+
+static uint64_t kernel_thread_word(const mi_thread_t* thread) {
+  // Unknown to who shares the memory but not the process (vfork, clone), in which ids mean something else.
+  const uint32_t process = _mi_os_process_id();
+  if (process != mi_load_relaxed(&process_id)) return 0;
+  return thread->generation << 22 | _mi_os_thread_id();
+}
+
+// Ends a record in the name of its thread, which does not run any more.
+static void thread_exit_for(mi_thread_t* thread) {
+  const mi_tls_t own = _mi_tls;
+  _mi_tls = (mi_tls_t){&thread->main_theap, mi_load_relaxed(&thread->id), thread, NULL, 0, NULL};
+  for (mi_slot_chunk_t* chunk = thread->slot_chunks; chunk != NULL; chunk = chunk->next) {
+    for (size_t i = 0; i < MI_SLOTS_PER_CHUNK; i++) {
+      mi_slot_t* const slot = &chunk->slot[i];
+      if ((mi_load_acquire(&slot->word) & MI_SLOT_DEFAULT) != 0) _mi_tls.theap = mi_load_relaxed(&slot->theap);
+    }
+  }
+  thread->callback_depth = 0;
+  _mi_thread_exit(thread);
+  _mi_tls = own;
+  if (own.thread != NULL) exit_key_set(own.thread);
+}
+
+void _mi_threads_reap(void) {
+  const mi_thread_t* const self = _mi_tls.thread;
+  const uint32_t process = mi_load_relaxed(&process_id);
+  if (process == 0 || process != _mi_os_process_id() || (self != NULL && self->callback_depth > 0)) return;
+  const uint32_t count = mi_load_acquire(&record_count);
+  uint32_t in_use = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    mi_thread_t* const thread = record_at(i);
+    if (thread == NULL || mi_load_relaxed(&thread->id) == MI_TID_NONE) continue;
+    uint64_t word = mi_load_acquire(&thread->kernel_thread);
+    // One thread gets the record. Not if it was ended, or used again, since the load: the generation tells.
+    if (word != 0 && thread != self && !thread->forked &&
+        _mi_os_thread_is_gone(process, (uint32_t)word & ((1u << 22) - 1)) &&
+        mi_cas_strong_acq_rel(&thread->kernel_thread, &word, (uint64_t)0)) {
+      // All that the thread did comes before its end, and that before the kernel's answer.
+      atomic_thread_fence(memory_order_seq_cst);
+      thread_exit_for(thread);
+    } else {
+      in_use++;
+    }
+  }
+  // Next when the records that are not known to be in use are as many as those that are: a look costs little per
+  // record.
+  const uint32_t next = 2 * in_use;
+  mi_store_relaxed(&reap_at, next < RECORDS_BEFORE_REAP ? RECORDS_BEFORE_REAP : next);
+}
+
+static mi_thread_t* record_take(void) {
+  mi_thread_t* thread = record_pop();
+  if (thread == NULL && mi_load_relaxed(&record_count) >= mi_load_relaxed(&reap_at)) {
+    _mi_threads_reap();
+    thread = record_pop();
+  }
+  return (thread == NULL ? record_new() : thread);
+}
+
+// --- first use and exit -----------------------------------------------------------------------------------------
+
 mi_cold mi_thread_t* _mi_thread_make(void) {
   const int saved = errno;
-  pthread_once(&once, process_init);
-  mi_thread_t* thread = record_pop();
-  if (thread == NULL) thread = record_new();
+  _mi_options_init();
+  mi_thread_t* const thread = record_take();
   if (thread == NULL) return NULL;
   thread->generation++;
   const mi_tid_t id = (thread->generation << INDEX_BITS | thread->index) << 3;
@@ -119,7 +216,10 @@ mi_cold mi_thread_t* _mi_thread_make(void) {
   _mi_tls.thread = thread;
   _mi_tls.tid = id;
   _mi_tls.theap = &thread->main_theap;
-  pthread_setspecific(exit_key, thread);  // may allocate: the record is ready
+  // The record is ready: what follows may allocate.
+  pthread_once(&once, process_init);
+  mi_store_release(&thread->kernel_thread, kernel_thread_word(thread));
+  exit_key_set(thread);
   errno = saved;
   return thread;
 }
@@ -145,7 +245,8 @@ void _mi_thread_exit(mi_thread_t* thread) {
   _mi_tls.tid = MI_TID_UNINIT;
   _mi_tls.thread = NULL;
   _mi_tls.away_heap = NULL;
-  pthread_setspecific(exit_key, NULL);
+  exit_key_set(NULL);
+  mi_store_relaxed(&thread->kernel_thread, (uint64_t)0);
   mi_store_release(&thread->id, MI_TID_NONE);
   record_push(thread);
 }
@@ -196,7 +297,9 @@ static void settle_slot(mi_slot_t* slot, bool unused) {
 // The other threads' records stay as they are: their ids count as alive, so that nobody adopts their parts, which may
 // have stopped in the middle of a change; frees into their pages are pushed and never collected.
 static void after_fork_in_child(void) {
-  const mi_thread_t* const self = _mi_tls.thread;
+  mi_thread_t* const self = _mi_tls.thread;
+  mi_store_relaxed(&process_id, _mi_os_process_id());
+  if (self != NULL) mi_store_relaxed(&self->kernel_thread, kernel_thread_word(self));
   const uint32_t count = mi_load_relaxed(&record_count);
   for (uint32_t i = 0; i < count; i++) {
     mi_thread_t* const thread = record_at(i);

@@ -222,6 +222,7 @@ struct mi_thread_s {
   uint32_t index;
   uint64_t generation;
   _Atomic(mi_thread_t*) next_free;  // link in the stack of free records
+  _Atomic(uint64_t) kernel_thread;  // (generation, the kernel's id) of who uses the record; 0: nobody, or not known
   // --- owner only
   uint64_t heartbeat;         // slow paths of this thread, over the record's life
   uint32_t callback_depth;    // > 0: a callback of ours runs; no other is started

@@ -1,4 +1,11 @@
-// mi/internal/thread.c: ids and records.
+// mi/internal/thread.c: ids and records, and records of threads that ended without telling.
+#include <limits.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
 #include <set>
@@ -128,6 +135,239 @@ TEST(ThreadTest, AForcedCollectReachesOtherThreadsByMail) {
   other.Run([] { mi_free(mi_malloc(100000)); });
   EXPECT_FALSE(probe_has_mail(record));
   EXPECT_EQ(probe_theap_page_count(theap), 0u);
+}
+
+// --- destructors after ours ------------------------------------------------------------------------------------------
+
+// A key of the program, made after the library's, so that its destructor runs after the library's in every round.
+class LateKey {
+ public:
+  explicit LateKey(int rounds) {
+    mi_free(mi_malloc(1));
+    rounds_ = rounds;
+    EXPECT_EQ(pthread_key_create(&key_, Destroy), 0);
+  }
+  ~LateKey() { pthread_key_delete(key_); }
+  // In a thread: its destructor will allocate in `rounds` rounds.
+  void Arm() { pthread_setspecific(key_, reinterpret_cast<void*>(uintptr_t{1})); }
+
+ private:
+  static void Destroy(void* value) {
+    const uintptr_t round = reinterpret_cast<uintptr_t>(value);
+    void* blocks[20];
+    for (size_t i = 0; i < 20; i++) blocks[i] = mi_malloc(50 * i);
+    for (void* block : blocks) mi_free(block);
+    mi_heap_t* heap = mi_heap_new();
+    EXPECT_NE(mi_heap_malloc(heap, 100), nullptr);
+    mi_heap_destroy(heap);
+    if (round < static_cast<uintptr_t>(rounds_)) pthread_setspecific(key_, reinterpret_cast<void*>(round + 1));
+  }
+  static inline int rounds_;
+  static inline pthread_key_t key_;
+};
+
+size_t RecordsOf(int threads, const std::function<void()>& task) {
+  std::set<size_t> indices;
+  for (int i = 0; i < threads; i++) {
+    InThread(task);
+    InThread([&] { indices.insert(probe_thread_index()); });
+  }
+  return indices.size();
+}
+
+TEST(LateThreadTest, DestructorsThatAllocateAfterOursLeaveNothingBehindWhicheverRoundTheyRunIn) {
+  if (kSanitized) GTEST_SKIP() << "the sanitizers have keys of their own";
+  for (int rounds = 1; rounds <= PTHREAD_DESTRUCTOR_ITERATIONS; rounds++) {
+    LateKey key(rounds);
+    const size_t before = ResidentBytes();
+    const size_t records = RecordsOf(10000 / PTHREAD_DESTRUCTOR_ITERATIONS, [&] {
+      mi_free(mi_malloc(100));
+      key.Arm();
+    });
+    EXPECT_LE(records, 32u) << rounds << " rounds";
+    EXPECT_LE(ResidentBytes(), before + 4 * kMiB) << rounds << " rounds";
+  }
+}
+
+TEST(LateThreadTest, AThreadWhoseFirstAllocationIsInItsLastDestructorLeavesNothingBehind) {
+  if (kSanitized) GTEST_SKIP() << "the sanitizers have keys of their own";
+  static pthread_key_t key;
+  static std::atomic<int> ended;
+  ended = 0;
+  ASSERT_EQ(pthread_key_create(&key,
+                               [](void* value) {
+                                 const uintptr_t round = reinterpret_cast<uintptr_t>(value);
+                                 if (round < PTHREAD_DESTRUCTOR_ITERATIONS) {
+                                   pthread_setspecific(key, reinterpret_cast<void*>(round + 1));
+                                 } else {
+                                   mi_free(mi_malloc(100));
+                                   ended++;
+                                 }
+                               }),
+            0);
+  const size_t records = RecordsOf(1000, [] { pthread_setspecific(key, reinterpret_cast<void*>(uintptr_t{1})); });
+  EXPECT_EQ(ended, 1000);
+  EXPECT_LE(records, 32u);
+  pthread_key_delete(key);
+}
+
+// --- threads that end without destructors
+// --------------------------------------------------------------------------------
+
+// Runs a task in a thread that then leaves by the system call alone.
+void InThreadWithoutEnd(const std::function<void()>& task) {
+  InThread([&] {
+    task();
+    syscall(SYS_exit, 0);
+  });
+}
+
+void CollectUntilGone(uint64_t id) {
+  while (probe_tid_is_alive(id)) {  // the kernel forgets a thread a little after its end was seen
+    mi_collect(true);
+    sched_yield();
+  }
+}
+
+TEST(GoneThreadTest, ACollectEndsTheRecordOfAThreadThatIsGoneAndItsBlocksStay) {
+  if (kSanitized) GTEST_SKIP() << "the sanitizers want threads to end properly";
+  uint64_t id = 0;
+  const mi_theap_t* theap = nullptr;
+  std::vector<void*> kept;
+  mi_heap_t* heap = nullptr;
+  void* in_heap = nullptr;
+  InThreadWithoutEnd([&] {
+    id = probe_thread_id();
+    theap = probe_theap_main();
+    for (int i = 0; i < 1000; i++) {
+      kept.push_back(mi_malloc(i));
+      Fill(kept[i], i, i);
+    }
+    heap = mi_heap_new();
+    in_heap = mi_heap_malloc(heap, 5000);
+    Fill(in_heap, 5000, 5000);
+  });
+  CollectUntilGone(id);
+  EXPECT_EQ(probe_theap_page_count(theap), 0u) << "the pages were handed over";
+  for (int i = 0; i < 1000; i++) {
+    EXPECT_TRUE(Holds(kept[i], i, i));
+    mi_free(kept[i]);
+  }
+  EXPECT_TRUE(Holds(in_heap, 5000, 5000));
+  EXPECT_NE(mi_heap_malloc(heap, 100), nullptr);
+  mi_heap_destroy(heap);
+  EXPECT_TRUE(probe_heap(heap).gone);
+  mi_free(mi_malloc(100));
+  EXPECT_TRUE(probe_theap_is_sound(probe_theap_main()));
+}
+
+TEST(GoneThreadTest, TheDefaultHeapOfAThreadThatIsGoneCanBeDestroyedBeforeAndAfter) {
+  if (kSanitized) GTEST_SKIP() << "the sanitizers want threads to end properly";
+  for (bool before : {true, false}) {
+    uint64_t id = 0;
+    mi_heap_t* heap = nullptr;
+    void* slot = nullptr;
+    InThreadWithoutEnd([&] {
+      id = probe_thread_id();
+      heap = mi_heap_new();
+      mi_heap_set_default(heap);
+      for (int i = 0; i < 5000; i++) EXPECT_NE(mi_malloc(100), nullptr);
+      slot = probe_slot_of_heap(heap).slot;
+      EXPECT_TRUE(probe_slot_at(slot).is_default);
+    });
+    if (before) mi_heap_destroy(heap);
+    CollectUntilGone(id);
+    if (!before) mi_heap_destroy(heap);
+    EXPECT_TRUE(probe_heap(heap).gone) << before;
+    EXPECT_TRUE(probe_slot_at(slot).is_free) << before;
+  }
+}
+
+TEST(GoneThreadTest, TheNextThreadsUseTheRecordsOfThoseThatAreGone) {
+  if (kSanitized) GTEST_SKIP() << "the sanitizers want threads to end properly";
+  EXPECT_LE(RecordsOf(500, [] {}), 32u);
+  std::set<size_t> indices;
+  for (int i = 0; i < 500; i++) InThreadWithoutEnd([&] { indices.insert(probe_thread_index()); });
+  EXPECT_LE(indices.size(), 64u);
+}
+
+TEST(GoneThreadTest, ThreadsThatRunKeepTheirRecordsWhoeverLooksForThoseThatAreGone) {
+  constexpr int kTogether = 40;
+  std::vector<uint64_t> ids(kTogether);
+  std::vector<void*> blocks(kTogether);
+  Barrier ready(kTogether + 1), done(kTogether + 1);
+  std::thread threads([&] {
+    InThreads(kTogether, [&](int thread) {
+      ids[thread] = probe_thread_id();
+      blocks[thread] = mi_malloc(1000);
+      Fill(blocks[thread], 1000, thread);
+      ready.Arrive();
+      done.Arrive();
+      EXPECT_EQ(probe_thread_id(), ids[thread]);
+      EXPECT_TRUE(probe_theap_is_sound(probe_theap_main()));
+      mi_free(blocks[thread]);
+    });
+  });
+  ready.Arrive();
+  const auto all_alive = [&] {
+    return std::all_of(ids.begin(), ids.end(), [](uint64_t id) { return probe_tid_is_alive(id); });
+  };
+  mi_collect(true);
+  EXPECT_TRUE(all_alive());
+  InThreads(40, [](int) { mi_free(mi_malloc(100)); });
+  EXPECT_TRUE(all_alive());
+  // Who shares the memory, but is another process, knows the threads by other ids.
+  const pid_t child = vfork();
+  if (child == 0) {
+    mi_collect(true);
+    _exit(0);
+  }
+  EXPECT_TRUE(all_alive());
+  // And in the child of a fork, what they had stays as it was when they stopped.
+  const pid_t forked = fork();
+  if (forked == 0) {
+    mi_collect(true);
+    _exit(all_alive() ? 0 : 1);
+  }
+  int status = -1;
+  EXPECT_EQ(waitpid(forked, &status, 0), forked);
+  EXPECT_EQ(status, 0);
+  waitpid(child, &status, 0);
+  done.Arrive();
+  threads.join();
+}
+
+// A copy of a process with threads that the handlers of fork did not see, and whose parent, in which the threads run,
+// is gone as well: nobody may take the copies of the threads' records apart.
+TEST(GoneThreadTest, ACopyOfTheProcessThatForkDidNotMakeLeavesTheRecordsOfItsThreadsAlone) {
+  if (kSanitized) GTEST_SKIP() << "the sanitizers want to know of every process";
+  int result[2];
+  ASSERT_EQ(pipe(result), 0);
+  const pid_t parent = fork();
+  if (parent == 0) {
+    static uint64_t ids[20];
+    static Barrier ready(21), done(21);
+    for (uint64_t& id : ids) {
+      std::thread([&id] {
+        id = probe_thread_id();
+        ready.Arrive();
+        done.Arrive();
+      }).detach();
+    }
+    ready.Arrive();
+    const pid_t me = getpid();
+    if (syscall(SYS_clone, SIGCHLD, nullptr, nullptr, nullptr, nullptr) != 0) _exit(0);
+    while (getppid() == me) sched_yield();
+    mi_collect(true);
+    const char good = std::all_of(ids, ids + 20, [](uint64_t id) { return probe_tid_is_alive(id); }) ? 'y' : 'n';
+    _exit(write(result[1], &good, 1) == 1 ? 0 : 1);
+  }
+  close(result[1]);
+  char good = '-';
+  EXPECT_EQ(read(result[0], &good, 1), 1);
+  EXPECT_EQ(good, 'y');
+  close(result[0]);
+  waitpid(parent, nullptr, 0);
 }
 
 }  // namespace
