@@ -96,4 +96,6 @@ const mi_upcalls_t _mi_upcalls = {
 #if MI_CHECKED
     .check_free = _mi_checked_free,
 #endif
+    .totals = _mi_heap_totals,
+    .process_end = _mi_stats_at_exit,
 };

@@ -11,12 +11,14 @@
 
 #include "mi/heap/checked.h"
 #include "mi/internal/os.h"
+#include "mi/internal/stats.h"
 
 #define MI_HEAP_IDS_PER_RUN 1024
 
+static _Atomic(uint64_t) id_runs;
+
 static mi_cold uint64_t heap_id_refill(mi_thread_t* thread) {
-  static _Atomic(uint64_t) next_run;
-  const uint64_t run = atomic_fetch_add_explicit(&next_run, 1, memory_order_relaxed) + 1;
+  const uint64_t run = atomic_fetch_add_explicit(&id_runs, 1, memory_order_relaxed) + 1;
   thread->heap_id_next = run * MI_HEAP_IDS_PER_RUN;
   thread->heap_id_end = thread->heap_id_next + MI_HEAP_IDS_PER_RUN;
   return thread->heap_id_next++;
@@ -24,6 +26,18 @@ static mi_cold uint64_t heap_id_refill(mi_thread_t* thread) {
 
 uint64_t _mi_heap_next_id(mi_thread_t* thread) {
   return (mi_likely(thread->heap_id_next < thread->heap_id_end) ? thread->heap_id_next++ : heap_id_refill(thread));
+}
+
+static MI_RACY void ids_left(mi_thread_t* thread, void* sum) {
+  *(uint64_t*)sum += mi_racy(thread->heap_id_end) - mi_racy(thread->heap_id_next);
+}
+
+// How many heaps were ever made: the ids that were given to threads, less those that the threads still have.
+uint64_t _mi_heaps_made(void) {
+  const uint64_t given = mi_load_relaxed(&id_runs) * MI_HEAP_IDS_PER_RUN;
+  uint64_t left = 0;
+  _mi_threads_each(ids_left, &left);
+  return (left < given ? given - left : 0);
 }
 
 mi_heap_extra_t* _mi_heap_extra_make(mi_heap_t* heap) {
@@ -160,6 +174,7 @@ static void heap_free(mi_heap_t* heap) {
   }
   const bool in_arena = (heap->flags & MI_HEAP_IN_ARENA) != 0;
   if (heap->home.config != NULL && !in_arena) _mi_internal_free(heap->home.config);
+  _mi_heap_totals_end(heap);
   // A handle is as new when it is recycled, but for its regions.
   mi_part_t* const home = &heap->home;
   mi_store_relaxed(&home->theap, MI_THEAP_EMPTY);
@@ -170,7 +185,7 @@ static void heap_free(mi_heap_t* heap) {
   mi_store_relaxed(&heap->refs, 1u);
   mi_store_relaxed(&heap->pages_out, (int64_t)0);
   mi_store_relaxed(&heap->is_target, (uint8_t)0);
-  heap->flags = 0;
+  heap->flags = _mi_heap_flags_of_new();
   heap->visiting = 0;
   mi_store_relaxed(&heap->state, (uint8_t)MI_HEAP_OPEN);
   mi_store_release(&heap->into, (mi_heap_t*)NULL);  // see mi_heap_of
@@ -192,6 +207,7 @@ void _mi_heap_theap_gone(mi_heap_t* heap) {
 // Drops the heap with everything in it. The heap may be closed (a merged heap whose target ends).
 void _mi_heap_end(mi_heap_t* heap) {
   mi_store_release(&heap->state, (uint8_t)MI_HEAP_DYING);
+  if ((heap->flags & MI_HEAP_COUNTED) != 0) _mi_heap_count_regions(heap);
   MI_FOR_EACH_PART(heap, part) {
     mi_slot_t* slot;
     if (!_mi_slot_take(part, &slot)) continue;  // none, or its thread finishes it
@@ -240,6 +256,7 @@ void mi_heap_reset(mi_heap_t* heap) {
 #if MI_CHECKED
   _mi_checked_heap_end(heap);
 #endif
+  if ((heap->flags & MI_HEAP_COUNTED) != 0) _mi_heap_count_regions(heap);
   MI_FOR_EACH_PART(heap, part) {
     for (;;) {
       mi_slot_t* slot = NULL;
@@ -249,10 +266,12 @@ void mi_heap_reset(mi_heap_t* heap) {
         break;
       }
       if (slot == NULL) break;
+      mi_count(&_mi_stats.heap_waits, 1);
       _mi_os_yield();  // its thread is in collect or exit: the heap stays, so its thread must be through first
     }
     _mi_part_reset(part);
   }
   for (mi_heap_t* forwarder; (forwarder = _mi_forwarder_pop(heap)) != NULL;) _mi_heap_end(forwarder);
   _mi_abandoned_sweep(heap, true);
+  _mi_heap_totals_end(heap);
 }

@@ -19,6 +19,7 @@
 #include "mi/heap/parts.h"
 #include "mi/internal/os.h"
 #include "mi/internal/stack.h"
+#include "mi/internal/stats.h"
 
 // --- the flag ------------------------------------------------------------------------------------------------
 
@@ -28,6 +29,7 @@ static void merge_enter(void) {
   uint32_t expected = 0;
   while (!mi_cas_weak_acq_rel(&merge_flag, &expected, 1u)) {
     expected = 0;
+    mi_count(&_mi_stats.heap_waits, 1);
     _mi_os_yield();
   }
 }
@@ -59,6 +61,7 @@ bool _mi_heap_free_remains(mi_heap_t* heap) {
     if (part->regions != NULL || !_mi_region_is_empty(&part->region)) empty = false;
   }
   if (!empty || mi_load_acquire(&heap->refs) != 1 || mi_load_acquire(&heap->pages_out) != 0) return false;
+  _mi_heap_totals_move(heap);
   _mi_heap_end(heap);
   return true;
 }
@@ -131,6 +134,7 @@ void _mi_forwarders_collect(mi_heap_t* heap) {
 
 static void heap_close(mi_heap_t* heap, mi_heap_t* target) {
   mi_thread_t* const thread = _mi_tls.thread;
+  _mi_heap_totals_settle(heap);
   // From here on mi_heap_of follows, and allocation in the heap is refused.
   mi_store_release(&heap->into, target);
   mi_store_release(&heap->state, (uint8_t)MI_HEAP_CLOSED);

@@ -195,6 +195,7 @@ static mi_noinline mi_heap_t* handle_alloc_slow(mi_thread_t* thread) {
   if (heap == NULL) return NULL;
   _mi_part_init(&heap->home, heap, MI_TID_NONE, MI_REGION_SHIFT_MIN);
   mi_store_relaxed(&heap->refs, 1u);
+  heap->flags = _mi_heap_flags_of_new();
   return heap;
 }
 
@@ -209,6 +210,7 @@ static mi_noinline void handle_free_slow(mi_thread_t* thread, mi_heap_t* heap) {
   }
   if (handle_return(heap)) return;
   part_trim_spare(part, 0);
+  _mi_handle_totals_free(heap);
   region_go_home(&part->region);
 }
 
@@ -252,6 +254,7 @@ static void handles_free(mi_heap_t* heap) {
   while (heap != NULL) {
     mi_heap_t* const next = (mi_heap_t*)heap->home.region.next;
     part_trim_spare(&heap->home, 0);
+    _mi_handle_totals_free(heap);
     region_go_home(&heap->home.region);
     heap = next;
   }
@@ -301,6 +304,7 @@ void _mi_part_release_empty(mi_part_t* part) {
     rest = region->next;
     if (region != part->current && _mi_region_is_empty(region)) {
       part->bytes -= 1u << region->shift;
+      _mi_region_emptied(region, part);
       region_go_home(region);
     } else {
       if (part->regions == NULL) part->regions_last = region;
@@ -331,6 +335,7 @@ void _mi_part_release_step(mi_part_t* part) {
   if (region != part->current && _mi_region_is_empty(region)) {
     part->regions = region->next;
     part->bytes -= 1u << region->shift;
+    _mi_region_emptied(region, part);
     region_go_home(region);
   } else {
     part_rotate_regions(part);
@@ -345,6 +350,7 @@ static inline bool part_try_reuse(mi_part_t* part, mi_region_t* region, size_t n
   if (((size_t)1 << region->shift) - region->first * (size_t)MI_GRANULE < need || !_mi_region_is_empty(region))
     return false;
   if (region != part->current) part_close_current(part);
+  _mi_region_emptied(region, part);
   region_clear(region);
   part_set_current(part, region);
   return true;
@@ -464,6 +470,7 @@ static inline void part_skip_to(mi_part_t* part, uint8_t* at) {
   const size_t granule = (size_t)(gap - (uint8_t*)part->current) / MI_GRANULE;
   _Atomic(uint64_t)* const word = mi_region_words(part->current, granule);
   mi_store_release(&word[1], mi_load_relaxed(&word[1]) | (uint64_t)1 << (granule % 64));
+  mi_fetch_or_acq_rel(&word[2], (uint64_t)1 << (granule % 64));  // freed twice: never an object, and not counted as one
 }
 
 // NULL: the class has earned pages, or there is no memory.

@@ -8,6 +8,7 @@
 #include <errno.h>
 
 #include "mi/heap/parts.h"
+#include "mi/internal/stats.h"
 
 #define MI_LANE_SHIFT 10
 
@@ -84,6 +85,7 @@ mi_theap_t* _mi_part_theap(mi_thread_t* thread, mi_part_t* part) {
     _mi_internal_free(theap);
     return NULL;
   }
+  mi_gauge_add(&_mi_stats.theaps, 1);
   mi_store_relaxed(&part->theap, theap);
   mi_store_release(&part->slot, slot);
   return theap;

@@ -147,6 +147,8 @@ mi_hidden mi_heap_t* _mi_subproc_heap(const mi_subproc_t* subproc);  // of NULL 
 mi_hidden mi_subproc_t* _mi_subproc_of(const mi_heap_t* heap);       // NULL: the main one
 mi_hidden mi_heap_t* _mi_thread_main_heap(void);                     // of the calling thread's sub-process
 mi_hidden void _mi_subproc_leave(mi_thread_t* thread);
+mi_hidden bool _mi_subproc_is_main(mi_subproc_id_t id);
+mi_hidden bool _mi_subproc_exists(mi_subproc_id_t id);
 
 // --- ends (heap.c, merge.c) --------------------------------------------------------------------------------------
 mi_hidden bool _mi_heap_check_usable(mi_heap_t* heap, const char* function);
@@ -159,6 +161,18 @@ mi_hidden void _mi_forwarders_collect(mi_heap_t* heap);
 mi_hidden void _mi_forwarders_step(mi_heap_t* heap);  // looks at one
 mi_hidden void _mi_merge_after_fork(void);
 mi_hidden bool _mi_heap_free_remains(mi_heap_t* heap);
+
+// --- counting (stats.c) -------------------------------------------------------------------------------------------
+mi_hidden mi_totals_t* _mi_heap_totals(mi_heap_t* heap);  // where to add what the heap's pages and regions leave behind
+mi_hidden void _mi_region_emptied(mi_region_t* region, mi_part_t* part);
+mi_hidden void _mi_heap_count_regions(mi_heap_t* heap);
+mi_hidden void _mi_heap_totals_settle(mi_heap_t* heap);
+mi_hidden void _mi_heap_totals_move(mi_heap_t* heap);
+mi_hidden void _mi_heap_totals_end(mi_heap_t* heap);
+mi_hidden void _mi_handle_totals_free(mi_heap_t* heap);
+mi_hidden uint8_t _mi_heap_flags_of_new(void);
+mi_hidden uint64_t _mi_heaps_made(void);
+mi_hidden void _mi_stats_at_exit(void);  // mi/stats.c
 
 // --- callbacks (deferred.c) -----------------------------------------------------------------------------------------
 mi_hidden extern _Atomic(const mi_pair_t*) _mi_deferred_pair;

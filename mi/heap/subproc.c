@@ -41,6 +41,17 @@ void _mi_subproc_leave(mi_thread_t* thread) {
   mi_fetch_sub_acq_rel(&subproc->threads, 1u);
 }
 
+bool _mi_subproc_is_main(mi_subproc_id_t id) { return subproc_of_id(id) == NULL; }
+
+static bool is_of_another(mi_heap_t* heap, void* subproc) {
+  return _mi_subproc_of(heap) != subproc;
+}
+
+// Without a look at what may be no sub-process: one that lives has a heap that names it.
+bool _mi_subproc_exists(mi_subproc_id_t id) {
+  return _mi_subproc_is_main(id) || !mi_heap_visit_all(is_of_another, id._mi_subproc);
+}
+
 mi_subproc_id_t mi_subproc_main(void) { return id_of(NULL); }
 
 mi_subproc_id_t mi_subproc_current(void) {

@@ -15,6 +15,7 @@
 #include "mi/internal/options.h"
 #include "mi/internal/os.h"
 #include "mi/internal/track.h"
+#include "mi/internal/stats.h"
 
 _Atomic(mi_arena_t*) _mi_arenas[MI_ARENAS_MAX];
 mi_span_t _mi_span = {1, 0};  // a `low` of 1 before there is an arena: NULL is in no span, whatever the size
@@ -172,9 +173,14 @@ static bool arena_grow(size_t count) {
       }
       if (!arena_publish(arena, n, false)) {
         _mi_os_free(start, goal);
-      } else if (!atomic_exchange_explicit(&have_span, true, memory_order_relaxed)) {
+        return true;
+      }
+      if (!atomic_exchange_explicit(&have_span, true, memory_order_relaxed)) {
         mi_span_publish((uintptr_t)start + 1, goal);
       }
+      mi_count(&_mi_stats.arenas, 1);
+      mi_gauge_add(&_mi_stats.reserved, (int64_t)goal);
+      mi_gauge_add(&_mi_stats.committed, (int64_t)mi_round_up(header_size(goal >> MI_SEGMENT_SHIFT), MI_OS_PAGE));
       return true;
     }
     if (goal <= need) return false;
@@ -289,6 +295,7 @@ static bool arena_claim(mi_arena_t* arena, size_t count, size_t alignment, size_
   if (at == SIZE_MAX) return false;
   if (!arena_make_ready(arena, at + count)) {
     bits_give(arena, at, count);
+    mi_count(&_mi_stats.arena_rollbacks, 1);
     *refused = true;
     return false;
   }

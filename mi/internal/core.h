@@ -18,6 +18,8 @@ typedef struct mi_upcalls_s {
 #if MI_CHECKED
   bool (*check_free)(void* p);  // looks at a block before it is freed; false: it stays
 #endif
+  mi_totals_t* (*totals)(mi_heap_t* heap);               // where to add what pages of the heap leave behind
+  void (*process_end)(void);                             // in the library's destructor
 } mi_upcalls_t;
 mi_hidden extern const mi_upcalls_t _mi_upcalls;
 
@@ -132,6 +134,7 @@ mi_hidden void _mi_threads_reap(void);                       // ends records of 
 mi_hidden void _mi_threads_want_collect(mi_thread_t* self);  // posts a forced collect to all other threads
 mi_hidden mi_thread_t* _mi_thread_of(mi_tid_t id);           // the record that `id` names
 mi_hidden void _mi_threads_each_free(void (*fn)(mi_thread_t*));
+mi_hidden void _mi_threads_each(void (*fn)(mi_thread_t*, void*), void* arg);
 // Does the thread with this id still run?
 static inline bool mi_tid_is_alive(mi_tid_t id) {
   return id != MI_TID_NONE && mi_load_acquire(&_mi_thread_of(id)->id) == id;

@@ -68,6 +68,7 @@ void _mi_theap_drain_delayed(mi_theap_t* theap) {
     } else if (page->kind == MI_PAGE_NONE) {
       page = _mi_page_of_any(block);
     }
+    page->delayed--;
     _mi_page_free_local(page, block);
     block = next;
   }

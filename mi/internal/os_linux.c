@@ -19,11 +19,13 @@
 
 #include "mi/internal/os.h"
 #include "mi/internal/track.h"
+#include "mi/internal/stats.h"
 
 void* _mi_os_reserve(size_t size, size_t alignment) {
   const int saved = errno;
   const size_t total = size + alignment - MI_OS_PAGE;
   uint8_t* const p = mmap(NULL, total, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  mi_count(&_mi_stats.mmap_calls, 1);
   errno = saved;
   if (p == MAP_FAILED) return NULL;
   uint8_t* const start = (uint8_t*)mi_round_up((uintptr_t)p, alignment);
@@ -38,6 +40,7 @@ void* _mi_os_reserve(size_t size, size_t alignment) {
 bool _mi_os_commit(void* start, size_t size) {
   const int saved = errno;
   const bool ok = (mprotect(start, size, PROT_READ | PROT_WRITE) == 0);
+  mi_count(&_mi_stats.commit_calls, 1);
   errno = saved;
   return ok;
 }
@@ -52,7 +55,17 @@ bool _mi_os_protect(void* start, size_t size, bool protect) {
 bool _mi_os_purge(void* start, size_t size, bool decommit) {
   const int saved = errno;
   bool zero = false;
-  if (decommit || madvise(start, size, MADV_FREE) != 0) zero = (madvise(start, size, MADV_DONTNEED) == 0);
+  bool reset = false;
+  if (!decommit) {
+    reset = (madvise(start, size, MADV_FREE) == 0);
+    mi_count(&_mi_stats.reset_calls, 1);
+    if (reset) mi_count(&_mi_stats.reset_bytes, (int64_t)size);
+  }
+  if (!reset) {
+    zero = (madvise(start, size, MADV_DONTNEED) == 0);
+    mi_count(&_mi_stats.purge_calls, 1);
+    if (zero) mi_count(&_mi_stats.purged_bytes, (int64_t)size);
+  }
   errno = saved;
   return zero;
 }
@@ -60,6 +73,7 @@ bool _mi_os_purge(void* start, size_t size, bool decommit) {
 void* _mi_os_alloc(size_t size) {
   const int saved = errno;
   void* const p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  mi_count(&_mi_stats.mmap_calls, 1);
   errno = saved;
   return (p == MAP_FAILED ? NULL : p);
 }

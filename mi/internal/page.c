@@ -19,6 +19,7 @@
 #include "mi/internal/os.h"
 #include "mi/internal/page_queue.h"
 #include "mi/internal/stack.h"
+#include "mi/internal/stats.h"
 
 const mi_page_t _mi_page_empty;
 
@@ -50,6 +51,7 @@ void _mi_page_collect(mi_page_t* page) {
     page->free = page->local_free;
     page->local_free = NULL;
     page->free_zero = 0;
+    page->recycled += page->capacity - (page->used - page->pinned);
   }
 }
 
@@ -74,6 +76,7 @@ static void page_extend(mi_page_t* page) {
   ((mi_block_t*)last)->next = NULL;
   page->capacity += (uint32_t)count;
   page->free_zero = page->fresh_zero;
+  mi_count_own(&_mi_tls.thread->counts.pages_extended, 1);
 }
 
 // --- making and releasing pages --------------------------------------------------------------------------------
@@ -96,6 +99,9 @@ static void page_init(mi_theap_t* theap, mi_page_t* page, mi_kind_t kind, size_t
   page->fresh_zero = zero;
   page->free_zero = 0;
   page->in_full = 0;
+  page->pinned = 0;
+  page->delayed = 0;
+  page->recycled = 0;
   page->color = 0;
   page->kind = (uint8_t)kind;
   mi_store_relaxed(&page->thread_free, (mi_thread_free_t)MI_NORMAL);
@@ -107,6 +113,7 @@ static void page_init(mi_theap_t* theap, mi_page_t* page, mi_kind_t kind, size_t
   }
   mi_store_release(&page->owner, mi_load_relaxed(&theap->thread->id) | flags);
   theap->page_count++;
+  mi_gauge_add(&_mi_stats.pages, 1);
 }
 
 // Slices for a page: of `arena` if that is not NULL, else of an arena of the preferred node, else of any.
@@ -180,8 +187,8 @@ void _mi_handle_pages_purge(void) {
   }
 }
 
-// The slices of an empty page that is in no queue go back.
-static void page_give_slices(mi_page_t* page) {
+// The slices of a page that is in no queue, and whose blocks are counted, go back.
+static void page_return_slices(mi_page_t* page) {
 #if MI_GUARDED
   if (page->guard != 0) {
     // Memory that cannot be made accessible again is never handed out again.
@@ -189,6 +196,7 @@ static void page_give_slices(mi_page_t* page) {
     page->guard = 0;
   }
 #endif
+  mi_gauge_sub(&_mi_stats.pages, 1);
   if (page->kind == MI_PAGE_HUGE) {
     _mi_huge_release(page);
   } else if (page->bin == MI_BIN_HANDLE && mi_load_relaxed(&page->heap) == &_mi_heap_internal) {
@@ -199,6 +207,19 @@ static void page_give_slices(mi_page_t* page) {
     _mi_slices_release(page);
   }
   _mi_purge(false);
+}
+
+// An empty page that is in no queue goes back.
+static void page_give_slices(mi_page_t* page) {
+  _mi_stats_page_emptied(page, true);
+  page_return_slices(page);
+}
+
+// A page goes back with all its blocks, because its heap ends or is reset.
+static void page_drop(mi_page_t* page) {
+  _mi_stats_page_dropped(page, true);
+  page->used = 0;
+  page_return_slices(page);
 }
 
 static void page_give_up(mi_page_t* page);
@@ -250,6 +271,7 @@ static void page_unfull(mi_theap_t* theap, mi_page_t* page) {
   mi_thread_free_t tf = mi_load_relaxed(&page->thread_free);
   while (MI_STATE(tf) == MI_DELAYED && !mi_cas_weak_acq_rel(&page->thread_free, &tf, MI_WITH_STATE(tf, MI_NORMAL))) {
   }
+  if (MI_STATE(tf) != MI_DELAYED) page->delayed++;  // a freer was there first
 }
 
 static bool page_is_delaying(const mi_page_t* page) {
@@ -272,6 +294,7 @@ void _mi_page_retire(mi_page_t* page) {
   mi_theap_t* const theap = mi_load_relaxed(&page->theap);
   mi_assert(page->used == 0 && !page->in_full);
   if (page->next == page || page_is_delaying(page)) {
+    mi_count_own(&_mi_tls.thread->counts.pages_retired, 1);
     page->retire = MI_RETIRE_CYCLES;
     if (theap->queue[page->bin] != page) {  // the sweep looks at the first pages
       mi_queue_unlink(theap, page->bin, page);
@@ -409,6 +432,7 @@ static void page_give_up(mi_page_t* page) {
       if (page->capacity != 0) {
         // It waits for a popper: without its memory. Only a page without lists can lose that: start afresh.
         const size_t size = (mi_page_is_single(page) ? page->block_size : page->slices * MI_SLICE_SIZE);
+        _mi_stats_page_emptied(page, false);
         page->free = page->local_free = NULL;
         page->capacity = 0;
         page->fresh_zero = _mi_memory_purge(page->start, size & ~(MI_OS_PAGE - 1));
@@ -416,6 +440,7 @@ static void page_give_up(mi_page_t* page) {
     }
     const mi_thread_free_t next = (tf & MI_LISTED) | list_it | MI_ABANDONED;
     if (!mi_cas_strong_acq_rel(&page->thread_free, &tf, next)) continue;
+    mi_count(&_mi_stats.pages_abandoned, 1);
     // From here on the page is not ours; until it is pushed, LISTED keeps everybody from releasing it.
     if ((tf & MI_LISTED) == 0 && list_it != 0) mi_stack_push(&abandoned->list[page->bin], page, PAGE_LINK);
     return;
@@ -456,9 +481,11 @@ void _mi_page_claimed(mi_page_t* page) {
       }
     }
     if (theap != NULL && !mi_page_is_single(page) && theap->thread == thread) {
+      mi_count(&_mi_stats.reclaimed_on_free, 1);
       page_adopt(theap, page);
       return;
     }
+    mi_count(&_mi_stats.abandoned_again, 1);
   }
   page_give_up(page);
 }
@@ -472,6 +499,7 @@ static mi_page_t* theap_reclaim_from(mi_theap_t* theap, mi_heap_t* heap, size_t 
     mi_page_t* const page = mi_stack_pop(&abandoned->list[bin], PAGE_LINK);
     if (page == NULL) return NULL;
     if (!page_claim_popped(page)) continue;  // who has it will list it again
+    mi_count(&_mi_stats.reclaimed_on_alloc, 1);
     page_adopt(theap, page);
     _mi_page_collect(page);
     if (page->free != NULL || page->capacity < page->reserved) return page;
@@ -489,8 +517,7 @@ void _mi_abandoned_sweep(mi_heap_t* heap, bool all) {
       mi_page_t* const next = mi_load_relaxed(&page->listed_next);
       if (page_claim_popped(page)) {
         if (all) {
-          page->used = 0;
-          page_give_slices(page);
+          page_drop(page);
           atomic_fetch_sub_explicit(&heap->pages_out, 1, memory_order_acq_rel);
         } else {
           page_give_up(page);
@@ -508,9 +535,13 @@ mi_page_t* _mi_abandoned_first(mi_heap_t* heap, size_t bin) {
 
 // A visitor counts itself among a page's live blocks, so that the page stays while the visit lasts. Who calls has the
 // page's theap; of an abandoned page, the heap.
-void _mi_page_pin(mi_page_t* page) { page->used++; }
+void _mi_page_pin(mi_page_t* page) {
+  page->used++;
+  page->pinned++;
+}
 
 void _mi_page_unpin(mi_page_t* page) {
+  page->pinned--;
   mi_thread_free_t tf = mi_load_acquire(&page->thread_free);
   while (MI_STATE(tf) == MI_ABANDONED) {
     if (!mi_cas_weak_acq_rel(&page->thread_free, &tf, MI_WITH_STATE(tf, MI_NORMAL))) continue;
@@ -545,8 +576,11 @@ static bool page_has_free(mi_page_t* page) {
 // The first page of the class that can serve: what the queue holds (full ones leave it on the way, so the search is
 // short, amortised one step per page filled), then abandoned pages, then a fresh one.
 static mi_page_t* theap_find_page(mi_theap_t* theap, size_t bin) {
+  mi_thread_counts_t* const counts = &theap->thread->counts;
+  mi_count_own(&counts->searches, 1);
   mi_page_t* page = theap->queue[bin];
   while (page != NULL) {
+    mi_count_own(&counts->pages_searched, 1);
     if (page_has_free(page)) {
       page->retire = 0;
       if (theap->queue[bin] != page) {  // make it the first: the direct table then finds it
@@ -719,14 +753,16 @@ static void free_page(mi_theap_t* theap, mi_page_t* page) {
   theap->page_count--;
   mi_thread_free_t tf = mi_load_acquire(&page->thread_free);
   if (mi_unlikely((tf & MI_LISTED) != 0)) {
+    _mi_stats_page_dropped(page, false);
     while (!mi_cas_weak_acq_rel(&page->thread_free, &tf, (tf & MI_LISTED) | MI_NORMAL)) {
     }
     page->free = page->local_free = NULL;
     page->used = 0;
+    page->recycled = 0 - (uint64_t)page->capacity;  // its blocks are counted
     mi_fetch_add_acq_rel(&theap->heap->pages_out, 1);
     page_give_up(page);
   } else {
-    page_give_slices(page);
+    page_drop(page);
   }
 }
 
@@ -756,6 +792,7 @@ static void abandon_page(mi_theap_t* theap, mi_page_t* page, bool unused) {
   mi_queue_unlink(theap, page->in_full ? MI_BIN_FULL : page->kind == MI_PAGE_CLASS ? page->bin : MI_BIN_LATE, page);
   theap->page_count--;
   page->in_full = 0;
+  page->delayed = 0;
   page->retire = 0;
   mi_fetch_add_acq_rel(&heap->pages_out, 1);
   page_give_up(page);
@@ -773,6 +810,7 @@ static bool theap_cut_delayed(mi_theap_t* theap) {
       while (MI_STATE(tf) == MI_DELAYED &&
              !mi_cas_weak_acq_rel(&page->thread_free, &tf, MI_WITH_STATE(tf, MI_NORMAL))) {
       }
+      if (MI_STATE(tf) == MI_DELAYED) page->delayed--;  // nobody was there
       if (page_is_delaying(page)) clean = false;
       page = page->next;
     } while (page != first);
@@ -794,6 +832,7 @@ bool _mi_theap_abandon(mi_theap_t* theap, bool wait) {
   // The only wait of the library: for a thread that is between the two halves of one remote free.
   while (!theap_cut_delayed(theap)) {
     if (!wait) return false;
+    mi_count(&_mi_stats.abandon_waits, 1);
     _mi_os_yield();
   }
   _mi_theap_drain_delayed(theap);

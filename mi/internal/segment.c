@@ -19,6 +19,7 @@
 #include "mi/internal/arena.h"
 #include "mi/internal/options.h"
 #include "mi/internal/os.h"
+#include "mi/internal/stats.h"
 
 // --- resolving pointers -----------------------------------------------------------------------------------
 
@@ -86,6 +87,21 @@ static void purgeable_clear(mi_arena_t* arena, size_t index) {
 
 // --- claiming ------------------------------------------------------------------------------------------------
 
+static void count_backed(uint64_t slices) {
+  mi_gauge_add(&_mi_stats.committed, (int64_t)(__builtin_popcountll(slices) * MI_SLICE_SIZE));
+}
+static void count_unbacked(uint64_t slices) {
+  mi_gauge_sub(&_mi_stats.committed, (int64_t)(__builtin_popcountll(slices) * MI_SLICE_SIZE));
+}
+
+// The slices may have memory behind them from now on. The caller holds them.
+static void set_backed(mi_segment_info_t* info, uint64_t run) {
+  const uint64_t fresh = run & ~mi_load_relaxed(&info->backed);
+  if (fresh == 0) return;
+  mi_fetch_or_acq_rel(&info->backed, run);
+  count_backed(fresh);
+}
+
 // Takes a run of one segment: of slices that have memory behind them if there is one, and with `warm` only then. What
 // was in use a moment ago costs no page fault, and does not add to what the process holds.
 static mi_page_t* slices_take(mi_arena_t* arena, size_t index, size_t count, bool warm, bool* zero) {
@@ -104,7 +120,7 @@ static mi_page_t* slices_take(mi_arena_t* arena, size_t index, size_t count, boo
   const uint64_t dirty = mi_load_relaxed(&info->dirty);
   *zero = ((dirty & run) == 0);
   if ((dirty & run) != run) mi_fetch_or_acq_rel(&info->dirty, run);
-  if ((mi_load_relaxed(&info->backed) & run) != run) mi_fetch_or_acq_rel(&info->backed, run);
+  set_backed(info, run);
   return &((mi_segment_t*)mi_arena_segment(arena, index))->slot[at];
 }
 
@@ -153,13 +169,14 @@ static mi_page_t* segment_open(mi_thread_t* thread, size_t count, mi_arena_t* on
   mi_segment_t* const segment = (mi_segment_t*)mi_arena_segment(arena, index);
   if ((mi_load_relaxed(&info->dirty) & 1) != 0) memset(segment, 0, sizeof(*segment));
   mi_fetch_or_acq_rel(&info->dirty, 1);
-  mi_fetch_or_acq_rel(&info->backed, 1);
+  set_backed(info, 1);
+  mi_gauge_add(&_mi_stats.segments, 1);
   mi_store_release(&arena->kind[index], (uint8_t)MI_SEGMENT_NORMAL);
   const uint64_t run = mi_run_mask(1, count);
   const uint64_t dirty = mi_load_relaxed(&info->dirty);
   *zero = ((dirty & run) == 0);
   mi_fetch_or_acq_rel(&info->dirty, run);
-  mi_fetch_or_acq_rel(&info->backed, run);
+  set_backed(info, run);
   thread->segment_arena = arena;
   thread->segment_index = index;
   if ((MI_SLICES_ALL & ~run) != 0) slices_give(arena, index, MI_SLICES_ALL & ~run);
@@ -250,8 +267,10 @@ mi_page_t* _mi_huge_claim(size_t size, size_t alignment, size_t offset, mi_arena
       if (dirty != 0) *zero = false;
     }
     mi_store_relaxed(&info->dirty, ~(uint64_t)0);
+    count_backed(~mi_load_relaxed(&info->backed));
     mi_store_relaxed(&info->backed, ~(uint64_t)0);
   }
+  mi_gauge_add(&_mi_stats.segments, (int64_t)count);
   if (lead > MI_SEGMENT_SIZE) memset((uint8_t*)segment + MI_SEGMENT_SIZE, 0, 2 * sizeof(mi_page_t));
   mi_page_t* const page = &segment->slot[1];
   page->slices = 0;
@@ -279,6 +298,7 @@ void _mi_huge_release(mi_page_t* page) {
     mi_store_relaxed(&arena->info[i].aged, 0);
     mi_store_release(&arena->kind[i], (uint8_t)MI_SEGMENT_UNUSED);
   }
+  mi_gauge_sub(&_mi_stats.segments, (int64_t)count);
   _mi_segments_release(arena, index, count);
 }
 
@@ -303,6 +323,7 @@ static void purge_slices(mi_arena_t* arena, size_t index, uint64_t due) {
       mi_fetch_and_acq_rel(&info->dirty, ~run);
     }
     mi_fetch_and_acq_rel(&info->backed, ~run);
+    count_unbacked(run);
     rest &= ~run;
   }
 }
@@ -318,7 +339,9 @@ static void segment_close(mi_arena_t* arena, size_t index) {
   if (_mi_arena_purge(arena, mi_arena_segment(arena, index), MI_SLICE_SIZE, true)) {
     mi_fetch_and_acq_rel(&info->dirty, ~(uint64_t)1);
     mi_fetch_and_acq_rel(&info->backed, ~(uint64_t)1);
+    count_unbacked(1);
   }
+  mi_gauge_sub(&_mi_stats.segments, 1);
   mi_store_relaxed(&info->aged, 0);
   _mi_segments_release(arena, index, 1);
 }
@@ -376,6 +399,7 @@ static void purge_unused(mi_arena_t* arena, size_t index, bool force) {
   if (backed == ~(uint64_t)0) {
     if (purge_run(arena, mi_arena_segment(arena, index), MI_SEGMENT_SIZE)) mi_store_relaxed(&info->dirty, 0);
     mi_store_relaxed(&info->backed, 0);
+    count_unbacked(backed);
   } else if (backed != 0) {
     purge_slices(arena, index, backed);
   }
@@ -385,6 +409,7 @@ static void purge_unused(mi_arena_t* arena, size_t index, bool force) {
 
 // Runs of free slices in segments that are in use go back if they are due and at least so long.
 static void purge_pass(bool force, size_t least) {
+  mi_count(&_mi_stats.arena_purges, 1);
   for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
     mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[i]);
     if (arena == NULL) break;

@@ -16,6 +16,7 @@
 
 #include "mi/internal/core.h"
 #include "mi/internal/os.h"
+#include "mi/internal/stats.h"
 
 const mi_theap_t _mi_theap_empty = {
     .direct = {[0 ... MI_DIRECT_SIZE_MAX / 8 + 1] = MI_PAGE_EMPTY},
@@ -176,6 +177,7 @@ void _mi_theap_end(mi_theap_t* theap) {
   mi_store_release(&part->slot, (mi_slot_t*)NULL);
   _mi_slot_free(slot);
   _mi_internal_free(theap);
+  mi_gauge_sub(&_mi_stats.theaps, 1);
   _mi_upcalls.theap_gone(heap);
 }
 
@@ -191,6 +193,7 @@ void _mi_slot_end_taken(mi_slot_t* slot) {
     mi_store_relaxed(&part->theap, MI_THEAP_EMPTY);
     mi_store_release(&part->slot, (mi_slot_t*)NULL);
     if (mi_cas_weak_acq_rel(&slot->word, &word, (word & ~(uint64_t)MI_SLOT_STATE) | MI_SLOT_DEAD)) {
+      mi_gauge_sub(&_mi_stats.theaps, 1);
       _mi_upcalls.theap_gone(heap);
       return;
     }

@@ -13,6 +13,7 @@
 #include "mi/internal/core.h"
 #include "mi/internal/options.h"
 #include "mi/internal/os.h"
+#include "mi/internal/stats.h"
 
 #define INDEX_BITS 20
 #define RECORDS_PER_CHUNK 64
@@ -96,6 +97,8 @@ static void exit_key_set(mi_thread_t* thread) {
   if (mi_load_seq_cst(&exit_key_lives)) pthread_setspecific(exit_key, thread);  // may allocate, may fail
   atomic_fetch_sub_explicit(&exit_key_users, 1, memory_order_seq_cst);
 }
+// After the program's destructors and its atexit functions, or when a program closes the library.
+static __attribute__((destructor)) void at_process_end(void) { _mi_upcalls.process_end(); }
 
 static void after_fork_in_child(void);
 
@@ -211,6 +214,8 @@ mi_cold mi_thread_t* _mi_thread_make(void) {
   thread->subproc = NULL;
   memset(thread->part_cache, 0, sizeof(thread->part_cache));
   mi_store_release(&thread->id, id);
+  mi_gauge_add(&_mi_stats.threads, 1);
+  mi_gauge_add(&_mi_stats.theaps, 1);
   _mi_theap_init(&thread->main_theap, &_mi_heap_main, thread);
   _mi_theap_init(&thread->internal_theap, &_mi_heap_internal, thread);
   _mi_tls.thread = thread;
@@ -246,6 +251,8 @@ void _mi_thread_exit(mi_thread_t* thread) {
   _mi_tls.thread = NULL;
   _mi_tls.away_heap = NULL;
   exit_key_set(NULL);
+  mi_gauge_sub(&_mi_stats.threads, 1);
+  mi_gauge_sub(&_mi_stats.theaps, 1);
   mi_store_relaxed(&thread->kernel_thread, (uint64_t)0);
   mi_store_release(&thread->id, MI_TID_NONE);
   record_push(thread);
@@ -258,6 +265,15 @@ void _mi_threads_want_collect(mi_thread_t* self) {
     if (thread == NULL || thread == self || mi_load_relaxed(&thread->id) == MI_TID_NONE) continue;
     mi_store_relaxed(&thread->collect_wanted, 1u);
     mi_store_release(&thread->mail, 1u);
+  }
+}
+
+// Calls `fn` for every record, used or not, with what is the record's for ever.
+void _mi_threads_each(void (*fn)(mi_thread_t*, void*), void* arg) {
+  const uint32_t count = mi_load_acquire(&record_count);
+  for (uint32_t i = 0; i < count; i++) {
+    mi_thread_t* const thread = record_at(i);
+    if (thread != NULL) fn(thread, arg);
   }
 }
 
@@ -312,5 +328,6 @@ static void after_fork_in_child(void) {
       thread->forked = true;
     }
   }
+  mi_store_relaxed(&_mi_stats.threads.current, self != NULL);
   _mi_upcalls.after_fork();
 }

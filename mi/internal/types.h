@@ -92,7 +92,10 @@ struct mi_page_s {
   uint8_t fresh_zero;  // memory beyond `capacity` is known to be zero
   uint8_t free_zero;   // so are the blocks in `free`, but for their first word
   uint8_t in_full;     // is on the full list: copy of MI_OWNER_FULL
-  uint8_t padding[5];
+  uint8_t pinned;      // visits that count themselves in `used`
+  int8_t delayed;      // blocks on the theap's delayed list, less the one that `in_full` without DELAYED stands for
+  uint8_t padding[3];
+  uint64_t recycled;  // blocks that came back to `free` from the other lists: see stats.h
   // --- shared
   _Atomic(mi_tid_t) owner __attribute__((aligned(MI_CACHE_LINE)));  // owner's id | flags; written by the owner only
   _Atomic(mi_thread_free_t) thread_free;
@@ -151,6 +154,27 @@ typedef struct mi_arena_s {
   _Atomic(uint8_t)* kind;        // mi_segment_kind_t
   mi_segment_info_t* info;
 } mi_arena_t;
+
+// --- statistics -------------------------------------------------------------------------------------
+
+// What was handed out by pages and regions that are gone, or that were emptied and used again (stats.h). Any thread
+// adds.
+typedef struct mi_totals_s {
+  _Atomic(uint64_t) id;                       // of the heap; 0 in what needs none, and of closed heaps. Constant
+  _Atomic(struct mi_totals_s*) base;          // what mi_heap_stats_merge_to_subproc took over: not shown any more
+  _Atomic(uint64_t) single_bytes;             // of blocks in pages of their own
+  _Atomic(uint64_t) young_slack;              // what objects in regions are smaller than the blocks of their classes
+  _Atomic(uint64_t) blocks[MI_BIN_SOLO + 1];  // by class
+  _Atomic(uint64_t) pages[MI_BIN_SOLO + 1];   // that were released, by class
+} mi_totals_t;
+
+// What happens too often for a counter that threads share: each counts for itself, who asks adds up all records.
+typedef struct mi_thread_counts_s {
+  _Atomic(int64_t) pages_extended;
+  _Atomic(int64_t) pages_retired;
+  _Atomic(int64_t) searches;        // for a page with room
+  _Atomic(int64_t) pages_searched;  // pages looked at in all of them
+} mi_thread_counts_t;
 
 // --- threads ----------------------------------------------------------------------------------------
 
@@ -247,6 +271,9 @@ struct mi_thread_s {
   _Atomic(uint32_t) returned_bytes;  // of their regions, roughly
   mi_theap_t main_theap;
   mi_theap_t internal_theap;
+  // Like the record, these outlive the thread and go on with the next.
+  mi_thread_counts_t counts;  // written by the owner
+  mi_totals_t main_totals;    // of what the thread released of the main heap
 };
 
 // --- heaps ------------------------------------------------------------------------------------------
@@ -300,13 +327,15 @@ struct mi_part_s {
     void* config;              // in the handle: mi_heap_extra_t, NULL for a plain heap
     _Atomic(mi_part_t*) next;  // in a lane: the heap's list of lanes; constant once pushed
   };
-  uint64_t padding2[5];
+  _Atomic(mi_totals_t*) totals;  // in the handle: made at need; stays with a handle that is recycled (heap/stats.c)
+  uint64_t padding2[4];
 } __attribute__((aligned(MI_CACHE_LINE)));
 #define MI_PART_SIZE 288  // what of it is used: objects follow
 
 // Flags of a handle.
 #define MI_HEAP_NO_DESTROY 1  // made with allow_destroy = false
-#define MI_HEAP_IN_ARENA 2    // everything of it lies in the arena that its handle lies in
+#define MI_HEAP_COUNTED 2     // what it holds at its end is added to the process's totals (heap/stats.c)
+#define MI_HEAP_IN_ARENA 4    // everything of it lies in the arena that its handle lies in
 
 typedef enum mi_heap_state_e { MI_HEAP_OPEN = 0, MI_HEAP_CLOSED, MI_HEAP_DYING } mi_heap_state_t;
 
@@ -329,7 +358,7 @@ struct mi_heap_s {
       _Atomic(int64_t) pages_out;  // pages that no theap holds
       _Atomic(uint32_t) refs;      // theaps attached, plus one for the heap itself
       _Atomic(uint8_t) state;      // mi_heap_state_t
-      uint8_t flags;               // MI_HEAP_NO_DESTROY, MI_HEAP_IN_ARENA; constant while the heap lives
+      uint8_t flags;               // MI_HEAP_NO_DESTROY and so on: what mi_heap_destroy must look at
       uint8_t visiting;            // a visitor runs: no region is reset
       _Atomic(uint8_t) is_target;  // something was merged into it
     };

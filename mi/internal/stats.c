@@ -1,0 +1,135 @@
+// Counting (see stats.h): the process's counters, what a page leaves behind when it goes, and reading a page that is at
+// work.
+#include "mi/internal/stats.h"
+
+mi_stats_process_t _mi_stats;
+
+// --- totals -----------------------------------------------------------------------------------------------------
+
+static void add(_Atomic(uint64_t)* to, uint64_t n) {
+  if (n != 0) mi_fetch_add_relaxed(to, n);
+}
+
+void _mi_totals_add(mi_totals_t* to, mi_totals_t* from) {
+  add(&to->single_bytes, mi_load_relaxed(&from->single_bytes));
+  add(&to->young_slack, mi_load_relaxed(&from->young_slack));
+  for (size_t bin = 0; bin <= MI_BIN_SOLO; bin++) {
+    add(&to->blocks[bin], mi_load_relaxed(&from->blocks[bin]));
+    add(&to->pages[bin], mi_load_relaxed(&from->pages[bin]));
+  }
+}
+
+// Blocks that the page handed out, for its owner. The length of one list tells that of the other: both are walked,
+// until the shorter one ends. The owner's frees since the last refill bound that.
+static uint64_t page_handed_out(const mi_page_t* page) {
+  const uint64_t both = page->capacity - (page->used - page->pinned);
+  const mi_block_t* a = page->free;
+  const mi_block_t* b = page->local_free;
+  uint64_t n = 0;
+  for (; a != NULL && b != NULL; n++) {
+    a = a->next;
+    b = b->next;
+  }
+  return page->capacity + page->recycled - (a == NULL ? n : both - n);
+}
+
+static void page_add(mi_totals_t* to, const mi_page_t* page, bool released) {
+  const uint64_t blocks = page_handed_out(page);
+  add(&to->blocks[page->bin], blocks);
+  if (page->bin == MI_BIN_SOLO) add(&to->single_bytes, blocks * page->block_size);
+  if (released) add(&to->pages[page->bin], 1);
+}
+
+void _mi_stats_page_emptied(mi_page_t* page, bool released) {
+  mi_heap_t* const heap = mi_load_relaxed(&page->heap);
+  if (heap == &_mi_heap_internal) return;
+  page_add(_mi_upcalls.totals(heap), page, released);
+  page->recycled = 0;
+}
+
+void _mi_stats_page_dropped(mi_page_t* page, bool released) {
+  if ((mi_load_relaxed(&page->heap)->flags & MI_HEAP_COUNTED) != 0) page_add(&_mi_stats.ended, page, released);
+}
+
+// --- looking ------------------------------------------------------------------------------------------------------
+
+// Where the blocks of a class page may lie, by its slot alone: what else the page says may change meanwhile.
+typedef struct area_s {
+  uintptr_t start;
+  size_t size;
+} area_t;
+
+static inline bool area_holds(const area_t* area, const mi_block_t* block) {
+  return (uintptr_t)block - area->start <= area->size - sizeof(mi_block_t) && (uintptr_t)block % sizeof(void*) == 0;
+}
+
+// The length of a list in the area, at most `max`.
+static MI_RACY uint64_t list_length(const area_t* area, const mi_block_t* block, uint64_t max) {
+  uint64_t n = 0;
+  for (; block != NULL && n < max && area_holds(area, block); n++) block = mi_racy(block->next);
+  return n;
+}
+
+static MI_RACY uint64_t free_length(const area_t* area, const mi_page_t* page, uint64_t both) {
+  const mi_block_t* a = mi_racy(page->free);
+  const mi_block_t* b = mi_racy(page->local_free);
+  for (uint64_t n = 0; n < both; n++) {
+    if (a == NULL || !area_holds(area, a)) return n;
+    if (b == NULL || !area_holds(area, b)) return both - n;
+    a = mi_racy(a->next);
+    b = mi_racy(b->next);
+  }
+  return both;
+}
+
+MI_RACY void _mi_tally_page(mi_tally_t* tally, mi_page_t* page, bool blocks) {
+  const size_t bin = mi_racy(page->bin), at = mi_page_slice(page);
+  if (bin == 0 || bin > MI_BIN_SOLO) return;  // at the moment when it is made
+  const uint64_t size = (bin == MI_BIN_SOLO ? mi_racy(page->block_size) : mi_bin_size(bin));
+  const uint64_t capacity = mi_racy(page->capacity);
+  const mi_thread_free_t tf = mi_load_relaxed(&page->thread_free);
+  size_t slices = mi_racy(page->slices);
+  if (at + slices > MI_SLICES_PER_SEGMENT) slices = MI_SLICES_PER_SEGMENT - at;
+  tally->used += mi_round_up(capacity * size, MI_OS_PAGE);
+  tally->reserved += (slices != 0 ? slices * MI_SLICE_SIZE : mi_round_up(size + MI_SLICE_SIZE, MI_SEGMENT_SIZE));
+  if (MI_STATE(tf) == MI_ABANDONED) tally->abandoned++;
+  if (!blocks) return;
+
+  tally->pages[bin]++;
+  tally->pages_made[bin]++;
+  const uint64_t used = (uint64_t)mi_racy(page->used) - mi_racy(page->pinned);
+  // Of a page on the full list that is no longer DELAYED, a freed block is on the theap's delayed list.
+  uint64_t freed = (uint64_t)(int64_t)mi_racy(page->delayed);
+  if (mi_racy(page->in_full) != 0 && MI_STATE(tf) != MI_DELAYED) freed++;
+  if (bin == MI_BIN_SOLO) {
+    if (MI_LIST(tf) != NULL) freed++;
+    const uint64_t live = (used - freed == 1 ? 1 : 0);
+    tally->made[bin]++;
+    tally->live[bin] += live;
+    tally->single_bytes_made += size;
+    tally->single_bytes += live * size;
+    return;
+  }
+  const area_t area = {(uintptr_t)mi_page_segment(page) + at * MI_SLICE_SIZE, slices * MI_SLICE_SIZE};
+  if (slices == 0 || used > capacity) return;
+  const uint64_t back = capacity - used;
+  const uint64_t made = capacity + mi_racy(page->recycled) - free_length(&area, page, back);
+  freed += list_length(&area, MI_LIST(tf), capacity);
+  const uint64_t live = ((int64_t)(used - freed) > 0 ? used - freed : 0);
+  tally->made[bin] += made;
+  tally->live[bin] += live;
+  tally->bytes_made += made * size;
+  tally->bytes += live * size;
+}
+
+void _mi_tally_totals(mi_tally_t* tally, mi_totals_t* totals, bool minus) {
+  const uint64_t sign = (minus ? ~(uint64_t)0 : 1);
+  for (size_t bin = 1; bin <= MI_BIN_SOLO; bin++) {
+    const uint64_t blocks = sign * mi_load_relaxed(&totals->blocks[bin]);
+    tally->made[bin] += blocks;
+    tally->pages_made[bin] += sign * mi_load_relaxed(&totals->pages[bin]);
+    if (bin < MI_BIN_SOLO) tally->bytes_made += blocks * mi_bin_size(bin);
+  }
+  tally->bytes_made -= sign * mi_load_relaxed(&totals->young_slack);
+  tally->single_bytes_made += sign * mi_load_relaxed(&totals->single_bytes);
+}
