@@ -135,7 +135,8 @@ mi_decl_export char* mi_stats_get_json(size_t buf_size, char* buf) mi_attr_noexc
 /// Any statistics as JSON. NULL with errno = EINVAL if their size or version is not that of this library.
 mi_decl_export char* mi_stats_as_json(mi_stats_t* stats, size_t buf_size, char* buf) mi_attr_noexcept;
 /// The largest block that is counted in a bin: a block of n bytes is counted in the first bin with a size of at least
-/// n. PTRDIFF_MAX for bin 73; 0 for bin 0 and for bins that do not exist.
+/// n, or in bin 73 if it got a page of its own for the sake of its alignment. PTRDIFF_MAX for bin 73; 0 for bin 0 and for
+/// bins that do not exist.
 mi_decl_nodiscard mi_decl_export size_t mi_stats_get_bin_size(size_t bin) mi_attr_noexcept;
 
 // ---- one heap ---------------------------------------------------------------------------------------------
@@ -145,11 +146,6 @@ mi_decl_nodiscard mi_decl_export size_t mi_stats_get_bin_size(size_t bin) mi_att
 /// refused (EFAULT reported), so is NULL (EINVAL).
 mi_decl_export bool mi_heap_stats_get(mi_heap_t* heap, mi_stats_t* stats) mi_attr_noexcept;
 mi_decl_export char* mi_heap_stats_get_json(mi_heap_t* heap, size_t buf_size, char* buf) mi_attr_noexcept;
-/// `out` NULL: to the registered output, or standard error.
-mi_decl_export void mi_heap_stats_print_out(mi_heap_t* heap, mi_output_fun* out, void* arg) mi_attr_noexcept;
-/// The heap's totals start again at 0; the process's, of which they are a part, stay. What is live stays live, so
-/// `current` may then be larger than `total`. ENOMEM reported, and nothing changed, without memory to note it.
-mi_decl_export void mi_heap_stats_merge_to_subproc(mi_heap_t* heap) mi_attr_noexcept;
 
 // ---- sub-processes ----------------------------------------------------------------------------------------
 

@@ -219,20 +219,22 @@ mi_decl_export void mi_register_output(mi_output_fun* out, void* arg) mi_attr_no
 typedef void mi_error_fun(int err, void* arg);
 mi_decl_export void mi_register_error(mi_error_fun* fun, void* arg) mi_attr_noexcept;
 
-// ---- statistics: mimalloc-stats.h has the figures themselves ------------------------------------------------
-/// Totals start again at 0, and peaks at what is in use now. What other threads do meanwhile is counted before or
-/// after.
+// ---- statistics -----------------------------------------------------------------------------------------
+// The figures themselves, and what they mean: mimalloc-stats.h. Text goes to `out`, line by line; NULL: to the
+// registered output, or standard error. `out` may allocate and free, but end no heap.
+/// Totals start again at 0, and peaks at what is in use now.
 mi_decl_export void mi_stats_reset(void) mi_attr_noexcept;
 /// Every thread's counts are in every query, so that there is nothing to merge; peaks of what is worked out on demand
-/// (see mimalloc-stats.h) learn of this moment.
+/// learn of this moment.
 mi_decl_export void mi_stats_merge(void) mi_attr_noexcept;
-/// Prints the process's statistics; `out` is ignored.
+/// `out` is ignored: it is there for programs written for 1.x.
 mi_decl_export void mi_stats_print(void* out) mi_attr_noexcept;
-/// Calls `out` line by line; NULL: the registered output, or standard error. `out` must not end heaps.
 mi_decl_export void mi_stats_print_out(mi_output_fun* out, void* arg) mi_attr_noexcept;
 /// What the calling thread counts for itself.
 mi_decl_export void mi_thread_stats_print_out(mi_output_fun* out, void* arg) mi_attr_noexcept;
 mi_decl_export void mi_heap_stats_print_out(mi_heap_t* heap, mi_output_fun* out, void* arg) mi_attr_noexcept;
+/// The heap's totals start again at 0; the process's, of which they are a part, stay. What is live stays live, so
+/// `current` may then be larger than `total`. ENOMEM reported, and nothing changed, without memory to note it.
 mi_decl_export void mi_heap_stats_merge_to_subproc(mi_heap_t* heap) mi_attr_noexcept;
 
 /// What the process used so far: times in milliseconds (elapsed: since its start), sizes in bytes. Commit is memory

@@ -93,12 +93,12 @@ uint8_t _mi_heap_flags_of_new(void) { return (_mi_option(mi_option_show_stats) !
 // --- regions ------------------------------------------------------------------------------------------------------
 
 typedef struct region_tally_s {
-  uint32_t made[MI_BIN_COUNT], live[MI_BIN_COUNT];
+  uint32_t made[MI_BIN_LAST + 1], live[MI_BIN_LAST + 1];
   uint64_t bytes_made, bytes;
 } region_tally_t;
 
 static void tally_object(region_tally_t* tally, size_t size, bool live, bool gap) {
-  if (gap || size > MI_YOUNG_SIZE_MAX) return;  // none is larger, in a region that stays what it is
+  if (gap || size > MI_CLASS_SIZE_MAX) return;
   const size_t bin = mi_bin_of(size);
   tally->made[bin]++;
   tally->bytes_made += size;
@@ -133,7 +133,7 @@ static void region_add(mi_totals_t* to, const mi_region_t* region, const mi_part
   region_tally_t tally = {0};
   tally_objects(&tally, region, end != 0 ? end : bump);
   uint64_t classes = 0;
-  for (size_t bin = 1; bin <= mi_bin_of(MI_YOUNG_SIZE_MAX); bin++) {
+  for (size_t bin = 1; bin <= MI_BIN_LAST; bin++) {
     if (tally.made[bin] == 0) continue;
     mi_fetch_add_relaxed(&to->blocks[bin], tally.made[bin]);
     classes += tally.made[bin] * mi_bin_size(bin);
@@ -228,7 +228,7 @@ static MI_RACY void racy_tally_region(mi_tally_t* tally, const mi_region_t* regi
   region_tally_t objects;
   memset(&objects, 0, sizeof(objects));
   tally_objects(&objects, region, end);
-  for (size_t bin = 1; bin <= mi_bin_of(MI_YOUNG_SIZE_MAX); bin++) {
+  for (size_t bin = 1; bin <= MI_BIN_LAST; bin++) {
     tally->made[bin] += objects.made[bin];
     tally->live[bin] += objects.live[bin];
   }

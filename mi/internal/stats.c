@@ -104,9 +104,9 @@ MI_RACY void _mi_tally_page(mi_tally_t* tally, mi_page_t* page, bool blocks) {
   if (bin == MI_BIN_SOLO) {
     if (MI_LIST(tf) != NULL) freed++;
     const uint64_t live = (used - freed == 1 ? 1 : 0);
-    tally->made[bin]++;
+    tally->made[bin] += capacity;  // 1, or 0 if it was counted before it went
     tally->live[bin] += live;
-    tally->single_bytes_made += size;
+    tally->single_bytes_made += capacity * size;
     tally->single_bytes += live * size;
     return;
   }

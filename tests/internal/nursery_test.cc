@@ -50,6 +50,7 @@ class RegionModel {
       EXPECT_LT((granule - known.bump) * kGranule, alignment);
       known.Set(known.starts, known.bump);
       known.Set(known.freed, known.bump);
+      known.Set(known.remote, known.bump);  // freed twice: a gap, and no object that there ever was
     }
     known.Set(known.starts, granule);
     known.bump = granule + granules;
