@@ -7,8 +7,7 @@
 // it, realloc fails with EINVAL, malloc_usable_size is 0; MIMALLOC_SHOW_ERRORS=1 shows them.
 //
 // The C++ names are written as the compiler mangles them, so that the library needs no C++ runtime; what it needs of
-// one when memory runs out (the new_handler, std::bad_alloc) are weak references. This file is compiled with
-// -fexceptions.
+// one when memory runs out is looked for then. This file is compiled with -fexceptions.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -19,6 +18,7 @@
 
 #include "mi/fastpath.h"
 #include "mi/mimalloc.h"
+#include "mi/new.h"
 
 #define EXPORT __attribute__((visibility("default"))) extern
 #define EXPORT_WEAK __attribute__((visibility("default"), weak)) extern
@@ -136,8 +136,9 @@ char* __strndup(const char* s, size_t n) ALIAS(strndup);
 #endif
 
 // What happens when there is no memory (call the new_handler, try again, throw, catch for nothrow) is the C++ runtime's
-// business: its own operator of the same name is called, which asks malloc again. The references are weak, so that
-// neither a C++ runtime nor a dynamic loader is needed.
+// business: its own operator of the same name is called, which asks malloc again. Where there is none, in a program
+// without shared libraries, mi_new's way is taken; that does not catch what a new_handler throws in a nothrow new. The
+// references are weak, so that neither a C++ runtime nor a dynamic loader is needed.
 extern void* dlopen(const char* file, int mode) __attribute__((weak));
 extern void* dlsym(void* handle, const char* name) __attribute__((weak));
 
@@ -149,6 +150,7 @@ typedef void* new_aligned_nothrow_fun(size_t size, size_t alignment, const void*
 // The operator of this name behind ours; NULL: there is none.
 static mi_cold void* runtime_operator(const char* name) {
   if (dlsym == NULL) return NULL;
+  const int saved = errno;
   void* own = dlsym(RTLD_NEXT, name);
   // A runtime that came with a library of the program is not behind us, but may be there.
   static const char* const runtimes[] = {"libstdc++.so.6", "libc++abi.so.1", "libc++.so.1"};
@@ -156,25 +158,8 @@ static mi_cold void* runtime_operator(const char* name) {
     void* const runtime = dlopen(runtimes[i], RTLD_LAZY | RTLD_NOLOAD);
     if (runtime != NULL) own = dlsym(runtime, name);
   }
+  errno = saved;
   return own;
-}
-
-// In a program without shared libraries: the same by hand. A new_handler that throws from a nothrow new is not caught.
-typedef void new_handler_fun(void);
-extern new_handler_fun* _ZSt15get_new_handlerv(void) __attribute__((weak));  // std::get_new_handler()
-extern _Noreturn void _ZSt17__throw_bad_allocv(void) __attribute__((weak));  // std::__throw_bad_alloc()
-
-static mi_cold void* new_by_hand(size_t size, size_t alignment, bool nothrow) {
-  for (;;) {
-    new_handler_fun* const handler = (_ZSt15get_new_handlerv == NULL ? NULL : _ZSt15get_new_handlerv());
-    if (handler == NULL) break;
-    MI_CALL_USER(handler());  // may throw, or not return
-    void* const p = mi_malloc_aligned(size, alignment);
-    if (p != NULL) return p;
-  }
-  if (nothrow) return NULL;
-  if (_ZSt17__throw_bad_allocv != NULL) _ZSt17__throw_bad_allocv();
-  abort();  // no C++ runtime: nobody could catch an exception
 }
 
 #define STRING(x) #x
@@ -184,26 +169,26 @@ static mi_noinline void* new_slow(mi_theap_t* theap, size_t size, bool zero) {
   void* const p = _mi_malloc_generic(theap, size, zero);
   if (mi_likely(p != NULL)) return p;
   new_fun* const next = (new_fun*)runtime_operator(NAME_STRING(NAME(_Znw, )));
-  return (next != NULL ? next(size) : new_by_hand(size, 1, false));
+  return (next != NULL ? next(size) : _mi_new_failed(size, 1, false));
 }
 static mi_noinline void* new_slow_nothrow(mi_theap_t* theap, size_t size, bool zero) {
   void* const p = _mi_malloc_generic(theap, size, zero);
   if (mi_likely(p != NULL)) return p;
   new_nothrow_fun* const next = (new_nothrow_fun*)runtime_operator(NAME_STRING(NAME(_Znw, RKSt9nothrow_t)));
-  return (next != NULL ? next(size, &next) : new_by_hand(size, 1, true));
+  return (next != NULL ? next(size, &next) : _mi_new_failed(size, 1, true));
 }
 static void* new_aligned(size_t size, size_t alignment) {
   void* const p = mi_malloc_aligned(size, alignment);
   if (mi_likely(p != NULL)) return p;
   new_aligned_fun* const next = (new_aligned_fun*)runtime_operator(NAME_STRING(NAME(_Znw, St11align_val_t)));
-  return (next != NULL ? next(size, alignment) : new_by_hand(size, alignment, false));
+  return (next != NULL ? next(size, alignment) : _mi_new_failed(size, alignment, false));
 }
 static void* new_aligned_nothrow(size_t size, size_t alignment) {
   void* const p = mi_malloc_aligned(size, alignment);
   if (mi_likely(p != NULL)) return p;
   new_aligned_nothrow_fun* const next =
       (new_aligned_nothrow_fun*)runtime_operator(NAME_STRING(NAME(_Znw, St11align_val_tRKSt9nothrow_t)));
-  return (next != NULL ? next(size, alignment, &next) : new_by_hand(size, alignment, true));
+  return (next != NULL ? next(size, alignment, &next) : _mi_new_failed(size, alignment, true));
 }
 
 // Weak: a program that defines operators of its own, or takes them from mimalloc-new-delete.h, keeps them when it is
