@@ -10,6 +10,7 @@
 #pragma once
 #ifndef MIMALLOC_STL_H
 #define MIMALLOC_STL_H
+#ifdef __cplusplus
 
 #include <cstddef>
 #include <cstdint>
@@ -193,4 +194,5 @@ bool operator!=(const mi_heap_destroy_stl_allocator<T1>& x, const mi_heap_destro
   return !x.is_equal(y);
 }
 
+#endif
 #endif

@@ -1,6 +1,8 @@
 // Options: their defaults, setting and getting, the environment (in a process of its own: it is read once), and
 // messages through the registered output.
 #include <limits.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -17,11 +19,74 @@
 namespace mi_test {
 namespace {
 
-const mi_option_t kAll[] = {
-    mi_option_show_errors,       mi_option_show_stats,      mi_option_verbose,         mi_option_max_errors,
-    mi_option_max_warnings,      mi_option_purge_delay,     mi_option_purge_decommits, mi_option_arena_reserve,
-    mi_option_disallow_os_alloc, mi_option_destroy_on_exit, mi_option_generic_collect,
+#if defined(MI_DEBUG) && MI_DEBUG > 0
+constexpr long kShowErrors = 1;
+#else
+constexpr long kShowErrors = 0;
+#endif
+
+// Every option, in the order of the enumeration.
+const struct Known {
+  mi_option_t option;
+  const char* name;
+  long value;  // the default
+  bool is_size;
+  bool has_effect;
+  const char* older_variable;
+} kAll[] = {
+    {mi_option_show_errors, "show_errors", kShowErrors, false, true, nullptr},
+    {mi_option_show_stats, "show_stats", 0, false, true, nullptr},
+    {mi_option_verbose, "verbose", 0, false, true, nullptr},
+    {mi_option_arena_eager_commit, "arena_eager_commit", 2, false, false, "MIMALLOC_EAGER_REGION_COMMIT"},
+    {mi_option_purge_decommits, "purge_decommits", 1, false, true, "MIMALLOC_RESET_DECOMMITS"},
+    {mi_option_allow_large_os_pages, "allow_large_os_pages", 0, false, true, "MIMALLOC_LARGE_OS_PAGES"},
+    {mi_option_reserve_huge_os_pages, "reserve_huge_os_pages", 0, false, false, nullptr},
+    {mi_option_reserve_huge_os_pages_at, "reserve_huge_os_pages_at", -1, false, false, nullptr},
+    {mi_option_reserve_os_memory, "reserve_os_memory", 0, true, false, nullptr},
+    {mi_option_purge_delay, "purge_delay", 10, false, true, "MIMALLOC_RESET_DELAY"},
+    {mi_option_use_numa_nodes, "use_numa_nodes", 0, false, false, nullptr},
+    {mi_option_disallow_os_alloc, "disallow_os_alloc", 0, false, true, "MIMALLOC_LIMIT_OS_ALLOC"},
+    {mi_option_os_tag, "os_tag", 100, false, false, nullptr},
+    {mi_option_max_errors, "max_errors", 32, false, true, nullptr},
+    {mi_option_max_warnings, "max_warnings", 32, false, true, nullptr},
+    {mi_option_destroy_on_exit, "destroy_on_exit", 0, false, true, nullptr},
+    {mi_option_arena_reserve, "arena_reserve", 0, true, true, nullptr},
+    {mi_option_arena_purge_mult, "arena_purge_mult", 1, false, true, nullptr},
+    {mi_option_disallow_arena_alloc, "disallow_arena_alloc", 0, false, false, nullptr},
+    {mi_option_retry_on_oom, "retry_on_oom", 400, false, false, nullptr},
+    {mi_option_visit_abandoned, "visit_abandoned", 0, false, false, nullptr},
+    {mi_option_guarded_min, "guarded_min", 0, false, false, nullptr},
+    {mi_option_guarded_max, "guarded_max", 1024 * 1024 * 1024, false, false, nullptr},
+    {mi_option_guarded_precise, "guarded_precise", 0, false, false, nullptr},
+    {mi_option_guarded_sample_rate, "guarded_sample_rate", 0, false, false, nullptr},
+    {mi_option_guarded_sample_seed, "guarded_sample_seed", 0, false, false, nullptr},
+    {mi_option_generic_collect, "generic_collect", 10000, false, false, nullptr},
+    {mi_option_page_reclaim_on_free, "page_reclaim_on_free", 0, false, false, nullptr},
+    {mi_option_page_full_retain, "page_full_retain", 2, false, false, nullptr},
+    {mi_option_page_max_candidates, "page_max_candidates", 4, false, false, nullptr},
+    {mi_option_max_vabits, "max_vabits", 0, false, false, nullptr},
+    {mi_option_pagemap_commit, "pagemap_commit", 0, false, false, nullptr},
+    {mi_option_page_commit_on_demand, "page_commit_on_demand", 0, false, false, nullptr},
+    {mi_option_page_max_reclaim, "page_max_reclaim", -1, false, false, nullptr},
+    {mi_option_page_cross_thread_max_reclaim, "page_cross_thread_max_reclaim", 32, false, false, nullptr},
+    {mi_option_allow_thp, "allow_thp", 1, false, true, nullptr},
+    {mi_option_minimal_purge_size, "minimal_purge_size", 0, true, true, nullptr},
+    {mi_option_arena_max_object_size, "arena_max_object_size", 2 * 1024 * 1024, true, false, nullptr},
+    {mi_option_arena_is_numa_local, "arena_is_numa_local", 0, false, false, nullptr},
+    {mi_option_eager_commit, "eager_commit", 1, false, false, nullptr},
+    {mi_option_eager_commit_delay, "eager_commit_delay", 1, false, false, nullptr},
+    {mi_option_abandoned_page_purge, "abandoned_page_purge", 0, false, false, nullptr},
+    {mi_option_max_segment_reclaim, "max_segment_reclaim", 10, false, false, nullptr},
+    {mi_option_purge_extend_delay, "purge_extend_delay", 1, false, false, nullptr},
+    {mi_option_abandoned_reclaim_on_free, "abandoned_reclaim_on_free", 0, false, false, nullptr},
+    {mi_option_target_segments_per_thread, "target_segments_per_thread", 0, false, false, nullptr},
 };
+
+std::string VariableOf(const Known& known) {
+  std::string variable = "MIMALLOC_";
+  for (const char* c = known.name; *c != 0; c++) variable += static_cast<char>(toupper(*c));
+  return variable;
+}
 
 // What a program sees that was started with these environment variables.
 struct Outcome {
@@ -78,39 +143,58 @@ Outcome RunWith(const std::vector<std::string>& environment) {
 // Not a test by itself: what RunWith starts.
 TEST(OptionsChildTest, DISABLED_PrintsItsOptions) {
   mi_free(mi_malloc(10));
-  for (mi_option_t option : kAll) {
-    printf("option %d = %ld, size %zu;\n", option, mi_option_get(option), mi_option_get_size(option));
+  for (const Known& known : kAll) {
+    printf("option %d = %ld, size %zu;\n", known.option, mi_option_get(known.option), mi_option_get_size(known.option));
   }
 }
 
 TEST(EnvironmentTest, WithoutVariablesTheDocumentedDefaultsHold) {
   Outcome outcome = RunWith({});
-  EXPECT_EQ(outcome.value[mi_option_show_stats], 0);
-  EXPECT_EQ(outcome.value[mi_option_verbose], 0);
-  EXPECT_EQ(outcome.value[mi_option_max_errors], 32);
-  EXPECT_EQ(outcome.value[mi_option_max_warnings], 32);
-  EXPECT_EQ(outcome.value[mi_option_purge_delay], 10);
-  EXPECT_EQ(outcome.value[mi_option_purge_decommits], 1);
-  EXPECT_EQ(outcome.value[mi_option_arena_reserve], 0);
-  EXPECT_EQ(outcome.value[mi_option_disallow_os_alloc], 0);
-  EXPECT_EQ(outcome.value[mi_option_destroy_on_exit], 0);
-  EXPECT_EQ(outcome.value[mi_option_generic_collect], 10000);
-  EXPECT_EQ(outcome.text.find("mimalloc:"), std::string::npos) << outcome.text;
+  for (const Known& known : kAll) EXPECT_EQ(outcome.value[known.option], known.value) << known.name;
+  EXPECT_EQ(outcome.text.find("mimalloc"), std::string::npos) << outcome.text;
 }
 
 TEST(EnvironmentTest, EveryOptionIsReadUnderItsName) {
-  Outcome outcome = RunWith({"MIMALLOC_SHOW_ERRORS=1", "MIMALLOC_SHOW_STATS=0", "MIMALLOC_VERBOSE=0",
-                             "MIMALLOC_MAX_ERRORS=7", "MIMALLOC_MAX_WARNINGS=8", "MIMALLOC_PURGE_DELAY=25",
-                             "MIMALLOC_PURGE_DECOMMITS=0", "MIMALLOC_ARENA_RESERVE=64M", "MIMALLOC_DISALLOW_OS_ALLOC=0",
-                             "MIMALLOC_DESTROY_ON_EXIT=1", "MIMALLOC_GENERIC_COLLECT=500"});
-  EXPECT_EQ(outcome.value[mi_option_show_errors], 1);
-  EXPECT_EQ(outcome.value[mi_option_max_errors], 7);
-  EXPECT_EQ(outcome.value[mi_option_max_warnings], 8);
-  EXPECT_EQ(outcome.value[mi_option_purge_delay], 25);
-  EXPECT_EQ(outcome.value[mi_option_purge_decommits], 0);
-  EXPECT_EQ(outcome.value[mi_option_arena_reserve], 64 * 1024);
-  EXPECT_EQ(outcome.value[mi_option_destroy_on_exit], 1);
-  EXPECT_EQ(outcome.value[mi_option_generic_collect], 500);
+  std::vector<std::string> variables;
+  for (const Known& known : kAll) {
+    if (known.option == mi_option_verbose || known.option == mi_option_disallow_os_alloc) continue;
+    variables.push_back(VariableOf(known) + (known.is_size ? "=640K" : known.value == 0 ? "=1" : "=0"));
+  }
+  Outcome outcome = RunWith(variables);
+  for (const Known& known : kAll) {
+    if (known.option == mi_option_verbose || known.option == mi_option_disallow_os_alloc) continue;
+    EXPECT_EQ(outcome.value[known.option], known.is_size ? 640 : known.value == 0 ? 1 : 0) << known.name;
+    EXPECT_EQ(outcome.size[known.option], known.is_size ? 640 * kKiB : known.value == 0 ? 1 : 0) << known.name;
+  }
+  EXPECT_EQ(RunWith({"MIMALLOC_VERBOSE=1"}).value[mi_option_verbose], 1);
+  EXPECT_EQ(RunWith({"MIMALLOC_DISALLOW_OS_ALLOC=1"}).value[mi_option_disallow_os_alloc], 1);
+}
+
+TEST(EnvironmentTest, OlderNamesAreReadWhereThePresentOneIsNotSet) {
+  for (const Known& known : kAll) {
+    if (known.older_variable == nullptr || known.option == mi_option_disallow_os_alloc) continue;
+    EXPECT_EQ(RunWith({std::string(known.older_variable) + "=5"}).value[known.option], 5) << known.name;
+    EXPECT_EQ(RunWith({std::string(known.older_variable) + "=5", VariableOf(known) + "=6"}).value[known.option], 6)
+        << known.name;
+  }
+  EXPECT_EQ(RunWith({"MIMALLOC_LIMIT_OS_ALLOC=1"}).value[mi_option_disallow_os_alloc], 1);
+}
+
+TEST(EnvironmentTest, VerbosePrintsTheOptionsAtTheStart) {
+  Outcome outcome = RunWith({"MIMALLOC_VERBOSE=1", "MIMALLOC_PURGE_DELAY=321"});
+  EXPECT_NE(outcome.text.find("option 'purge_delay': 321"), std::string::npos) << outcome.text;
+}
+
+TEST(EnvironmentTest, MaxWarningsLimitsTheMessagesOfOptionsThatAreNotUnderstood) {
+  const std::vector<std::string> wrong = {"MIMALLOC_PURGE_DELAY=x", "MIMALLOC_OS_TAG=x", "MIMALLOC_ALLOW_THP=x"};
+  for (int max : {0, 1, 2, 32}) {
+    std::vector<std::string> variables = wrong;
+    variables.push_back("MIMALLOC_MAX_WARNINGS=" + std::to_string(max));
+    Outcome outcome = RunWith(variables);
+    int warnings = 0;
+    for (size_t at = 0; (at = outcome.text.find("warning", at)) != std::string::npos; at++) warnings++;
+    EXPECT_EQ(warnings, std::min(max, 3)) << outcome.text;
+  }
 }
 
 TEST(EnvironmentTest, SizesTakeTheSuffixesKMAndGAndAreKeptInKib) {
@@ -154,23 +238,32 @@ TEST(EnvironmentTest, AVariableOfAnUnknownOptionIsIgnored) {
 class OptionsTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    for (mi_option_t option : kAll) saved_.push_back(mi_option_get(option));
+    for (const Known& known : kAll) saved_.push_back(mi_option_get(known.option));
   }
   void TearDown() override {
-    for (size_t i = 0; i < saved_.size(); i++) mi_option_set(kAll[i], saved_[i]);
+    for (size_t i = 0; i < saved_.size(); i++) mi_option_set(kAll[i].option, saved_[i]);
   }
   std::vector<long> saved_;
 };
 
 TEST_F(OptionsTest, WhatIsSetIsWhatOneGets) {
-  for (mi_option_t option : kAll) {
+  for (const Known& known : kAll) {
     for (long value : {0L, 1L, 17L, -1L}) {
-      if (option == mi_option_arena_reserve && value < 0) continue;
-      mi_option_set(option, value);
-      EXPECT_EQ(mi_option_get(option), value);
-      EXPECT_EQ(mi_option_is_enabled(option), value != 0);
+      mi_option_set(known.option, value);
+      EXPECT_EQ(mi_option_get(known.option), value);
+      EXPECT_EQ(mi_option_is_enabled(known.option), value != 0);
     }
   }
+}
+
+TEST_F(OptionsTest, TheEnumerationHasAllOfThemInTheirOrder) {
+  ASSERT_EQ(sizeof(kAll) / sizeof(kAll[0]), static_cast<size_t>(_mi_option_last));
+  for (int i = 0; i < _mi_option_last; i++) EXPECT_EQ(kAll[i].option, i) << kAll[i].name;
+  EXPECT_EQ(mi_option_large_os_pages, mi_option_allow_large_os_pages);
+  EXPECT_EQ(mi_option_eager_region_commit, mi_option_arena_eager_commit);
+  EXPECT_EQ(mi_option_reset_decommits, mi_option_purge_decommits);
+  EXPECT_EQ(mi_option_reset_delay, mi_option_purge_delay);
+  EXPECT_EQ(mi_option_limit_os_alloc, mi_option_disallow_os_alloc);
 }
 
 TEST_F(OptionsTest, EnableAndDisableSetOneAndZero) {
@@ -194,6 +287,12 @@ TEST_F(OptionsTest, ClampCutsAtBothEnds) {
 TEST_F(OptionsTest, GetSizeIsInBytes) {
   mi_option_set(mi_option_arena_reserve, 2048);
   EXPECT_EQ(mi_option_get_size(mi_option_arena_reserve), 2 * kMiB);
+  mi_option_set(mi_option_arena_reserve, LONG_MAX);
+  EXPECT_EQ(mi_option_get_size(mi_option_arena_reserve), SIZE_MAX) << "what does not fit is as much as fits";
+  mi_option_set(mi_option_arena_reserve, -5);
+  EXPECT_EQ(mi_option_get_size(mi_option_arena_reserve), 0u);
+  mi_option_set(mi_option_max_errors, 7);
+  EXPECT_EQ(mi_option_get_size(mi_option_max_errors), 7u);
 }
 
 TEST_F(OptionsTest, AnOptionThatDoesNotExistGivesZeroAndAMessage) {
@@ -259,13 +358,23 @@ TEST_F(OptionsTest, ErrorsAreSilentUnlessTheyAreToBeShown) {
   EXPECT_NE(errors.text(), "");
 }
 
-TEST_F(OptionsTest, PrintNamesEveryOptionThroughTheRegisteredOutput) {
+// The line of an option in what is printed.
+std::string LineOf(const std::string& text, const Known& known) {
+  const size_t at = text.find(std::string("option '") + known.name + "'");
+  return at == std::string::npos ? "" : text.substr(at, text.find('\n', at) - at);
+}
+
+TEST_F(OptionsTest, PrintNamesEveryOptionAndWhetherItHasAnEffect) {
   ErrorRecorder errors;
   mi_options_print();
-  for (const char* name :
-       {"show_errors", "show_stats", "verbose", "max_errors", "max_warnings", "purge_delay", "purge_decommits",
-        "arena_reserve", "disallow_os_alloc", "destroy_on_exit", "generic_collect"}) {
-    EXPECT_NE(errors.text().find(name), std::string::npos) << name << " in:\n" << errors.text();
+  std::string text;
+  mi_options_print_out([](const char* message, void* arg) { static_cast<std::string*>(arg)->append(message); }, &text);
+  EXPECT_EQ(text, errors.text()) << "the registered output and a given one get the same";
+  for (const Known& known : kAll) {
+    const std::string line = LineOf(text, known);
+    EXPECT_NE(line.find(std::to_string(mi_option_get(known.option))), std::string::npos) << known.name << ": " << line;
+    EXPECT_EQ(line.find("(no effect)") == std::string::npos, known.has_effect) << line;
+    EXPECT_EQ(line.find("KiB") != std::string::npos, known.is_size) << line;
   }
 }
 
@@ -326,6 +435,100 @@ TEST(OptionsEffectTest, DisallowingSystemMemoryMakesAllocationFailAndWorkAgainAf
               return 0;
             }),
             0);
+}
+
+// How much of [p, p + size) is in memory, in bytes.
+size_t Resident(const void* p, size_t size) {
+  const uintptr_t start = reinterpret_cast<uintptr_t>(p) & ~uintptr_t{4095};
+  std::vector<unsigned char> pages(size / 4096);
+  if (mincore(reinterpret_cast<void*>(start), pages.size() * 4096, pages.data()) != 0) return SIZE_MAX;
+  return static_cast<size_t>(std::count_if(pages.begin(), pages.end(), [](unsigned char c) { return c & 1; })) * 4096;
+}
+
+TEST(OptionsEffectTest, ADelayTimesZeroPurgesAtOnceAndALongOneNotYet) {
+  const struct {
+    long delay, times;
+    bool purged;
+  } cases[] = {{0, 1, true},         {1000000, 0, true}, {1000000, 1, false},
+               {LONG_MAX, 3, false}, {-1, 0, false},     {1000000, -5, true}};
+  for (const auto& c : cases) {
+    EXPECT_EQ(InChild([&c] {
+                mi_option_set(mi_option_purge_delay, c.delay);
+                mi_option_set(mi_option_arena_purge_mult, c.times);
+                void* kept = mi_malloc(kMiB);
+                void* p = mi_malloc(kMiB);
+                memset(p, 1, kMiB);
+                if (Resident(p, kMiB) < kMiB - 4096) return 1;
+                mi_free(Opaque(p));
+                const size_t rest = Resident(p, kMiB);
+                mi_free(kept);
+                return (rest == 0) == c.purged ? 0 : 2;
+              }),
+              0)
+        << c.delay << " times " << c.times;
+  }
+}
+
+TEST(OptionsEffectTest, FreeRunsBelowTheMinimalPurgeSizeStay) {
+  for (long minimal : {0L, 1024L}) {
+    EXPECT_EQ(InChild([minimal] {
+                mi_option_set(mi_option_purge_delay, 0);
+                mi_option_set(mi_option_minimal_purge_size, minimal);
+                // Neighbours in one segment: some of 256 KiB that are freed apart, and a run of them.
+                char* blocks[12];
+                for (char*& p : blocks) {
+                  p = static_cast<char*>(mi_malloc(256 * kKiB));
+                  memset(p, 1, 256 * kKiB);
+                }
+                for (int i = 1; i < 12; i++) {
+                  if (blocks[i] != blocks[0] + 256 * kKiB * i) return 10;
+                }
+                mi_free(blocks[1]);
+                if ((Resident(blocks[1], 256 * kKiB) == 0) != (minimal == 0)) return 1;
+                for (int i = 3; i <= 6; i++) mi_free(blocks[i]);
+                if (Resident(blocks[3], kMiB) != 0) return 2;
+                if ((Resident(blocks[1], 256 * kKiB) == 0) != (minimal == 0)) return 3;
+                mi_collect(true);  // whatever the option says
+                return Resident(blocks[1], 256 * kKiB) == 0 ? 0 : 4;
+              }),
+              0)
+        << minimal;
+  }
+}
+
+// The flags that the kernel keeps of the mapping around `p`.
+std::string FlagsOf(const void* p) {
+  FILE* file = fopen("/proc/self/smaps", "r");
+  if (file == nullptr) return "";
+  char line[512];
+  bool here = false;
+  std::string flags;
+  while (fgets(line, sizeof(line), file) != nullptr) {
+    uintptr_t from, to;
+    if (sscanf(line, "%lx-%lx ", &from, &to) == 2) {
+      here = reinterpret_cast<uintptr_t>(p) >= from && reinterpret_cast<uintptr_t>(p) < to;
+    } else if (here && strncmp(line, "VmFlags:", 8) == 0) {
+      flags = line + 8;
+    }
+  }
+  fclose(file);
+  return flags;
+}
+
+TEST(OptionsChildTest, DISABLED_ShowsItsHugePages) {
+  void* p = mi_malloc(100);
+  const std::string flags = FlagsOf(p);
+  printf("huge %d, not huge %d, off %d;\n", flags.find(" hg") != std::string::npos,
+         flags.find(" nh") != std::string::npos, prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0));
+  mi_free(p);
+}
+
+TEST(OptionsEffectTest, LargePagesAreAllowedWhereTheyAreWantedOnly) {
+  EXPECT_NE(RunTest("DISABLED_ShowsItsHugePages", {}).text.find("huge 0, not huge 1, off 0;"), std::string::npos);
+  EXPECT_NE(RunTest("DISABLED_ShowsItsHugePages", {"MIMALLOC_ALLOW_LARGE_OS_PAGES=1"})
+                .text.find("huge 1, not huge 0, off 0;"),
+            std::string::npos);
+  EXPECT_NE(RunTest("DISABLED_ShowsItsHugePages", {"MIMALLOC_ALLOW_THP=0"}).text.find("off 1;"), std::string::npos);
 }
 
 }  // namespace

@@ -1,0 +1,1 @@
+#include "tests/api_table.inc"
