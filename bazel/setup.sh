@@ -8,8 +8,11 @@
 set -euo pipefail
 
 demo=(bazel-bootstrap g++ pkg-config libmicrohttpd-dev libcjson-dev)
-check=("${demo[@]}" clang-format cmake fakeroot googletest libabsl-dev libapr1-dev libbenchmark-dev libmimalloc2.0
-  libtalloc-dev make man-db mandoc spin)
+# What the tests preload the library into.
+programs=(git libpython3.11-testsuite lua5.4 nodejs openjdk-17-jdk-headless perl php-cli python3 redis-server redis-tools
+  ruby sqlite3 xz-utils zstd)
+check=("${demo[@]}" "${programs[@]}" clang-format cmake fakeroot googletest libabsl-dev libapr1-dev libbenchmark-dev
+  liblua5.4-dev libmimalloc2.0 libtalloc-dev make man-db mandoc spin)
 ci=("${check[@]}" clang)
 
 case "${1:-}" in
