@@ -207,6 +207,7 @@ void _mi_heap_theap_gone(mi_heap_t* heap) {
 // Drops the heap with everything in it. The heap may be closed (a merged heap whose target ends).
 void _mi_heap_end(mi_heap_t* heap) {
   mi_store_release(&heap->state, (uint8_t)MI_HEAP_DYING);
+  _mi_heap_settle(heap);
   if ((heap->flags & MI_HEAP_COUNTED) != 0) _mi_heap_count_regions(heap);
   MI_FOR_EACH_PART(heap, part) {
     mi_slot_t* slot;
@@ -256,6 +257,7 @@ void mi_heap_reset(mi_heap_t* heap) {
 #if MI_CHECKED
   _mi_checked_heap_end(heap);
 #endif
+  _mi_heap_settle(heap);
   if ((heap->flags & MI_HEAP_COUNTED) != 0) _mi_heap_count_regions(heap);
   MI_FOR_EACH_PART(heap, part) {
     for (;;) {

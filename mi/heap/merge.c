@@ -34,7 +34,7 @@ static void merge_enter(void) {
   }
 }
 static void merge_leave(void) { mi_store_release(&merge_flag, 0u); }
-void _mi_merge_after_fork(void) { mi_store_relaxed(&merge_flag, 0u); }
+void _mi_merge_settle(void) { mi_store_relaxed(&merge_flag, 0u); }
 
 // --- stacks of forwarders --------------------------------------------------------------------------------------
 // Two per heap: looked-at forwarders go to the second, which becomes the first when that is empty, so that all are met
@@ -134,6 +134,7 @@ void _mi_forwarders_collect(mi_heap_t* heap) {
 
 static void heap_close(mi_heap_t* heap, mi_heap_t* target) {
   mi_thread_t* const thread = _mi_tls.thread;
+  _mi_heap_settle_to_close(heap);
   _mi_heap_totals_settle(heap);
   // From here on mi_heap_of follows, and allocation in the heap is refused.
   mi_store_release(&heap->into, target);

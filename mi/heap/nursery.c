@@ -17,7 +17,10 @@
 //  * freeing only sets a bit, and that is the freer's last touch of the region; an empty region is found by comparing
 //    the bits when there is need: there is no counter, so that a free costs no read-modify-write;
 //  * a region's bits below `end` (or, in the current region, below the part's bump) are final: an object ends where
-//    the next one starts or there.
+//    the next one starts or there;
+//  * after every single store, the part's list can be walked, no region on it is anywhere else but perhaps among the
+//    spare ones, and a region that was closed has its `end`: the owner may stop there for good, when another thread
+//    forks (mi_stores_in_order; _mi_part_settle).
 #include <errno.h>
 #include <string.h>
 
@@ -44,6 +47,7 @@ static uint8_t* region_at(const mi_region_t* region, size_t granule) { return (u
 // --- parts ------------------------------------------------------------------------------------------------------
 
 static void part_set_current(mi_part_t* part, mi_region_t* region) {
+  mi_stores_in_order();  // the former one has its `end`
   part->current = region;
   part->limit = (uint8_t*)region + ((size_t)1 << region->shift);
   mi_store_relaxed(&region->end, (uint16_t)0);
@@ -90,6 +94,7 @@ static inline void part_close_current(mi_part_t* part) {
 
 // A block that carried a region goes home. It must not look like a region any more to who asks about a stale address.
 static void region_go_home(mi_region_t* region) {
+  mi_stores_in_order();  // it is on no list any more
   region->first = 0;
   _mi_internal_free(region);
 }
@@ -99,9 +104,11 @@ static inline void part_spare_regions(mi_part_t* part) {
   if (part->regions == NULL) return;
   // What is beyond its end need not be cleared. (In a closed heap no region is current: all have their end.)
   if (mi_likely(mi_load_relaxed(&part->current->end) == 0)) part_close_current(part);
-  part->regions_last->next = part->spare;
-  part->spare = part->regions;
+  mi_region_t* const first = part->regions;
   part->regions = NULL;
+  mi_stores_in_order();
+  part->regions_last->next = part->spare;
+  part->spare = first;
 }
 
 // Gives spare regions back until the part has at most `keep` bytes of regions.
@@ -138,6 +145,43 @@ void _mi_part_reset(mi_part_t* part) {
   if ((part->heap->flags & MI_HEAP_IN_ARENA) != 0) _mi_part_close_young(part);
 }
 
+// --- in the child of a fork -------------------------------------------------------------------------------------
+
+// Gives a region its `end` if it has none. Of the object that was about to be made, perhaps there is the start.
+static void region_settle(mi_region_t* region, const uint8_t* bump) {
+  if (mi_load_relaxed(&region->end) != 0) return;
+  const size_t size = (size_t)1 << region->shift, offset = (size_t)(bump - (const uint8_t*)region);
+  size_t end = (bump > (const uint8_t*)region && offset <= size ? offset / MI_GRANULE : region->first);
+  if (end < size / MI_GRANULE) end += mi_load_relaxed(mi_region_words(region, end)) >> (end % 64) & 1;
+  mi_store_relaxed(&region->end, (uint16_t)end);
+}
+
+// For who ends or resets a heap: a part whose owner is gone, which may have stopped between any two stores of this
+// file. Its spare regions may be in use at the same time, and are left alone for ever. Nobody bumps in it any more.
+void _mi_part_settle(mi_part_t* part) {
+  const uint8_t* const bump = mi_load_relaxed(&part->bump);
+  region_settle(&part->region, bump);
+  part->spare = NULL;
+  part->regions_last = NULL;
+  part->bytes = 0;
+  for (mi_region_t* region = part->regions; region != NULL; region = region->next) {
+    region_settle(region, bump);
+    part->regions_last = region;
+    part->bytes += 1u << region->shift;
+  }
+  part->current = &part->region;
+  mi_store_relaxed(&part->bump, region_at(&part->region, mi_load_relaxed(&part->region.end)));
+}
+
+// A thread that is gone may have counted a handle that it did not return.
+void _mi_returned_settle(mi_thread_t* self) {
+  uint32_t bytes = 0;
+  for (mi_heap_t* heap = mi_load_relaxed(&self->returned); heap != NULL; heap = (mi_heap_t*)heap->home.region.next) {
+    bytes += heap->home.bytes + (1u << MI_REGION_SHIFT_MIN);
+  }
+  mi_store_relaxed(&self->returned_bytes, bytes);
+}
+
 // --- recycling ------------------------------------------------------------------------------------------------
 // A thread keeps handles of heaps that it ended, with their regions, for the next it makes: last in first out, at most
 // 16 handles and 32 KiB of regions, or up to 128 KiB if it learnt that its heaps are that large (until a collect). A
@@ -156,7 +200,7 @@ static inline void handle_keep(mi_thread_t* thread, mi_heap_t* heap) {
 // one CAS: the maker takes them for its next heaps. Bounded like its own cache; the count is only roughly right.
 static bool handle_return(mi_heap_t* heap) {
   const mi_tid_t id = mi_load_relaxed(&mi_slot_of(heap)->owner) & ~MI_OWNER_FLAGS;
-  if (id == MI_TID_NONE || id == _mi_tls.tid || !mi_tid_is_alive(id)) return false;
+  if (id == MI_TID_NONE || id == _mi_tls.tid || !mi_tid_is_alive(id) || mi_tid_is_gone(id)) return false;
   mi_thread_t* const maker = _mi_thread_of(id);
   const uint32_t bytes = mi_load_relaxed(&maker->returned_bytes);
   if (bytes >= MI_CACHE_BYTES_MAX) return false;
@@ -234,9 +278,10 @@ mi_heap_t* _mi_handle_alloc(mi_thread_t* thread) {
 // The heap is over: its regions and the handle are recycled, or go home.
 void _mi_handle_free(mi_thread_t* thread, mi_heap_t* heap) {
   mi_part_t* const part = &heap->home;
+  mi_store_relaxed(&part->id, 0);  // first: from here on nobody is shown the heap
+  mi_stores_in_order();
   part_spare_regions(part);
   mi_store_relaxed(&part->region.owner, MI_TID_NONE);
-  mi_store_relaxed(&part->id, 0);
   if (mi_unlikely(thread == NULL)) {
     handle_free_slow(thread, heap);
     return;
@@ -297,26 +342,26 @@ bool _mi_region_is_empty(const mi_region_t* region) {
 // by who has a closed heap.
 void _mi_part_release_empty(mi_part_t* part) {
   part_trim_spare(part, 0);
-  mi_region_t* rest = part->regions;
-  part->regions = NULL;
-  while (rest != NULL) {
-    mi_region_t* const region = rest;
-    rest = region->next;
+  mi_region_t* last = NULL;
+  for (mi_region_t** link = &part->regions; *link != NULL;) {
+    mi_region_t* const region = *link;
     if (region != part->current && _mi_region_is_empty(region)) {
+      *link = region->next;
       part->bytes -= 1u << region->shift;
       _mi_region_emptied(region, part);
       region_go_home(region);
     } else {
-      if (part->regions == NULL) part->regions_last = region;
-      region->next = part->regions;
-      part->regions = region;
+      last = region;
+      link = &region->next;
     }
   }
+  part->regions_last = last;
 }
 
 // Puts a region behind all others in use; there is one.
 static inline void part_append_region(mi_part_t* part, mi_region_t* region) {
   region->next = NULL;
+  mi_stores_in_order();
   part->regions_last->next = region;
   part->regions_last = region;
 }
@@ -325,13 +370,14 @@ static inline void part_append_region(mi_part_t* part, mi_region_t* region) {
 static inline void part_rotate_regions(mi_part_t* part) {
   mi_region_t* const head = part->regions;
   part->regions = head->next;
+  mi_stores_in_order();
   part_append_region(part, head);
 }
 
 // A small piece of that: looks at one region, another one each time.
 void _mi_part_release_step(mi_part_t* part) {
   mi_region_t* const region = part->regions;
-  if (region == NULL || region == part->regions_last || part->heap->visiting != 0) return;
+  if (region == NULL || region == part->regions_last || mi_heap_is_visited(part->heap)) return;
   if (region != part->current && _mi_region_is_empty(region)) {
     part->regions = region->next;
     part->bytes -= 1u << region->shift;
@@ -426,25 +472,28 @@ static inline void part_count(mi_part_t* part, const mi_region_t* region, size_t
 static inline void part_open(mi_part_t* part, mi_region_t* region, size_t bin) {
   part_count(part, region, bin, region_churns(part->current));
   if (part->step < STEPS - 1) part->step++;
+  region_clear(region);
+  mi_store_relaxed(&region->end, (uint16_t)0);
   region->part = part;
   mi_store_relaxed(&region->owner, mi_part_owner(part));
+  mi_stores_in_order();
   // Large ones first: the next heap on this handle then opens fewer.
   mi_region_t* const head = part->regions;
   if (head == NULL || region->shift >= head->shift) {
     if (head == NULL) part->regions_last = region;
     region->next = head;
+    mi_stores_in_order();
     part->regions = region;
   } else {
     part_append_region(part, region);
   }
-  region_clear(region);
   part_close_current(part);
   part_set_current(part, region);
 }
 
 // Makes room for `need` bytes without a spare region: by a region that became empty, if one of a few did, or a new one.
 static mi_noinline bool part_grow(mi_thread_t* thread, mi_part_t* part, size_t need, size_t bin) {
-  if (mi_likely(part->heap->visiting == 0)) {
+  if (mi_likely(!mi_heap_is_visited(part->heap))) {
     bool reused = part_try_reuse(part, part->current, need);
     mi_region_t* const head = part->regions;
     if (!reused && head != NULL && head != part->regions_last) {

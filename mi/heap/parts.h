@@ -51,12 +51,11 @@ mi_hidden void _mi_part_release_regions(mi_part_t* part);
 mi_hidden void _mi_part_release_empty(mi_part_t* part);
 mi_hidden void _mi_part_release_step(mi_part_t* part);
 mi_hidden void _mi_part_reset(mi_part_t* part);
+mi_hidden void _mi_part_settle(mi_part_t* part);
+mi_hidden void _mi_returned_settle(mi_thread_t* self);
 mi_hidden void _mi_lane_free(mi_part_t* lane);
 mi_hidden void _mi_handle_cache_flush(mi_thread_t* thread);
 mi_hidden void _mi_returned_flush(mi_thread_t* thread);
-static inline mi_tid_t mi_part_owner(const mi_part_t* part) {
-  return mi_load_relaxed((_Atomic(mi_tid_t)*)&part->region.owner) & ~MI_OWNER_FLAGS;
-}
 static inline bool mi_region_is_mine(const mi_region_t* region) {
   return (mi_load_relaxed((_Atomic(mi_tid_t)*)&region->owner) ^ _mi_tls.tid) <= MI_OWNER_FLAGS;
 }
@@ -159,7 +158,7 @@ mi_hidden mi_page_t* _mi_reclaim_merged(mi_theap_t* theap, size_t bin);
 mi_hidden mi_heap_t* _mi_forwarder_pop(mi_heap_t* heap);
 mi_hidden void _mi_forwarders_collect(mi_heap_t* heap);
 mi_hidden void _mi_forwarders_step(mi_heap_t* heap);  // looks at one
-mi_hidden void _mi_merge_after_fork(void);
+mi_hidden void _mi_merge_settle(void);
 mi_hidden bool _mi_heap_free_remains(mi_heap_t* heap);
 
 // --- counting (stats.c) -------------------------------------------------------------------------------------------
@@ -173,6 +172,13 @@ mi_hidden void _mi_handle_totals_free(mi_heap_t* heap);
 mi_hidden uint8_t _mi_heap_flags_of_new(void);
 mi_hidden uint64_t _mi_heaps_made(void);
 mi_hidden void _mi_stats_at_exit(void);  // mi/stats.c
+
+// --- in the child of a fork (fork.c) --------------------------------------------------------------------------------
+mi_hidden void _mi_heaps_after_fork(mi_thread_t* self);
+mi_hidden void _mi_heap_settle(mi_heap_t* heap);
+mi_hidden void _mi_heap_settle_to_close(mi_heap_t* heap);
+// Does a visit of the heap run? (One of a thread that did not survive a fork has another stamp.)
+static inline bool mi_heap_is_visited(const mi_heap_t* heap) { return heap->visiting == _mi_fork_stamp; }
 
 // --- callbacks (deferred.c) -----------------------------------------------------------------------------------------
 mi_hidden extern _Atomic(const mi_pair_t*) _mi_deferred_pair;

@@ -5,6 +5,9 @@
 // whenever its lists changed. Regions need neither: their bits are looked at as the walk comes by, and no region is
 // reset while `visiting` is set. Theaps of the heap are BUSY meanwhile: their threads may exit or collect (that is then
 // left to the visit), but by contract do not use the heap.
+//
+// In the child of a fork, pages of threads that are gone are found by their slots, and need no pin: nothing releases
+// them. Their free lists are read with care, since the thread may have been changing them.
 #include <errno.h>
 #include <string.h>
 
@@ -14,14 +17,14 @@
 #include "mi/mimalloc.h"
 
 typedef struct visit_s {
-  mi_heap_t* heap;  // as shown to the visitor
+  mi_visit_t base;
+  mi_heap_t* shown;  // to the visitor as the heap
   bool blocks;
   mi_block_visit_fun* visitor;
   void* arg;
   mi_page_t** pages;  // pinned
   size_t count, capacity;
-  mi_slot_t** slots;  // BUSY
-  size_t slot_count, slot_capacity;
+  size_t slot_capacity;
 } visit_t;
 
 // What 2.x's programs find as area.heap_tag.
@@ -51,8 +54,12 @@ static bool array_push(void* array, size_t* count, size_t* capacity, void* item)
 
 static bool visit_add_page(visit_t* visit, mi_page_t* page) {
   if (!array_push(&visit->pages, &visit->count, &visit->capacity, page)) return false;
-  _mi_page_pin(page);
+  if (!mi_page_is_frozen(page)) _mi_page_pin(page);
   return true;
+}
+
+static bool visit_add_frozen_page(mi_page_t* page, void* visit) {
+  return (mi_page_is_single(page) && page->used == 0) || visit_add_page(visit, page);
 }
 
 // --- gathering ------------------------------------------------------------------------------------------------
@@ -79,7 +86,7 @@ static bool gather_part(visit_t* visit, mi_part_t* part) {
       _mi_os_yield();  // its thread is in collect or exit for a moment
       continue;
     }
-    if (!array_push(&visit->slots, &visit->slot_count, &visit->slot_capacity, slot)) {
+    if (!array_push(&visit->base.slots, &visit->base.slot_count, &visit->slot_capacity, slot)) {
       _mi_slot_leave(slot, false, true);
       return false;
     }
@@ -109,9 +116,10 @@ static bool gather_main(visit_t* visit, bool abandoned_only) {
       mi_segment_t* const segment = (mi_segment_t*)mi_arena_segment(arena, index);
       for (size_t s = 1; s < MI_SLICES_PER_SEGMENT; s++) {
         mi_page_t* const page = &segment->slot[s];
+        const bool frozen = mi_page_is_frozen(page);
         if (page->kind != MI_PAGE_NONE && page->kind != MI_PAGE_TAIL &&
             mi_load_relaxed(&page->heap) == &_mi_heap_main && page->used > 0 &&
-            (!abandoned_only || MI_STATE(mi_load_relaxed(&page->thread_free)) == MI_ABANDONED)) {
+            (!abandoned_only || frozen || MI_STATE(mi_load_relaxed(&page->thread_free)) == MI_ABANDONED)) {
           if (!visit_add_page(visit, page)) return false;
         }
         if (kind == MI_SEGMENT_HUGE_START) break;
@@ -127,7 +135,7 @@ static bool show(const visit_t* visit, const mi_heap_area_t* area, void* block, 
   if (block != NULL) _mi_checked_show(&block, &size);
 #endif
   bool more;
-  MI_CALL_USER(more = visit->visitor(visit->heap, area, block, size, visit->arg));
+  MI_CALL_USER(more = visit->visitor(visit->shown, area, block, size, visit->arg));
   return more;
 }
 
@@ -145,9 +153,20 @@ static void map_set(free_map_t* map, const mi_page_t* page, const mi_block_t* bl
   map->bits[index / 64] |= (uint64_t)1 << (index % 64);
 }
 
+// Marks the blocks of one of the page's lists. If the thread is gone that was changing it, a link may lead anywhere,
+// and the list ends there.
+static void map_set_list(free_map_t* map, const mi_page_t* page, const mi_block_t* block, bool frozen) {
+  for (uint32_t n = 0; block != NULL && n < page->reserved; n++, block = block->next) {
+    const size_t offset = (size_t)((const uint8_t*)block - page->start);
+    if (frozen && (offset >= page->reserved * page->block_size || offset % page->block_size != 0)) return;
+    map_set(map, page, block);
+  }
+}
+
 static void map_fill(free_map_t* map, mi_page_t* page) {
   if (mi_page_is_single(page)) {
-    map->bits[0] = (page->used > 1 ? 0 : 1);  // one is the pin
+    // Freed ones that wait for the end of a visit are on a list; without one they would be gone.
+    map->bits[0] = (page->free != NULL || page->local_free != NULL);
     const mi_theap_t* const theap = mi_load_relaxed(&page->theap);
     if (MI_LIST(mi_load_acquire(&page->thread_free)) != NULL) map->bits[0] = 1;
     for (const mi_block_t* b = (theap == NULL ? NULL : mi_load_acquire(&((mi_theap_t*)theap)->delayed_free)); b != NULL;
@@ -162,11 +181,10 @@ static void map_fill(free_map_t* map, mi_page_t* page) {
     const size_t index = (k + page->color) % page->reserved;
     map->bits[index / 64] |= (uint64_t)1 << (index % 64);
   }
-  for (const mi_block_t* b = page->free; b != NULL; b = b->next) map_set(map, page, b);
-  for (const mi_block_t* b = page->local_free; b != NULL; b = b->next) map_set(map, page, b);
-  for (const mi_block_t* b = MI_LIST(mi_load_acquire(&page->thread_free)); b != NULL; b = b->next) {
-    map_set(map, page, b);
-  }
+  const bool frozen = mi_page_is_frozen(page);
+  map_set_list(map, page, page->free, frozen);
+  map_set_list(map, page, page->local_free, frozen);
+  map_set_list(map, page, MI_LIST(mi_load_acquire(&page->thread_free)), frozen);
   // Blocks of full pages wait on their theap's delayed list.
   mi_theap_t* const theap = mi_load_relaxed(&page->theap);
   for (const mi_block_t* b = (theap == NULL ? NULL : mi_load_acquire(&theap->delayed_free)); b != NULL; b = b->next) {
@@ -210,7 +228,7 @@ static bool visit_page(const visit_t* visit, mi_page_t* page) {
       .used = map.live,
       .block_size = page->block_size,
       .full_block_size = page->block_size,
-      .reserved1 = heap_tag(visit->heap),
+      .reserved1 = heap_tag(visit->shown),
   };
   if (!show(visit, &area, NULL, page->block_size)) return false;
   if (!visit->blocks) return true;
@@ -247,7 +265,7 @@ static bool visit_region(const visit_t* visit, const mi_region_t* region) {
       .used = live,
       .block_size = 0,
       .full_block_size = 0,
-      .reserved1 = heap_tag(visit->heap),
+      .reserved1 = heap_tag(visit->shown),
   };
   if (!show(visit, &area, NULL, 0)) return false;
   if (!visit->blocks) return true;
@@ -275,11 +293,24 @@ static bool visit_part_regions(const visit_t* visit, const mi_part_t* part) {
 // Visits the pages if `ok`, and lets go of everything.
 static bool visit_gathered(visit_t* visit, bool ok) {
   for (size_t i = 0; i < visit->count && ok; i++) ok = visit_page(visit, visit->pages[i]);
-  for (size_t i = 0; i < visit->count; i++) _mi_page_unpin(visit->pages[i]);
+  for (size_t i = 0; i < visit->count; i++) {
+    if (!mi_page_is_frozen(visit->pages[i])) _mi_page_unpin(visit->pages[i]);
+  }
   if (visit->capacity > 0) _mi_os_free(visit->pages, visit->capacity * sizeof(void*));
-  for (size_t i = 0; i < visit->slot_count; i++) _mi_slot_leave(visit->slots[i], false, true);
-  if (visit->slot_capacity > 0) _mi_os_free(visit->slots, visit->slot_capacity * sizeof(void*));
+  for (size_t i = 0; i < visit->base.slot_count; i++) _mi_slot_leave(visit->base.slots[i], false, true);
+  if (visit->slot_capacity > 0) _mi_os_free(visit->base.slots, visit->slot_capacity * sizeof(void*));
   return ok;
+}
+
+static void visit_begin(mi_thread_t* thread, visit_t* visit) {
+  visit->base.outer = thread->visits;
+  thread->visits = &visit->base;
+  visit->base.heap->visiting = _mi_fork_stamp;
+}
+
+static void visit_end(mi_thread_t* thread, visit_t* visit) {
+  visit->base.heap->visiting = 0;
+  thread->visits = visit->base.outer;
 }
 
 static bool gather_failed(void) {
@@ -289,32 +320,35 @@ static bool gather_failed(void) {
 
 static bool visit_heap(mi_heap_t* heap, mi_heap_t* shown, bool blocks, mi_block_visit_fun* visitor, void* arg,
                        bool abandoned_only) {
-  if (heap->visiting != 0) {
+  mi_thread_t* const thread = _mi_tls.thread;
+  if (mi_heap_is_visited(heap)) {
     _mi_error(EINVAL, "a visit of heap %p (%s) is refused inside a visit of it\n", (void*)heap, mi_heap_name(heap));
     return false;
   }
-  visit_t visit = {.heap = shown, .blocks = blocks, .visitor = visitor, .arg = arg};
-  bool gathered = true;
+  visit_t visit = {.base = {.heap = heap}, .shown = shown, .blocks = blocks, .visitor = visitor, .arg = arg};
+  visit_begin(thread, &visit);
+  bool gathered = true, frozen = false;
   if (heap == &_mi_heap_main) {
     gathered = gather_main(&visit, abandoned_only);
   } else {
-    if (!abandoned_only) {
-      MI_FOR_EACH_PART(heap, part) {
-        if (gathered) gathered = gather_part(&visit, part);
-      }
+    MI_FOR_EACH_PART(heap, part) {
+      if (gathered && !abandoned_only) gathered = gather_part(&visit, part);
+      if (_mi_part_has_frozen_theap(part)) frozen = true;
     }
     if (gathered) gathered = gather_abandoned(&visit, heap);
+    if (gathered && frozen) gathered = _mi_frozen_pages_each(heap, visit_add_frozen_page, &visit);
   }
-  heap->visiting = 1;
   bool ok = true;
   if (gathered && heap != &_mi_heap_main) {
     MI_FOR_EACH_PART(heap, part) {
       const mi_tid_t owner = mi_part_owner(part);
-      if (ok && (!abandoned_only || !mi_tid_is_alive(owner))) ok = visit_part_regions(&visit, part);
+      if (ok && (!abandoned_only || !mi_tid_is_alive(owner) || mi_tid_is_gone(owner))) {
+        ok = visit_part_regions(&visit, part);
+      }
     }
   }
   const bool pages_ok = visit_gathered(&visit, gathered && ok);
-  heap->visiting = 0;
+  visit_end(thread, &visit);
   if (!gathered) return gather_failed();
   ok = ok && pages_ok;
   // Blocks of heaps that were merged into this one are its own.
@@ -350,13 +384,14 @@ bool mi_theap_visit_blocks(const mi_theap_t* theap, bool visit_blocks, mi_block_
     _mi_error(EINVAL, "mi_theap_visit_blocks: no visitor, or not a theap of the calling thread\n");
     return false;
   }
-  visit_t visit = {.heap = theap->heap, .blocks = visit_blocks, .visitor = visitor, .arg = arg};
+  visit_t visit = {
+      .base = {.heap = theap->heap}, .shown = theap->heap, .blocks = visit_blocks, .visitor = visitor, .arg = arg};
   const bool gathered = gather_theap(&visit, (mi_theap_t*)theap);
   bool ok = gathered;
   if (ok && theap->part != NULL) {
-    theap->heap->visiting = 1;
+    visit_begin(theap->thread, &visit);
     ok = visit_part_regions(&visit, theap->part);
-    theap->heap->visiting = 0;
+    visit_end(theap->thread, &visit);
   }
   const bool pages_ok = visit_gathered(&visit, ok);
   if (!gathered) return gather_failed();

@@ -78,6 +78,9 @@ mi_hidden mi_page_t* _mi_page_of_any(const void* p);
 mi_hidden mi_page_t* _mi_huge_claim(size_t size, size_t alignment, size_t offset, mi_arena_t* only, bool* zero);
 mi_hidden void _mi_huge_release(mi_page_t* page);
 
+// In the child of a fork: makes the summaries true again, whatever threads that are gone were about to do with them.
+mi_hidden void _mi_arenas_settle(void);
+
 // Gives memory of slices back that have been free for a while; `force`: of all free slices, and whole segments.
 // Any thread, any time. Cheap when there is nothing due.
 mi_hidden void _mi_purge(bool force);

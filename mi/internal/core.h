@@ -14,7 +14,7 @@ typedef struct mi_upcalls_s {
   void (*thread_collect)(mi_thread_t* thread);           // a forced collect that another thread asked for
   void (*theap_gone)(mi_heap_t* heap);                   // a theap left the heap: drop its reference
   mi_page_t* (*reclaim)(mi_theap_t* theap, size_t bin);  // from heaps that were merged into the theap's
-  void (*after_fork)(void);                              // in the child
+  void (*after_fork)(mi_thread_t* self);                 // in the child; `self` NULL: the thread has no record
 #if MI_CHECKED
   bool (*check_free)(void* p);  // looks at a block before it is freed; false: it stays
 #endif
@@ -33,6 +33,7 @@ mi_hidden extern _Thread_local mi_tls_t _mi_tls __attribute__((tls_model("local-
 
 mi_hidden extern const mi_page_t _mi_page_empty;    // no free blocks: what a direct table holds for "none"
 mi_hidden extern const mi_theap_t _mi_theap_empty;  // of a thread without a record, of a young part
+mi_hidden extern uint8_t _mi_fork_stamp;            // 1 in the first process, another one in each child; never 0
 mi_hidden extern mi_heap_t _mi_heap_main;
 mi_hidden extern mi_heap_t _mi_heap_internal;  // handles, regions, theaps: what no visitor shows
 
@@ -70,6 +71,12 @@ mi_hidden void _mi_page_collect(mi_page_t* page);
 mi_hidden void _mi_page_mark_interior(mi_page_t* page);
 mi_hidden void _mi_page_free_local(mi_page_t* page, mi_block_t* block);  // by the owner, slow cases included
 mi_hidden void _mi_page_claimed(mi_page_t* page);
+// In the child of a fork: of the pages of a theap that the calling thread has, what threads left that are gone.
+mi_hidden void _mi_theap_settle(mi_theap_t* theap, bool pinned);
+// In the child of a fork: calls `fn` for the heap's pages whose threads are gone, until it returns false.
+mi_hidden bool _mi_frozen_pages_each(mi_heap_t* heap, bool (*fn)(mi_page_t* page, void* arg), void* arg);
+// Frees them all, with their blocks. Nobody else may use the heap.
+mi_hidden void _mi_frozen_pages_free(mi_heap_t* heap);
 mi_hidden void _mi_page_pin(mi_page_t* page);
 mi_hidden void _mi_page_unpin(mi_page_t* page);
 // The first page of a stack of abandoned pages, for a walk by who has the heap to itself.
@@ -140,6 +147,19 @@ static inline bool mi_tid_is_alive(mi_tid_t id) {
   return id != MI_TID_NONE && mi_load_acquire(&_mi_thread_of(id)->id) == id;
 }
 
+// Did the thread with this id stop in a fork, of which this process is the child? Such an id counts as alive.
+static inline bool mi_tid_is_gone(mi_tid_t id) {
+  if (mi_likely(_mi_fork_stamp == 1)) return false;
+  const mi_thread_t* const thread = (id == MI_TID_NONE ? NULL : _mi_thread_of(id));
+  return thread != NULL && thread->forked && mi_load_relaxed((_Atomic(mi_tid_t)*)&thread->id) == id;
+}
+static inline mi_tid_t mi_part_owner(const mi_part_t* part) {
+  return mi_load_relaxed((_Atomic(mi_tid_t)*)&part->region.owner) & ~MI_OWNER_FLAGS;
+}
+static inline bool mi_page_is_frozen(const mi_page_t* page) {
+  return mi_tid_is_gone(mi_load_relaxed((_Atomic(mi_tid_t)*)&page->owner) & ~MI_OWNER_FLAGS);
+}
+
 // --- slots: the life of a theap (theap.c) -----------------------------------------------------------------------
 mi_hidden mi_slot_t* _mi_slot_open(mi_thread_t* thread, mi_theap_t* theap);  // LIVE; NULL: no memory
 mi_hidden bool _mi_slot_take(mi_part_t* part, mi_slot_t** taken);
@@ -147,6 +167,9 @@ mi_hidden bool _mi_slot_take_for_reset(mi_part_t* part, mi_slot_t** taken);
 mi_hidden void _mi_slot_give_back(mi_slot_t* slot);
 mi_hidden void _mi_slot_post(mi_part_t* part, uint64_t want);
 mi_hidden void _mi_slot_free(mi_slot_t* slot);
+mi_hidden bool _mi_part_has_frozen_theap(const mi_part_t* part);
+mi_hidden bool _mi_slot_forget_frozen(mi_part_t* part);
+mi_hidden void _mi_slots_settle(mi_thread_t* self);
 mi_hidden bool _mi_slot_enter(mi_slot_t* slot);  // LIVE -> BUSY
 mi_hidden mi_slot_t* _mi_slot_enter_part(mi_part_t* part, bool* taken);
 mi_hidden void _mi_slot_leave(mi_slot_t* slot, bool exiting, bool wait);

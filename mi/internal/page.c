@@ -68,12 +68,14 @@ static void page_extend(mi_page_t* page) {
   if (count > page->reserved - index) count = page->reserved - index;  // the next lot wraps
   uint8_t* at = page->start + index * size;
   uint8_t* const last = at + (count - 1) * size;
-  page->free = (mi_block_t*)at;
+  mi_block_t* const first = (mi_block_t*)at;
   while (at < last) {
     ((mi_block_t*)at)->next = (mi_block_t*)(at + size);
     at += size;
   }
   ((mi_block_t*)last)->next = NULL;
+  mi_stores_in_order();
+  page->free = first;
   page->capacity += (uint32_t)count;
   page->free_zero = page->fresh_zero;
   mi_count_own(&_mi_tls.thread->counts.pages_extended, 1);
@@ -357,7 +359,10 @@ void _mi_theap_tidy(mi_theap_t* theap) {
 void _mi_page_free_local(mi_page_t* page, mi_block_t* block) {
   mi_theap_t* const theap = mi_load_relaxed(&page->theap);
   if (mi_page_is_single(page)) {
-    if (--page->used != 0) return;  // a visitor has it pinned
+    if (--page->used != 0) {  // a visitor has it pinned
+      page->local_free = block;
+      return;
+    }
     mi_queue_unlink(theap, MI_BIN_FULL, page);
     page->in_full = 0;
     if (page_is_delaying(page)) {
@@ -641,12 +646,12 @@ static void* solo_alloc(mi_theap_t* theap, mi_arena_t* arena, size_t size, size_
     const size_t slices = (size + slack + MI_SLICE_SIZE - 1) >> MI_SLICE_SHIFT;
     page = theap_claim_slices(theap, arena, slices, &is_zero);
     if (page == NULL) return NULL;
-    page_init(theap, page, MI_PAGE_SOLO, MI_BIN_SOLO, is_zero);
     uint8_t* const start = (uint8_t*)mi_page_segment(page) + mi_page_slice(page) * MI_SLICE_SIZE;
     page->start = (uint8_t*)(((uintptr_t)start + offset + alignment - 1) / alignment * alignment - offset);
     page->block_size = mi_round_up(size, MI_OS_PAGE);
     const size_t room = slices * MI_SLICE_SIZE - (size_t)(page->start - start);
     if (page->block_size > room) page->block_size = room;
+    page_init(theap, page, MI_PAGE_SOLO, MI_BIN_SOLO, is_zero);
   } else {
     page = _mi_huge_claim(size, alignment, offset, arena, &is_zero);
     if (page == NULL) return NULL;
@@ -749,8 +754,8 @@ void _mi_theap_collect_step(mi_theap_t* theap) {
   }
 }
 
-static void free_page(mi_theap_t* theap, mi_page_t* page) {
-  theap->page_count--;
+// Frees a page with its blocks, of a theap or a thread that has no use for it any more. It is in no queue.
+static void free_held_page(mi_heap_t* heap, mi_page_t* page) {
   mi_thread_free_t tf = mi_load_acquire(&page->thread_free);
   if (mi_unlikely((tf & MI_LISTED) != 0)) {
     _mi_stats_page_dropped(page, false);
@@ -759,7 +764,7 @@ static void free_page(mi_theap_t* theap, mi_page_t* page) {
     page->free = page->local_free = NULL;
     page->used = 0;
     page->recycled = 0 - (uint64_t)page->capacity;  // its blocks are counted
-    mi_fetch_add_acq_rel(&theap->heap->pages_out, 1);
+    mi_fetch_add_acq_rel(&heap->pages_out, 1);
     page_give_up(page);
   } else {
     page_drop(page);
@@ -776,7 +781,8 @@ void _mi_theap_free_pages(mi_theap_t* theap) {
     for (bool more = true; more;) {
       mi_page_t* const next = page->next;
       more = (page != last);
-      free_page(theap, page);
+      theap->page_count--;
+      free_held_page(theap->heap, page);
       page = next;
     }
   }
@@ -840,3 +846,80 @@ bool _mi_theap_abandon(mi_theap_t* theap, bool wait) {
   mi_assert(theap->page_count == 0);
   return true;
 }
+
+// --- in the child of a fork -----------------------------------------------------------------------------------------
+
+static uint32_t list_length(const mi_block_t* block, uint32_t most) {
+  uint32_t length = 0;
+  for (; block != NULL && length < most; block = block->next) length++;
+  return length;
+}
+
+// A free by a thread that is gone may have stopped between its two halves: nobody ends DELAYING. The freer may not have
+// told the theap yet, so that a full page becomes DELAYED again: the next freer tells it. `pinned`: a visitor that is
+// gone may have counted itself among the live blocks of the pages.
+static void page_settle(mi_page_t* page, bool pinned) {
+  const mi_thread_free_t tf = mi_load_relaxed(&page->thread_free);
+  const uintptr_t state = (page->in_full ? MI_DELAYED : MI_NORMAL);
+  if (MI_STATE(tf) == MI_DELAYING) mi_store_relaxed(&page->thread_free, MI_WITH_STATE(tf, state));
+  if (!pinned) return;
+  if (mi_page_is_single(page)) {
+    page->used = (page->in_full ? 1 : 0);
+  } else {
+    page->used = page->capacity;
+    page->used -= list_length(page->free, page->used);
+    page->used -= list_length(page->local_free, page->used);
+    if (page->used == 0 && page->retire == 0) page->retire = 1;  // for the next look at retired pages
+  }
+}
+
+// The queues are walked as if they could be broken: a program may fork in a signal handler, and then do nothing in the
+// child that needs them.
+void _mi_theap_settle(mi_theap_t* theap, bool pinned) {
+  uint32_t left = theap->page_count;
+  for (size_t bin = 1; bin < MI_BIN_COUNT; bin++) {
+    mi_page_t* const first = theap->queue[bin];
+    mi_page_t* page = first;
+    while (page != NULL && left > 0) {
+      left--;
+      page_settle(page, pinned);
+      page = (page->next == first ? NULL : page->next);
+    }
+  }
+  if (pinned) {
+    theap->retire_low = 1;
+    theap->retire_high = MI_BIN_LAST;
+  }
+}
+
+// Pages of threads that are gone are found by their slots: their theaps' queues may be broken. A page is the thread's
+// from the last store that makes it until the first one that gives it up; the short ways before and after are not
+// looked for: what was on one stays where it is.
+bool _mi_frozen_pages_each(mi_heap_t* heap, bool (*fn)(mi_page_t*, void*), void* arg) {
+  if (_mi_fork_stamp == 1) return true;
+  for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
+    mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[i]);
+    if (arena == NULL) break;
+    const size_t ready = mi_load_acquire(&arena->ready);
+    for (size_t index = 0; index < ready; index++) {
+      const uint8_t kind = mi_load_acquire(&arena->kind[index]);
+      if (kind != MI_SEGMENT_NORMAL && kind != MI_SEGMENT_HUGE_START) continue;
+      mi_segment_t* const segment = (mi_segment_t*)mi_arena_segment(arena, index);
+      const size_t last = (kind == MI_SEGMENT_NORMAL ? MI_SLICES_PER_SEGMENT - 1 : 1);
+      for (size_t s = 1; s <= last; s++) {
+        mi_page_t* const page = &segment->slot[s];
+        if (!mi_page_is_frozen(page) || mi_load_relaxed(&page->heap) != heap) continue;
+        if (page->kind != MI_PAGE_CLASS && !mi_page_is_single(page)) continue;
+        if (!fn(page, arg)) return false;
+      }
+    }
+  }
+  return true;
+}
+
+static bool free_frozen_page(mi_page_t* page, void* heap) {
+  free_held_page(heap, page);
+  return true;
+}
+
+void _mi_frozen_pages_free(mi_heap_t* heap) { _mi_frozen_pages_each(heap, free_frozen_page, heap); }

@@ -469,3 +469,31 @@ void _mi_purge(bool force) {
   if (now < due || !mi_cas_strong_acq_rel(&next_tick, &due, now + period)) return;
   purge_pass(false, least);
 }
+
+// --- in the child of a fork ---------------------------------------------------------------------------------------
+
+// A thread may have stopped between a change of a segment's word and that of its summaries, or with a whole word of
+// `purgeable` in its hands. Slices and segments that it held stay held: nobody knows what they are.
+void _mi_arenas_settle(void) {
+  mi_arena_t* const first = mi_load_relaxed(&_mi_arenas[0]);
+  if (first != NULL && _mi_span.size == 0) {
+    mi_span_publish((uintptr_t)first->start + 1, first->segment_count << MI_SEGMENT_SHIFT);
+  }
+  for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
+    mi_arena_t* const arena = mi_load_relaxed(&_mi_arenas[i]);
+    if (arena == NULL) break;
+    const size_t ready = mi_load_relaxed(&arena->ready);
+    for (size_t index = 0; index < ready; index++) {
+      mi_segment_info_t* const info = &arena->info[index];
+      const uint64_t word = mi_load_relaxed(&info->free), backed = mi_load_relaxed(&info->backed);
+      const bool is_normal = (mi_load_relaxed(&arena->kind[index]) == MI_SEGMENT_NORMAL);
+      const uint64_t bit = (uint64_t)1 << (index % 64);
+      // Stores only where something changes: they copy pages of memory.
+      if (word != 0 && (mi_load_relaxed(&arena->has_free[index / 64]) & bit) == 0) summary_set(arena, index);
+      if (is_normal ? word == MI_SLICES_ALL || (word & backed) != 0
+                    : backed != 0 && (mi_load_relaxed(&arena->unused[index / 64]) & bit) != 0) {
+        mark_purgeable(arena, index);
+      }
+    }
+  }
+}

@@ -8,10 +8,13 @@
 //   LIVE -> TAKEN    by a destroyer: it has the theap, frees the pages and the theap, and makes the slot FREE
 //   TAKEN -> DEAD    if the theap is its thread's default (DEFAULT bit): the thread's fast path may still look at the
 //                    table, which is empty; the thread frees the theap when it takes another default
-//   BUSY -> LIVE     by who made it BUSY, after doing what was WANTED meanwhile
+//   BUSY -> LIVE     by who made it BUSY, after doing what was WANTED meanwhile; a collect is left to the thread itself
 // Who finds a theap not LIVE leaves a WANTED bit and goes on; nobody waits. The word carries a generation, so that a
 // bit is never left for the wrong theap: a poster reads the part's slot, then the word, then the part's slot again,
 // and changes the word it read by CAS. The models in tests/models check this.
+//
+// In the child of a fork the slots of threads that are gone stand in whatever state they were in. Their theaps are
+// never read: who ends or resets the heap makes the part forget its slot, and finds the pages otherwise (page.c).
 #include <string.h>
 
 #include "mi/internal/core.h"
@@ -120,8 +123,7 @@ bool _mi_slot_take(mi_part_t* part, mi_slot_t** taken) {
     uint64_t word = mi_load_acquire(&slot->word);
     if (mi_load_acquire(&part->slot) != slot) continue;
     const bool live = ((word & MI_SLOT_STATE) == MI_SLOT_LIVE);
-    // After a fork, threads that are gone may have stopped in the middle of a list: their pages are left alone.
-    if (live && slot->thread->forked) return false;
+    mi_assert(!slot->thread->forked);  // forgotten before
     const uint64_t next =
         (live ? (word & ~(uint64_t)(MI_SLOT_STATE | MI_WANT_ANY)) | MI_SLOT_TAKEN : word | MI_WANT_DESTROY);
     if (!mi_cas_strong_acq_rel(&slot->word, &word, next)) continue;
@@ -139,10 +141,7 @@ bool _mi_slot_take_for_reset(mi_part_t* part, mi_slot_t** taken) {
     if (slot == NULL) return false;
     uint64_t word = mi_load_acquire(&slot->word);
     if (mi_load_acquire(&part->slot) != slot) continue;
-    if (slot->thread->forked) {
-      *taken = NULL;
-      return false;
-    }
+    mi_assert(!slot->thread->forked);
     if ((word & MI_SLOT_STATE) != MI_SLOT_LIVE) return false;
     if (mi_cas_strong_acq_rel(&slot->word, &word, (word & ~(uint64_t)MI_SLOT_STATE) | MI_SLOT_TAKEN)) return true;
   }
@@ -162,6 +161,7 @@ void _mi_slot_post(mi_part_t* part, uint64_t want) {
     if (slot == NULL) return;
     uint64_t word = mi_load_acquire(&slot->word);
     if (mi_load_acquire(&part->slot) != slot) continue;
+    if (slot->thread->forked) return;  // nobody would do it
     if (!mi_cas_strong_acq_rel(&slot->word, &word, word | want)) continue;
     mi_store_release(&slot->thread->mail, 1u);
     return;
@@ -244,13 +244,18 @@ void _mi_slot_leave(mi_slot_t* slot, bool exiting, bool wait) {
       }
       continue;
     }
-    if ((word & MI_WANT_COLLECT) != 0) {
+    const bool is_owner = (slot->thread == _mi_tls.thread);
+    if ((word & MI_WANT_COLLECT) != 0 && is_owner) {
       _mi_theap_collect(theap, true);
       mi_cas_weak_acq_rel(&slot->word, &word, word & ~(uint64_t)MI_WANT_COLLECT);
       word = mi_load_acquire(&slot->word);
       continue;
     }
-    if (mi_cas_weak_acq_rel(&slot->word, &word, (word & ~(uint64_t)MI_SLOT_STATE) | MI_SLOT_LIVE)) return;
+    if (mi_cas_weak_acq_rel(&slot->word, &word, (word & ~(uint64_t)MI_SLOT_STATE) | MI_SLOT_LIVE)) {
+      // A visitor changes no queue of a thread that runs: if it is lost in a fork, the thread can go on with the theap.
+      if ((word & MI_WANT_COLLECT) != 0) mi_store_release(&slot->thread->mail, 1u);
+      return;
+    }
   }
 }
 
@@ -260,6 +265,79 @@ void _mi_thread_for_each_slot(mi_thread_t* thread, void (*fn)(mi_slot_t*, bool),
     for (size_t i = 0; i < MI_SLOTS_PER_CHUNK; i++) fn(&chunk->slot[i], arg);
   }
 }
+
+// --- in the child of a fork ----------------------------------------------------------------------------------
+
+// Has the part a theap whose thread is gone? A part learns of a theap by two stores, the slot's last, and forgets it by
+// two, the slot's last again: one with a theap and without a slot is one whose thread stopped when it made it.
+bool _mi_part_has_frozen_theap(const mi_part_t* part) {
+  if (_mi_fork_stamp == 1) return false;
+  const mi_slot_t* const slot = mi_load_acquire((_Atomic(mi_slot_t*)*)&part->slot);
+  if (slot != NULL) return slot->thread->forked;
+  const mi_theap_t* const theap = mi_load_relaxed((_Atomic(mi_theap_t*)*)&part->theap);
+  return theap != MI_THEAP_EMPTY && mi_tid_is_gone(mi_part_owner(part));
+}
+
+// The part of a heap that ends or is reset forgets such a theap. True: there was one, and the heap is to lose the
+// reference that a theap is counted by as long as its part knows it.
+bool _mi_slot_forget_frozen(mi_part_t* part) {
+  if (!_mi_part_has_frozen_theap(part)) return false;
+  mi_store_relaxed(&part->theap, MI_THEAP_EMPTY);
+  mi_store_release(&part->slot, (mi_slot_t*)NULL);
+  return true;
+}
+
+static bool slot_is_visited(const mi_thread_t* self, const mi_slot_t* slot) {
+  for (const mi_visit_t* visit = self->visits; visit != NULL; visit = visit->outer) {
+    for (size_t i = 0; i < visit->slot_count; i++) {
+      if (visit->slots[i] == slot) return true;
+    }
+  }
+  return false;
+}
+
+// A theap of the surviving thread: it was not inside the library, but in a callback of ours at most.
+static void settle_slot(mi_slot_t* slot, bool unused) {
+  (void)unused;
+  mi_theap_t* const theap = mi_load_relaxed(&slot->theap);
+  uint64_t word = mi_load_relaxed(&slot->word);
+  if (theap == NULL) return;
+  switch (word & MI_SLOT_STATE) {
+    case MI_SLOT_LIVE:
+      _mi_theap_settle(theap, false);
+      break;
+    case MI_SLOT_BUSY:
+      if (slot_is_visited(slot->thread, slot)) break;
+      // A visitor that is gone had it.
+      _mi_theap_settle(theap, true);
+      mi_store_relaxed(&slot->word, (word & ~(uint64_t)MI_SLOT_STATE) | MI_SLOT_LIVE);
+      mi_store_relaxed(&slot->thread->mail, 1u);
+      break;
+    case MI_SLOT_TAKEN:
+      // A destroyer that is gone was freeing its pages: what is left of it is not used any more.
+      if (_mi_tls.theap == theap) {
+        _mi_tls.theap = &slot->thread->main_theap;
+        mi_store_relaxed(&slot->word, word & ~(uint64_t)MI_SLOT_DEFAULT);
+      }
+      mi_store_relaxed(&theap->part->theap, MI_THEAP_EMPTY);
+      mi_store_relaxed(&theap->part->slot, (mi_slot_t*)NULL);
+      break;
+    default:
+      break;
+  }
+}
+
+// Of the surviving thread: the theaps that it owns, and those that it has as a visitor.
+void _mi_slots_settle(mi_thread_t* self) {
+  _mi_thread_for_each_slot(self, settle_slot, false);
+  for (const mi_visit_t* visit = self->visits; visit != NULL; visit = visit->outer) {
+    for (size_t i = 0; i < visit->slot_count; i++) {
+      _mi_theap_settle(mi_load_relaxed(&visit->slots[i]->theap), false);
+    }
+  }
+}
+
+// --- mail and exit ---------------------------------------------------------------------------------------------
 
 static void answer_slot(mi_slot_t* slot, bool unused) {
   (void)unused;

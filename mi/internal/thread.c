@@ -262,7 +262,7 @@ void _mi_threads_want_collect(mi_thread_t* self) {
   const uint32_t count = mi_load_acquire(&record_count);
   for (uint32_t i = 0; i < count; i++) {
     mi_thread_t* const thread = record_at(i);
-    if (thread == NULL || thread == self || mi_load_relaxed(&thread->id) == MI_TID_NONE) continue;
+    if (thread == NULL || thread == self || thread->forked || mi_load_relaxed(&thread->id) == MI_TID_NONE) continue;
     mi_store_relaxed(&thread->collect_wanted, 1u);
     mi_store_release(&thread->mail, 1u);
   }
@@ -288,30 +288,12 @@ void _mi_threads_each_free(void (*fn)(mi_thread_t*)) {
 
 // --- fork -----------------------------------------------------------------------------------------------------
 
-// A remote free of a thread that does not exist in the child may have stopped between its two halves.
-static void settle_pages(mi_theap_t* theap) {
-  for (size_t bin = 1; bin < MI_BIN_COUNT; bin++) {
-    mi_page_t* const first = theap->queue[bin];
-    mi_page_t* page = first;
-    if (first == NULL) continue;
-    do {
-      const mi_thread_free_t tf = mi_load_relaxed(&page->thread_free);
-      // The freer may not have told the theap yet: the next one does.
-      const uintptr_t state = (page->in_full ? MI_DELAYED : MI_NORMAL);
-      if (MI_STATE(tf) == MI_DELAYING) mi_store_relaxed(&page->thread_free, MI_WITH_STATE(tf, state));
-      page = page->next;
-    } while (page != first);
-  }
-}
-
-static void settle_slot(mi_slot_t* slot, bool unused) {
-  (void)unused;
-  mi_theap_t* const theap = mi_load_relaxed(&slot->theap);
-  if (theap != NULL && (mi_load_relaxed(&slot->word) & MI_SLOT_STATE) == MI_SLOT_LIVE) settle_pages(theap);
-}
+uint8_t _mi_fork_stamp = 1;
 
 // The other threads' records stay as they are: their ids count as alive, so that nobody adopts their parts, which may
-// have stopped in the middle of a change; frees into their pages are pushed and never collected.
+// have stopped in the middle of a change; frees into their pages are pushed and never collected. What ARCHITECTURE.md
+// says of each shared word is done here or, if it needs a search, where it matters. No lock is taken and nothing is
+// allocated; state of random generators, when there is one, is to be replaced here.
 static void after_fork_in_child(void) {
   mi_thread_t* const self = _mi_tls.thread;
   mi_store_relaxed(&process_id, _mi_os_process_id());
@@ -319,15 +301,20 @@ static void after_fork_in_child(void) {
   const uint32_t count = mi_load_relaxed(&record_count);
   for (uint32_t i = 0; i < count; i++) {
     mi_thread_t* const thread = record_at(i);
-    if (thread == NULL) continue;
-    if (thread == self) {
-      settle_pages(&thread->main_theap);
-      settle_pages(&thread->internal_theap);
-      _mi_thread_for_each_slot(thread, settle_slot, false);
-    } else if (mi_load_relaxed(&thread->id) != MI_TID_NONE) {
-      thread->forked = true;
-    }
+    if (thread != NULL && thread != self && mi_load_relaxed(&thread->id) != MI_TID_NONE) thread->forked = true;
   }
   mi_store_relaxed(&_mi_stats.threads.current, self != NULL);
-  _mi_upcalls.after_fork();
+  const bool main_visited = (_mi_heap_main.visiting == _mi_fork_stamp);
+  _mi_fork_stamp = (_mi_fork_stamp == UINT8_MAX ? 2 : _mi_fork_stamp + 1);
+  _mi_arenas_settle();
+  if (self != NULL) {
+    bool own_visit = false;
+    for (const mi_visit_t* visit = self->visits; visit != NULL; visit = visit->outer) {
+      if (visit->heap == &_mi_heap_main) own_visit = true;
+    }
+    _mi_theap_settle(&self->main_theap, main_visited && !own_visit);
+    _mi_theap_settle(&self->internal_theap, false);
+    _mi_slots_settle(self);
+  }
+  _mi_upcalls.after_fork(self);
 }

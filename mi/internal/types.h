@@ -227,6 +227,14 @@ struct mi_theap_s {
   _Atomic(mi_block_t*) delayed_free __attribute__((aligned(MI_CACHE_LINE)));
 } __attribute__((aligned(MI_CACHE_LINE)));
 
+// A visit in progress, on the stack of the thread that visits (visit.c): the theaps that it has made BUSY.
+typedef struct mi_visit_s {
+  struct mi_visit_s* outer;
+  mi_heap_t* heap;
+  mi_slot_t** slots;
+  size_t slot_count;
+} mi_visit_t;
+
 #define MI_REGION_SHIFT_MIN 9   // a handle: 512 bytes
 #define MI_REGION_SHIFT_MAX 16  // 64 KiB
 #define MI_HANDLE_CACHE_START (32 * (uint32_t)1024)
@@ -261,7 +269,8 @@ struct mi_thread_s {
   uint32_t handle_cache_limit;  // how much it keeps, learnt
   uint32_t handle_trims;        // heaps that were larger
   int8_t heap_balance;          // heaps made less heaps ended, saturating
-  bool forked;                  // stood still in a fork: its memory is frozen
+  bool forked;                  // in the child of a fork: its thread is gone, and its memory is frozen
+  mi_visit_t* visits;           // its visits in progress, the innermost first
   mi_heap_t* callback_heap;     // the heap that called back: may not be ended from the callback
   void* subproc;                // mi_subproc_t of the layer above; NULL: the main one
   mi_part_cache_t part_cache[MI_PART_CACHE];
@@ -359,7 +368,7 @@ struct mi_heap_s {
       _Atomic(uint32_t) refs;      // theaps attached, plus one for the heap itself
       _Atomic(uint8_t) state;      // mi_heap_state_t
       uint8_t flags;               // MI_HEAP_NO_DESTROY and so on: what mi_heap_destroy must look at
-      uint8_t visiting;            // a visitor runs: no region is reset
+      uint8_t visiting;            // _mi_fork_stamp while a visitor runs: no region is reset
       _Atomic(uint8_t) is_target;  // something was merged into it
     };
   };
