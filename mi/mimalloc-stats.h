@@ -135,8 +135,8 @@ mi_decl_export char* mi_stats_get_json(size_t buf_size, char* buf) mi_attr_noexc
 /// Any statistics as JSON. NULL with errno = EINVAL if their size or version is not that of this library.
 mi_decl_export char* mi_stats_as_json(mi_stats_t* stats, size_t buf_size, char* buf) mi_attr_noexcept;
 /// The largest block that is counted in a bin: a block of n bytes is counted in the first bin with a size of at least
-/// n, or in bin 73 if it got a page of its own for the sake of its alignment. PTRDIFF_MAX for bin 73; 0 for bin 0 and for
-/// bins that do not exist.
+/// n, or in bin 73 if it got a page of its own for the sake of its alignment. PTRDIFF_MAX for bin 73; 0 for bin 0 and
+/// for bins that do not exist.
 mi_decl_nodiscard mi_decl_export size_t mi_stats_get_bin_size(size_t bin) mi_attr_noexcept;
 
 // ---- one heap ---------------------------------------------------------------------------------------------

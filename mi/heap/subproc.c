@@ -43,9 +43,7 @@ void _mi_subproc_leave(mi_thread_t* thread) {
 
 bool _mi_subproc_is_main(mi_subproc_id_t id) { return subproc_of_id(id) == NULL; }
 
-static bool is_of_another(mi_heap_t* heap, void* subproc) {
-  return _mi_subproc_of(heap) != subproc;
-}
+static bool is_of_another(mi_heap_t* heap, void* subproc) { return _mi_subproc_of(heap) != subproc; }
 
 // Without a look at what may be no sub-process: one that lives has a heap that names it.
 bool _mi_subproc_exists(mi_subproc_id_t id) {

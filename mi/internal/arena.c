@@ -14,8 +14,8 @@
 
 #include "mi/internal/options.h"
 #include "mi/internal/os.h"
-#include "mi/internal/track.h"
 #include "mi/internal/stats.h"
+#include "mi/internal/track.h"
 
 _Atomic(mi_arena_t*) _mi_arenas[MI_ARENAS_MAX];
 mi_span_t _mi_span = {1, 0};  // a `low` of 1 before there is an arena: NULL is in no span, whatever the size

@@ -18,8 +18,8 @@
 #include <unistd.h>
 
 #include "mi/internal/os.h"
-#include "mi/internal/track.h"
 #include "mi/internal/stats.h"
+#include "mi/internal/track.h"
 
 void* _mi_os_reserve(size_t size, size_t alignment) {
   const int saved = errno;

@@ -288,8 +288,8 @@ struct mi_thread_s {
 // --- heaps ------------------------------------------------------------------------------------------
 
 // A region mixes object sizes. It is a block of a page of the internal heap, a power of two large and aligned
-// to its size. Three bits per 16 bytes say where objects start, which the owner freed, which others freed (both: the gap
-// before an aligned object); they are interleaved by words, [start, freed, remote] for each KiB. See nursery.c.
+// to its size. Three bits per 16 bytes say where objects start, which the owner freed, which others freed (both: the
+// gap before an aligned object); they are interleaved by words, [start, freed, remote] for each KiB. See nursery.c.
 typedef struct mi_region_s {
   mi_part_t* part;           // constant while the region is in use; the free-list link while it is a free block
   _Atomic(mi_tid_t) owner;   // who bumps and frees with plain stores; MI_TID_NONE: nobody
