@@ -176,7 +176,8 @@ int mi_reserve_huge_os_pages_at(size_t pages, int numa_node, size_t timeout_msec
 }
 
 static int reserve_interleaved(size_t pages, size_t nodes, size_t timeout_msecs, size_t* reserved) {
-  if (nodes == 0) nodes = _mi_os_node_count();
+  const long limit = _mi_option(mi_option_use_numa_nodes);
+  if (nodes == 0) nodes = (limit > 0 ? (size_t)limit : _mi_os_node_count());
   if (nodes > MI_NUMA_NODE_MAX) nodes = MI_NUMA_NODE_MAX;
   int result = 0;
   for (size_t node = 0; node < nodes; node++) {
@@ -200,6 +201,22 @@ int mi_reserve_huge_os_pages(size_t pages, double max_secs, size_t* pages_reserv
   const int error = reserve_interleaved(pages, 0, timeout, &reserved);
   if (pages_reserved != NULL) *pages_reserved = reserved;
   return error;
+}
+
+// What the options ask for. Without it the program runs all the same: each that cannot be had is reported.
+void _mi_reserve_at_start(void) {
+  const long pages = _mi_option(mi_option_reserve_huge_os_pages), node = _mi_option(mi_option_reserve_huge_os_pages_at);
+  if (pages > 0) {
+    const size_t timeout = (size_t)pages * 500;
+    if (node >= 0 && node <= MI_NUMA_NODE_MAX) {
+      mi_reserve_huge_os_pages_at((size_t)pages, (int)node, timeout);
+    } else {
+      mi_reserve_huge_os_pages_interleave((size_t)pages, 0, timeout);
+    }
+  }
+  const long size = _mi_option(mi_option_reserve_os_memory);
+  if (size > 0)
+    mi_reserve_os_memory(size > (long)(MI_ALLOC_MAX / MI_KiB) ? MI_ALLOC_MAX : (size_t)size * MI_KiB, true, true);
 }
 
 // --- asking -------------------------------------------------------------------------------------------------

@@ -332,16 +332,16 @@ typedef enum mi_option_e {
   mi_option_arena_eager_commit,        // 2: - memory becomes writable in address order, as it is needed
   mi_option_purge_decommits,           // 1: purge with MADV_DONTNEED; 0: with MADV_FREE
   mi_option_allow_large_os_pages,      // 0: 1 lets the system back arenas made from now on with 2 MiB pages
-  mi_option_reserve_huge_os_pages,     // 0: - call mi_reserve_huge_os_pages_interleave
-  mi_option_reserve_huge_os_pages_at,  // -1: - call mi_reserve_huge_os_pages_at
-  mi_option_reserve_os_memory,         // 0 (KiB): - call mi_reserve_os_memory
+  mi_option_reserve_huge_os_pages,     // 0: reserve so many pages of 1 GiB at the start, half a second each
+  mi_option_reserve_huge_os_pages_at,  // -1: at this NUMA node; -1: evenly over all
+  mi_option_reserve_os_memory,         // 0 (KiB): reserve so much memory at the start
   mi_option_purge_delay,               // 10: milliseconds until free memory goes back; 0 at once, -1 never
-  mi_option_use_numa_nodes,            // 0: - the nodes of the machine count
+  mi_option_use_numa_nodes,            // 0: so many nodes when pages are spread over all; 0: as the machine has
   mi_option_disallow_os_alloc,         // 0: 1 takes no more memory from the system
   mi_option_os_tag,                    // 100: - there are no tags on Linux
   mi_option_max_errors,                // 32: print at most so many errors (-1: all)
   mi_option_max_warnings,              // 32: print at most so many warnings (-1: all)
-  mi_option_destroy_on_exit,           // 0: 1 gives all memory back when the process ends
+  mi_option_destroy_on_exit,           // 0: 1 gives all memory back when a library that holds this one is unloaded
   mi_option_arena_reserve,             // 0 (KiB): address space of the first arena; 0 by the machine's memory
   mi_option_arena_purge_mult,          // 1: times purge_delay
   mi_option_disallow_arena_alloc,      // 0: - all memory is in arenas

@@ -4,17 +4,6 @@
 
 #include <stddef.h>
 
-/* Which groups of api_functions.inc the library has. */
-#define MI_API_ARENAS 1
-#define MI_API_STATS 0
-#define MI_API_GUARDED 0
-
-/* Functions in each group. */
-#define MI_API_BASE_COUNT 153
-#define MI_API_ARENAS_COUNT 25
-#define MI_API_STATS_COUNT 18
-#define MI_API_GUARDED_COUNT 4
-
 typedef struct mi_api_entry_s {
   const char* name;
   void (*function)(void);

@@ -40,11 +40,11 @@ const struct Known {
     {mi_option_arena_eager_commit, "arena_eager_commit", 2, false, false, "MIMALLOC_EAGER_REGION_COMMIT"},
     {mi_option_purge_decommits, "purge_decommits", 1, false, true, "MIMALLOC_RESET_DECOMMITS"},
     {mi_option_allow_large_os_pages, "allow_large_os_pages", 0, false, true, "MIMALLOC_LARGE_OS_PAGES"},
-    {mi_option_reserve_huge_os_pages, "reserve_huge_os_pages", 0, false, false, nullptr},
-    {mi_option_reserve_huge_os_pages_at, "reserve_huge_os_pages_at", -1, false, false, nullptr},
-    {mi_option_reserve_os_memory, "reserve_os_memory", 0, true, false, nullptr},
+    {mi_option_reserve_huge_os_pages, "reserve_huge_os_pages", 0, false, true, nullptr},
+    {mi_option_reserve_huge_os_pages_at, "reserve_huge_os_pages_at", -1, false, true, nullptr},
+    {mi_option_reserve_os_memory, "reserve_os_memory", 0, true, true, nullptr},
     {mi_option_purge_delay, "purge_delay", 10, false, true, "MIMALLOC_RESET_DELAY"},
-    {mi_option_use_numa_nodes, "use_numa_nodes", 0, false, false, nullptr},
+    {mi_option_use_numa_nodes, "use_numa_nodes", 0, false, true, nullptr},
     {mi_option_disallow_os_alloc, "disallow_os_alloc", 0, false, true, "MIMALLOC_LIMIT_OS_ALLOC"},
     {mi_option_os_tag, "os_tag", 100, false, false, nullptr},
     {mi_option_max_errors, "max_errors", 32, false, true, nullptr},
@@ -521,6 +521,30 @@ TEST(OptionsChildTest, DISABLED_ShowsItsHugePages) {
   printf("huge %d, not huge %d, off %d;\n", flags.find(" hg") != std::string::npos,
          flags.find(" nh") != std::string::npos, prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0));
   mi_free(p);
+}
+
+TEST(OptionsChildTest, DISABLED_ShowsItsArenas) {
+  mi_free(mi_malloc(10));
+  mi_arenas_print();
+}
+
+TEST(OptionsEffectTest, MemoryIsReservedAtTheStart) {
+  const std::string text = RunTest("DISABLED_ShowsItsArenas", {"MIMALLOC_RESERVE_OS_MEMORY=128M"}).text;
+  // 32 segments of 4 MiB, and one for the arena's header.
+  EXPECT_NE(text.find("arena 0 at"), std::string::npos) << text;
+  EXPECT_NE(text.find("33 segments of 4 MiB, 33 accessible"), std::string::npos) << text;
+}
+
+TEST(OptionsEffectTest, HugePagesAreReservedAtTheStartOrItIsSaidThatThereAreNone) {
+  for (const char* node : {"-1", "0"}) {
+    const std::string text =
+        RunTest("DISABLED_ShowsItsArenas", {"MIMALLOC_RESERVE_HUGE_OS_PAGES=1", "MIMALLOC_SHOW_ERRORS=1",
+                                            std::string("MIMALLOC_RESERVE_HUGE_OS_PAGES_AT=") + node})
+            .text;
+    EXPECT_NE(text.find("arena 0 at"), std::string::npos) << text;
+    const bool none = text.find("0 of 1 pages of 1 GiB") != std::string::npos;
+    EXPECT_NE(none, text.find("pinned") != std::string::npos) << text;
+  }
 }
 
 TEST(OptionsEffectTest, LargePagesAreAllowedWhereTheyAreWantedOnly) {

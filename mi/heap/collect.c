@@ -97,5 +97,6 @@ const mi_upcalls_t _mi_upcalls = {
     .check_free = _mi_checked_free,
 #endif
     .totals = _mi_heap_totals,
+    .process_start = _mi_reserve_at_start,
     .process_end = _mi_stats_at_exit,
 };

@@ -171,7 +171,8 @@ mi_hidden void _mi_heap_totals_end(mi_heap_t* heap);
 mi_hidden void _mi_handle_totals_free(mi_heap_t* heap);
 mi_hidden uint8_t _mi_heap_flags_of_new(void);
 mi_hidden uint64_t _mi_heaps_made(void);
-mi_hidden void _mi_stats_at_exit(void);  // mi/stats.c
+mi_hidden void _mi_stats_at_exit(void);     // mi/stats.c
+mi_hidden void _mi_reserve_at_start(void);  // mi/arenas.c
 
 // --- in the child of a fork (fork.c) --------------------------------------------------------------------------------
 mi_hidden void _mi_heaps_after_fork(mi_thread_t* self);

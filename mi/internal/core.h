@@ -19,6 +19,7 @@ typedef struct mi_upcalls_s {
   bool (*check_free)(void* p);  // looks at a block before it is freed; false: it stays
 #endif
   mi_totals_t* (*totals)(mi_heap_t* heap);  // where to add what pages of the heap leave behind
+  void (*process_start)(void);              // when the first thread's record is ready
   void (*process_end)(void);                // in the library's destructor
 } mi_upcalls_t;
 mi_hidden extern const mi_upcalls_t _mi_upcalls;

@@ -107,6 +107,7 @@ static void process_init(void) {
   if (_mi_option(mi_option_allow_thp) == 0) _mi_os_disallow_thp();
   if (pthread_key_create(&exit_key, at_thread_end) == 0) atomic_store(&exit_key_lives, true);
   pthread_atfork(NULL, NULL, after_fork_in_child);
+  _mi_upcalls.process_start();
 }
 
 // In a shared library that a program may unload, the key's destructor must not outlive the code: threads that end later
