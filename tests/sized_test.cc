@@ -364,6 +364,9 @@ TEST(UnderUtilizedTest, SparsePagesAreFoundAndFullOnesAreNot) {
   EXPECT_GE(sparse.UnderUtilized(heap, 50), sparse_blocks / 2);
   EXPECT_LE(sparse.UnderUtilized(heap, 50), 2 * sparse_blocks);
   EXPECT_FALSE(mi_unsafe_heap_page_is_under_utilized(heap, nullptr, 100));
+  void* next = mi_malloc(Sparse::kSize);
+  EXPECT_FALSE(mi_unsafe_heap_page_is_under_utilized(heap, next, 100)) << "the page that serves next";
+  mi_free(next);
   int on_stack;
   EXPECT_FALSE(mi_unsafe_heap_page_is_under_utilized(heap, &on_stack, 100));
   mi_heap_t* other = mi_heap_new();

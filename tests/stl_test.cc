@@ -189,6 +189,17 @@ TEST(HeapAllocatorTest, ADeletedHeapsBlocksLiveOn) {
   mi_free(survivor);
 }
 
+TEST(HeapAllocatorTest, ADestroyedHeapsBlocksGoWithIt) {
+  char* p;
+  {
+    mi_heap_destroy_stl_allocator<char> allocator;
+    p = allocator.allocate(kMiB);  // a page of its own, which is no page any more when the block is gone
+    allocator.deallocate(p, kMiB);
+    EXPECT_TRUE(mi_any_heap_contains(p));
+  }
+  EXPECT_FALSE(mi_any_heap_contains(Opaque(p)));
+}
+
 TEST(HeapAllocatorTest, ADestroyedHeapsElementsAreNotFreedOneByOne) {
   mi_heap_t* heap = mi_heap_new();
   {
