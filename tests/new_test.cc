@@ -239,15 +239,15 @@ TEST(NewDeleteTest, EveryFormOfNewIsServedFromHere) {
   Wide* wide = new Wide;
   ExpectOurs(wide);
   delete wide;
-  wide = new Wide[3];
-  ExpectOurs(wide);
-  delete[] wide;
+  Wide* wides = new Wide[3];
+  ExpectOurs(wides);
+  delete[] wides;
   wide = new (std::nothrow) Wide;
   ExpectOurs(wide);
   operator delete (wide, std::align_val_t{128}, std::nothrow);
-  wide = new (std::nothrow) Wide[3];
-  ExpectOurs(wide);
-  operator delete[](wide, std::align_val_t{128}, std::nothrow);
+  wides = new (std::nothrow) Wide[3];
+  ExpectOurs(wides);
+  operator delete[](wides, std::align_val_t{128}, std::nothrow);
   std::string text(1000, 'x');
   EXPECT_TRUE(mi_any_heap_contains(text.data()));
 }
