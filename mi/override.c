@@ -139,7 +139,6 @@ char* __strndup(const char* s, size_t n) ALIAS(strndup);
 // business: its own operator of the same name is called, which asks malloc again. Where there is none, in a program
 // without shared libraries, mi_new's way is taken; that does not catch what a new_handler throws in a nothrow new. The
 // references are weak, so that neither a C++ runtime nor a dynamic loader is needed.
-extern void* dlopen(const char* file, int mode) __attribute__((weak));
 extern void* dlsym(void* handle, const char* name) __attribute__((weak));
 
 typedef void* new_fun(size_t size);
@@ -152,12 +151,14 @@ static mi_cold void* runtime_operator(const char* name) {
   if (dlsym == NULL) return NULL;
   const int saved = errno;
   void* own = dlsym(RTLD_NEXT, name);
+#if defined(MI_SHARED_LIB)
   // A runtime that came with a library of the program is not behind us, but may be there.
   static const char* const runtimes[] = {"libstdc++.so.6", "libc++abi.so.1", "libc++.so.1"};
-  for (size_t i = 0; own == NULL && dlopen != NULL && i < sizeof(runtimes) / sizeof(runtimes[0]); i++) {
+  for (size_t i = 0; own == NULL && i < sizeof(runtimes) / sizeof(runtimes[0]); i++) {
     void* const runtime = dlopen(runtimes[i], RTLD_LAZY | RTLD_NOLOAD);
     if (runtime != NULL) own = dlsym(runtime, name);
   }
+#endif
   errno = saved;
   return own;
 }
