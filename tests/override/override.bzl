@@ -9,7 +9,10 @@ the library it declares as weak. `gtest = False`: a plain program, which passes 
 
 load("//bazel:copts.bzl", "CXX_FLAGS")
 
-_FLAGS = CXX_FLAGS + ["-fno-builtin-malloc"]
+_FLAGS = CXX_FLAGS + [
+    "-fno-builtin-malloc",
+    "-fsized-deallocation",
+]
 
 # The sanitizers have a malloc of their own.
 _TAGS = ["no_sanitizer"]

@@ -420,7 +420,7 @@ class Shortage {
 };
 
 TEST(NewTest, EveryFormOfDeleteFrees) {
-  constexpr size_t kSize = 1 << 20;
+  static constexpr size_t kSize = 1 << 20;
   const std::vector<void (*)(void*)> forms = {
       [](void* p) { ::operator delete(p); },
       [](void* p) { ::operator delete[](p); },
