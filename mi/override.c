@@ -192,53 +192,101 @@ static void* new_aligned_nothrow(size_t size, size_t alignment) {
   return (next != NULL ? next(size, alignment, &next) : _mi_new_failed(size, alignment, true));
 }
 
-// Weak: a program that defines operators of its own, or takes them from mimalloc-new-delete.h, keeps them when it is
-// linked with the archive or the object.
-//
-// operator new(size), new[](size), and both with nothrow
-EXPORT_WEAK void* NAME(_Znw, )(size_t size);
-void* NAME(_Znw, )(size_t size) { return mi_fast_malloc(size, new_slow); }
-EXPORT_WEAK void* NAME(_Zna, )(size_t size);
-void* NAME(_Zna, )(size_t size) { return mi_fast_malloc(size, new_slow); }
+// What a program may replace, and what follows, is the standard's: an operator that is not replaced acts as if it
+// called the one that is (array: single; nothrow: throwing; sized: unsized). So a program that replaces the plain
+// operators only, and puts a header before each block for example, is served by them alone. Four operators do the work,
+// and all others reach them by name: the program's come first where there are such, in a shared library as these are
+// weak in an archive or object. (A shared library must not bind the names to itself: --dynamic-list-cpp-new.)
+static void* own_new(size_t size) { return mi_fast_malloc(size, new_slow); }
+
+EXPORT_WEAK void* NAME(_Znw, )(size_t size) ALIAS(own_new);
+EXPORT_WEAK void* NAME(_Znw, St11align_val_t)(size_t size, size_t alignment) ALIAS(new_aligned);
+EXPORT_WEAK void _ZdlPv(void* p) ALIAS(free);
+EXPORT_WEAK void _ZdlPvSt11align_val_t(void* p, size_t alignment) ALIAS(free);
+
+// arrays
+static void* own_new_array(size_t size) { return NAME(_Znw, )(size); }
+static void* own_new_array_aligned(size_t size, size_t alignment) {
+  return NAME(_Znw, St11align_val_t)(size, alignment);
+}
+
+EXPORT_WEAK void* NAME(_Zna, )(size_t size) ALIAS(own_new_array);
+EXPORT_WEAK void* NAME(_Zna, St11align_val_t)(size_t size, size_t alignment) ALIAS(own_new_array_aligned);
+EXPORT_WEAK void _ZdaPv(void* p);
+void _ZdaPv(void* p) { _ZdlPv(p); }
+EXPORT_WEAK void _ZdaPvSt11align_val_t(void* p, size_t alignment);
+void _ZdaPvSt11align_val_t(void* p, size_t alignment) { _ZdlPvSt11align_val_t(p, alignment); }
+
+// nothrow: ours while the throwing ones are, else the runtime's, which calls the program's and catches. (Without shared
+// libraries there is none: what the program's throws is not caught.)
+static mi_cold mi_noinline void* replaced_nothrow(size_t size, const void* tag, const char* name, new_fun* throwing) {
+  new_nothrow_fun* const next = (new_nothrow_fun*)runtime_operator(name);
+  return (next != NULL ? next(size, tag) : throwing(size));
+}
+static mi_cold mi_noinline void* replaced_aligned_nothrow(size_t size, size_t alignment, const void* tag,
+                                                          const char* name, new_aligned_fun* throwing) {
+  new_aligned_nothrow_fun* const next = (new_aligned_nothrow_fun*)runtime_operator(name);
+  return (next != NULL ? next(size, alignment, tag) : throwing(size, alignment));
+}
+
 EXPORT_WEAK void* NAME(_Znw, RKSt9nothrow_t)(size_t size, const void* tag);
 void* NAME(_Znw, RKSt9nothrow_t)(size_t size, const void* tag) {
-  (void)tag;
-  return mi_fast_malloc(size, new_slow_nothrow);
+  new_fun* const throwing = NAME(_Znw, );
+  if (mi_likely(throwing == own_new)) return mi_fast_malloc(size, new_slow_nothrow);
+  return replaced_nothrow(size, tag, NAME_STRING(NAME(_Znw, RKSt9nothrow_t)), throwing);
 }
 EXPORT_WEAK void* NAME(_Zna, RKSt9nothrow_t)(size_t size, const void* tag);
 void* NAME(_Zna, RKSt9nothrow_t)(size_t size, const void* tag) {
-  (void)tag;
-  return mi_fast_malloc(size, new_slow_nothrow);
+  new_fun* const throwing = NAME(_Zna, );
+  if (mi_likely(throwing == own_new_array)) return NAME(_Znw, RKSt9nothrow_t)(size, tag);
+  return replaced_nothrow(size, tag, NAME_STRING(NAME(_Zna, RKSt9nothrow_t)), throwing);
 }
-
-// the same with an alignment
-EXPORT_WEAK void* NAME(_Znw, St11align_val_t)(size_t size, size_t alignment);
-void* NAME(_Znw, St11align_val_t)(size_t size, size_t alignment) { return new_aligned(size, alignment); }
-EXPORT_WEAK void* NAME(_Zna, St11align_val_t)(size_t size, size_t alignment);
-void* NAME(_Zna, St11align_val_t)(size_t size, size_t alignment) { return new_aligned(size, alignment); }
 EXPORT_WEAK void* NAME(_Znw, St11align_val_tRKSt9nothrow_t)(size_t size, size_t alignment, const void* tag);
 void* NAME(_Znw, St11align_val_tRKSt9nothrow_t)(size_t size, size_t alignment, const void* tag) {
-  (void)tag;
-  return new_aligned_nothrow(size, alignment);
+  new_aligned_fun* const throwing = NAME(_Znw, St11align_val_t);
+  if (mi_likely(throwing == new_aligned)) return new_aligned_nothrow(size, alignment);
+  const char* const name = NAME_STRING(NAME(_Znw, St11align_val_tRKSt9nothrow_t));
+  return replaced_aligned_nothrow(size, alignment, tag, name, throwing);
 }
 EXPORT_WEAK void* NAME(_Zna, St11align_val_tRKSt9nothrow_t)(size_t size, size_t alignment, const void* tag);
 void* NAME(_Zna, St11align_val_tRKSt9nothrow_t)(size_t size, size_t alignment, const void* tag) {
-  (void)tag;
-  return new_aligned_nothrow(size, alignment);
+  new_aligned_fun* const throwing = NAME(_Zna, St11align_val_t);
+  if (mi_likely(throwing == own_new_array_aligned)) {
+    return NAME(_Znw, St11align_val_tRKSt9nothrow_t)(size, alignment, tag);
+  }
+  const char* const name = NAME_STRING(NAME(_Zna, St11align_val_tRKSt9nothrow_t));
+  return replaced_aligned_nothrow(size, alignment, tag, name, throwing);
 }
 
-// operator delete: plain, sized, nothrow, aligned, sized and aligned, aligned and nothrow. A block's page knows its
-// size and alignment, so that all are free.
-#define DELETE(name, ...) EXPORT_WEAK void name(void* p, ##__VA_ARGS__) ALIAS(free)
-DELETE(_ZdlPv);
-DELETE(_ZdaPv);
-DELETE(NAME(_ZdlPv, ), size_t size);
-DELETE(NAME(_ZdaPv, ), size_t size);
-DELETE(_ZdlPvRKSt9nothrow_t, const void* tag);
-DELETE(_ZdaPvRKSt9nothrow_t, const void* tag);
-DELETE(_ZdlPvSt11align_val_t, size_t alignment);
-DELETE(_ZdaPvSt11align_val_t, size_t alignment);
-DELETE(NAME(_ZdlPv, St11align_val_t), size_t size, size_t alignment);
-DELETE(NAME(_ZdaPv, St11align_val_t), size_t size, size_t alignment);
-DELETE(_ZdlPvSt11align_val_tRKSt9nothrow_t, size_t alignment, const void* tag);
-DELETE(_ZdaPvSt11align_val_tRKSt9nothrow_t, size_t alignment, const void* tag);
+// delete with a size or nothrow: without. A block's page knows its size.
+#define DELETE(name, target, type)      \
+  EXPORT_WEAK void name(void* p, type); \
+  void name(void* p, type unused) {     \
+    (void)unused;                       \
+    target(p);                          \
+  }
+DELETE(NAME(_ZdlPv, ), _ZdlPv, size_t)
+DELETE(NAME(_ZdaPv, ), _ZdaPv, size_t)
+DELETE(_ZdlPvRKSt9nothrow_t, _ZdlPv, const void*)
+DELETE(_ZdaPvRKSt9nothrow_t, _ZdaPv, const void*)
+
+EXPORT_WEAK void NAME(_ZdlPv, St11align_val_t)(void* p, size_t size, size_t alignment);
+void NAME(_ZdlPv, St11align_val_t)(void* p, size_t size, size_t alignment) {
+  (void)size;
+  _ZdlPvSt11align_val_t(p, alignment);
+}
+EXPORT_WEAK void NAME(_ZdaPv, St11align_val_t)(void* p, size_t size, size_t alignment);
+void NAME(_ZdaPv, St11align_val_t)(void* p, size_t size, size_t alignment) {
+  (void)size;
+  _ZdaPvSt11align_val_t(p, alignment);
+}
+EXPORT_WEAK void _ZdlPvSt11align_val_tRKSt9nothrow_t(void* p, size_t alignment, const void* tag);
+void _ZdlPvSt11align_val_tRKSt9nothrow_t(void* p, size_t alignment, const void* tag) {
+  (void)tag;
+  _ZdlPvSt11align_val_t(p, alignment);
+}
+EXPORT_WEAK void _ZdaPvSt11align_val_tRKSt9nothrow_t(void* p, size_t alignment, const void* tag);
+void _ZdaPvSt11align_val_tRKSt9nothrow_t(void* p, size_t alignment, const void* tag) {
+  (void)tag;
+  _ZdaPvSt11align_val_t(p, alignment);
+}

@@ -77,39 +77,91 @@ for form in "-L$prefix/lib -lmimalloc -Wl,-rpath,$prefix/lib" "$prefix/lib/libmi
   prints fine "$scratch/two_files"
 done
 
-# A program with operators of its own keeps them, whichever form of the library it is linked with.
+# A program with operators of its own keeps them, whichever form of the library it has, and whichever it replaces: those
+# that it does not replace must reach those that it does. These put a header before each block, so that a block that
+# passed by one of them ends the program.
 cat > "$scratch/own.cc" << 'END'
-#include <mimalloc.h>
-
 #include <cstdio>
 #include <cstdlib>
+#include <limits>
 #include <new>
-#include <string>
 
-static int news, deletes;
+static long live;
 
-void* operator new(size_t size) {
-  news++;
-  if (void* p = std::malloc(size)) return p;
-  throw std::bad_alloc();
+static void* make(size_t size, size_t header) {
+  char* p = static_cast<char*>(header == 16 ? std::malloc(size + header) : std::aligned_alloc(header, size + header));
+  if (p == nullptr) throw std::bad_alloc();
+  live++;
+  p += header;
+  reinterpret_cast<size_t*>(p)[-1] = ~header;
+  return p;
 }
-void operator delete(void* p) noexcept {
-  deletes++;
-  std::free(p);
+static void drop(void* p, size_t header) {
+  if (p == nullptr) return;
+  if (reinterpret_cast<size_t*>(p)[-1] != ~header) std::abort();
+  live--;
+  std::free(static_cast<char*>(p) - header);
 }
-void operator delete(void* p, size_t) noexcept { operator delete(p); }
+void* operator new(size_t size) { return make(size, 16); }
+void operator delete(void* p) noexcept { drop(p, 16); }
+#ifdef ALIGNED
+void* operator new(size_t size, std::align_val_t) { return make(size, 64); }
+void operator delete(void* p, std::align_val_t) noexcept { drop(p, 64); }
+#endif
+#ifdef ARRAYS
+void* operator new[](size_t size) { return make(size, 16); }
+void operator delete[](void* p) noexcept { drop(p, 16); }
+#endif
+
+struct plain {
+  ~plain() {}
+  long values[4];
+};
+struct alignas(64) aligned {
+  ~aligned() {}
+  long values[8];
+};
+
+static void use(void* p) {
+  if (p == nullptr || live != 1) {
+    std::puts("not the program's");
+    std::_Exit(1);
+  }
+}
+
+template <class T>
+static void all_forms() {
+  T* p = new T;
+  use(p);
+  delete p;
+  p = new (std::nothrow) T;
+  use(p);
+  delete p;
+  p = new T[10];
+  use(p);
+  delete[] p;
+  p = new (std::nothrow) T[10];
+  use(p);
+  delete[] p;
+  if (live != 0) std::abort();
+}
 
 int main() {
-  bool ours = false;
-  {
-    std::string text(1000, 'x');
-    ours = mi_is_in_heap_region(text.data());
-  }
-  std::puts(ours && news == 1 && deletes == 1 ? "fine" : "wrong");
+  all_forms<plain>();
+#ifdef ALIGNED
+  all_forms<aligned>();
+#endif
+  volatile size_t size = std::numeric_limits<std::ptrdiff_t>::max() - 1000;
+  std::puts(new (std::nothrow) char[size] == nullptr ? "fine" : "wrong");
 }
 END
-for form in "-L$prefix/lib -lmimalloc -Wl,-rpath,$prefix/lib" "$prefix/lib/libmimalloc.a" "$prefix/lib/mimalloc.o"; do
-  read -ra flags <<< "$form"
-  cxx own "$scratch/own.cc" "${flags[@]}"
+for define in -DNONE -DALIGNED -DARRAYS; do
+  cxx own "$scratch/own.cc" $define -Wno-alloc-size-larger-than -Wno-sized-deallocation
   prints fine "$scratch/own"
+  LD_PRELOAD=$prefix/lib/libmimalloc.so prints fine "$scratch/own"
+  for form in "$prefix/lib/libmimalloc.so -Wl,-rpath,$prefix/lib" "$prefix/lib/libmimalloc.a" "$prefix/lib/mimalloc.o"; do
+    read -ra flags <<< "$form"
+    cxx own_linked "$scratch/own.cc" $define -Wno-alloc-size-larger-than -Wno-sized-deallocation "${flags[@]}"
+    prints fine "$scratch/own_linked"
+  done
 done
