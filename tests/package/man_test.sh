@@ -11,7 +11,7 @@ done
 
 # Each prototype once more after the header: a compiler takes both only if they agree.
 {
-  echo '#include <mimalloc.h>'
+  echo '#include <mimalloc-stats.h>'
   awk '
     /^\.Ft / { sub(/^\.Ft /, ""); type = $0 }
     /^\.Fn / && type != "" {
