@@ -28,6 +28,9 @@ load("//bazel:copts.bzl", "CXX_FLAGS", "C_FLAGS")
 _PUBLIC = ["//mi:mimalloc"]
 _INTERNAL = ["//mi:internal_for_tests"]
 
+# linkopts of a test that counts the library's calls of the system, or makes some fail: they go to its __wrap_mmap etc.
+WRAP_SYSTEM_CALLS = ["-Wl,--wrap=mmap,--wrap=madvise,--wrap=munmap,--wrap=mprotect"]
+
 def _library(internal):
     return _INTERNAL if internal else _PUBLIC
 

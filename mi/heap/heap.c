@@ -162,10 +162,10 @@ void _mi_heap_leave_default(mi_heap_t* heap) {
 static void heap_free(mi_heap_t* heap) {
   mi_thread_t* const thread = _mi_tls.thread;
   for (mi_heap_t* forwarder; (forwarder = _mi_forwarder_pop(heap)) != NULL;) _mi_heap_end(forwarder);
-  mi_abandoned_t* const abandoned = mi_load_acquire(&heap->abandoned);
-  if (abandoned != NULL) {
+  if (mi_load_acquire(&heap->abandoned) != NULL || mi_load_acquire(&heap->pages_out) != 0) {
     _mi_abandoned_sweep(heap, true);
-    _mi_internal_free(abandoned);
+    mi_abandoned_t* const abandoned = mi_load_acquire(&heap->abandoned);
+    if (abandoned != NULL) _mi_internal_free(abandoned);
   }
   for (mi_part_t* lane = mi_load_acquire(&heap->parts); lane != NULL;) {
     mi_part_t* const next = mi_load_relaxed(&lane->next);

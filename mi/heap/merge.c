@@ -178,9 +178,8 @@ static void heap_merge(mi_heap_t* heap, mi_heap_t* into, const char* function) {
     _mi_error(EINVAL, "%s: the main heap of a sub-process ends with the sub-process\n", function);
     return;
   }
-  const mi_thread_t* const thread = mi_thread();
-  if (thread == NULL) return;
-  if (thread->callback_depth > 0 && thread->callback_heap == heap) {
+  const mi_thread_t* const thread = _mi_tls.thread;  // NULL: there was no memory for a record; closing needs none
+  if (thread != NULL && thread->callback_depth > 0 && thread->callback_heap == heap) {
     _mi_error(EINVAL, "%s: heap %p (%s) may not end in its own callback\n", function, (void*)heap, mi_heap_name(heap));
     return;
   }

@@ -95,6 +95,7 @@ static bool gather_part(visit_t* visit, mi_part_t* part) {
 }
 
 static bool gather_abandoned(visit_t* visit, mi_heap_t* heap) {
+  if (!_mi_orphans_settle(heap)) return false;
   for (size_t bin = 1; bin < MI_BIN_COUNT; bin++) {
     for (mi_page_t* page = _mi_abandoned_first(heap, bin); page != NULL; page = mi_load_relaxed(&page->listed_next)) {
       if (MI_STATE(mi_load_acquire(&page->thread_free)) != MI_ABANDONED) continue;  // has an owner again: met there
@@ -418,7 +419,7 @@ bool mi_heap_visit_all(mi_heap_visit_fun* visitor, void* arg) {
         mi_page_t* const page = &segment->slot[s];
         // Acquire: `owner` is written last when a page is made.
         const mi_tid_t owner = mi_load_acquire(&page->owner);
-        if ((owner & MI_OWNER_SPECIAL) == 0) continue;
+        if ((owner & MI_OWNER_INTERNAL) != MI_OWNER_SPECIAL) continue;
         if ((page->kind != MI_PAGE_CLASS || page->bin != MI_BIN_HANDLE) && !_mi_page_is_arena_handle(page)) continue;
         for (size_t b = 0; b < page->reserved; b++) {
           mi_heap_t* const heap = (mi_heap_t*)(page->start + b * page->block_size);

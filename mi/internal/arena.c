@@ -168,11 +168,11 @@ static bool arena_grow(size_t count) {
       const mi_area_t area = {.start = start, .size = goal, .is_zero = true, .numa_node = -1};
       mi_arena_t* const arena = arena_format(&area);
       if (arena == NULL) {
-        _mi_os_free(start, goal);
+        _mi_os_unreserve(start, goal);
         return false;
       }
       if (!arena_publish(arena, n, false)) {
-        _mi_os_free(start, goal);
+        _mi_os_unreserve(start, goal);
         return true;
       }
       if (!atomic_exchange_explicit(&have_span, true, memory_order_relaxed)) {
@@ -190,14 +190,15 @@ static bool arena_grow(size_t count) {
 
 // --- giving memory back -----------------------------------------------------------------------------------
 
-bool _mi_arena_purge(mi_arena_t* arena, void* start, size_t size, bool decommit) {
-  if (arena->is_pinned) return false;
-  return _mi_os_purge(start, size, decommit) && !arena->is_foreign;
+mi_purged_t _mi_arena_purge(mi_arena_t* arena, void* start, size_t size, bool decommit) {
+  if (arena->is_pinned) return MI_PURGE_LATER;
+  const mi_purged_t purged = _mi_os_purge(start, size, decommit);
+  return (purged == MI_PURGE_ZERO && arena->is_foreign ? MI_PURGE_LATER : purged);
 }
 
 bool _mi_memory_purge(void* start, size_t size) {
   size_t index;
-  return _mi_arena_purge(_mi_arena_of((uint8_t*)start + 1, &index), start, size, true);
+  return _mi_arena_purge(_mi_arena_of((uint8_t*)start + 1, &index), start, size, true) == MI_PURGE_ZERO;
 }
 
 // --- claiming segments ------------------------------------------------------------------------------------
@@ -296,6 +297,7 @@ static bool arena_claim(mi_arena_t* arena, size_t count, size_t alignment, size_
   if (!arena_make_ready(arena, at + count)) {
     bits_give(arena, at, count);
     mi_count(&_mi_stats.arena_rollbacks, 1);
+    mi_store_relaxed(&arena->first_unused, (size_t)0);  // it may have hidden segments that are ready
     *refused = true;
     return false;
   }
@@ -339,6 +341,6 @@ void _mi_arenas_unmap(void) {
   for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
     mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[i]);
     if (arena == NULL) break;
-    if (!arena->is_foreign) _mi_os_free(arena->start, arena->segment_count << MI_SEGMENT_SHIFT);
+    if (!arena->is_foreign) _mi_os_unreserve(arena->start, arena->segment_count << MI_SEGMENT_SHIFT);
   }
 }

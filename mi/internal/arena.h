@@ -3,6 +3,7 @@
 #ifndef MI_INTERNAL_ARENA_H
 #define MI_INTERNAL_ARENA_H
 
+#include "mi/internal/os.h"
 #include "mi/internal/types.h"
 
 #define MI_ARENAS_MAX 160
@@ -85,10 +86,9 @@ mi_hidden void _mi_arenas_settle(void);
 // Any thread, any time. Cheap when there is nothing due.
 mi_hidden void _mi_purge(bool force);
 
-// Gives the memory of a stretch back that the caller holds, as the arena that it lies in allows; true: it reads as
-// zero.
-mi_hidden bool _mi_arena_purge(mi_arena_t* arena, void* start, size_t size, bool decommit);
-mi_hidden bool _mi_memory_purge(void* start, size_t size);  // at once; finds the arena
+// Gives the memory of a stretch back that the caller holds, as the arena that it lies in allows.
+mi_hidden mi_purged_t _mi_arena_purge(mi_arena_t* arena, void* start, size_t size, bool decommit);
+mi_hidden bool _mi_memory_purge(void* start, size_t size);  // at once; finds the arena. True: it reads as zero
 
 // What is known of memory that becomes an arena.
 typedef struct mi_area_s {

@@ -90,6 +90,10 @@ mi_hidden mi_page_t* _mi_theap_reclaim(mi_theap_t* theap, mi_heap_t* forwarder, 
 // then); without it gives them back. For collect and destroy.
 mi_hidden void _mi_handle_pages_purge(void);  // gives back the memory of empty handle pages
 mi_hidden void _mi_abandoned_sweep(mi_heap_t* heap, bool all);
+// Moves abandoned pages that could not be listed with their heaps to the heaps' lists. False: there is no memory for
+// those of `heap`.
+mi_hidden bool _mi_orphans_settle(mi_heap_t* heap);
+mi_hidden void _mi_orphans_after_fork(void);
 
 // --- freeing -------------------------------------------------------------------------------------------------
 mi_hidden void _mi_free_slow(void* p);

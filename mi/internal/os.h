@@ -11,12 +11,18 @@
 mi_hidden void* _mi_os_reserve(size_t size, size_t alignment);
 // Makes reserved memory readable and writable; false if the system refuses.
 mi_hidden bool _mi_os_commit(void* start, size_t size);
-// Gives memory back and keeps the address space. `decommit`: at once, and it reads as zero afterwards (returns
-// true); else when the system needs it (returns false: contents unknown).
-mi_hidden bool _mi_os_purge(void* start, size_t size, bool decommit);
+// Gives memory back and keeps the address space. `decommit`: at once, and it reads as zero afterwards; else when the
+// system needs it (the contents are unknown until then).
+typedef enum mi_purged_e {
+  MI_PURGE_REFUSED,  // the memory is where it was
+  MI_PURGE_LATER,
+  MI_PURGE_ZERO,
+} mi_purged_t;
+mi_hidden mi_purged_t _mi_os_purge(void* start, size_t size, bool decommit);
 // Memory of its own, zeroed, readable and writable; NULL if there is none.
 mi_hidden void* _mi_os_alloc(size_t size);
-mi_hidden void _mi_os_free(void* start, size_t size);
+mi_hidden void _mi_os_free(void* start, size_t size);  // of _mi_os_alloc
+mi_hidden void _mi_os_unreserve(void* start, size_t size);
 // Address space that may be reserved up front: a multiple of the machine's memory, less under a limit.
 mi_hidden size_t _mi_os_reserve_goal(void);
 // Milliseconds of a monotonic clock, as coarse as a timer tick and as cheap.

@@ -52,26 +52,65 @@ bool _mi_os_protect(void* start, size_t size, bool protect) {
   return ok;
 }
 
-bool _mi_os_purge(void* start, size_t size, bool decommit) {
+mi_purged_t _mi_os_purge(void* start, size_t size, bool decommit) {
   const int saved = errno;
-  bool zero = false;
-  bool reset = false;
+  mi_purged_t result = MI_PURGE_REFUSED;
   if (!decommit) {
-    reset = (madvise(start, size, MADV_FREE) == 0);
+    if (madvise(start, size, MADV_FREE) == 0) result = MI_PURGE_LATER;
     mi_count(&_mi_stats.reset_calls, 1);
-    if (reset) mi_count(&_mi_stats.reset_bytes, (int64_t)size);
+    if (result == MI_PURGE_LATER) mi_count(&_mi_stats.reset_bytes, (int64_t)size);
   }
-  if (!reset) {
-    zero = (madvise(start, size, MADV_DONTNEED) == 0);
+  if (result == MI_PURGE_REFUSED) {
+    if (madvise(start, size, MADV_DONTNEED) == 0) result = MI_PURGE_ZERO;
     mi_count(&_mi_stats.purge_calls, 1);
-    if (zero) mi_count(&_mi_stats.purged_bytes, (int64_t)size);
+    if (result == MI_PURGE_ZERO) mi_count(&_mi_stats.purged_bytes, (int64_t)size);
   }
   errno = saved;
-  return zero;
+  return result;
+}
+
+// What the system refused to unmap (it may have to cut a mapping in two, and there are as many as it allows): kept in a
+// list, whose nodes lie in the memory itself, and tried again with the next request.
+typedef struct stuck_s {
+  struct stuck_s* next;
+  size_t size;
+} stuck_t;
+static _Atomic(stuck_t*) stuck;
+
+static void stuck_push(stuck_t* node) {
+  stuck_t* head = mi_load_relaxed(&stuck);
+  do {
+    node->next = head;
+    // Release: the node. It is taken with the whole list, so that nobody looks at memory that is gone.
+  } while (!mi_cas_weak_acq_rel(&stuck, &head, node));
+}
+
+static bool unmap(void* start, size_t size) {
+  if (munmap(start, size) == 0) return true;
+  madvise(start, size, MADV_DONTNEED);  // the memory at least
+  stuck_t* const node = start;
+  node->size = size;
+  stuck_push(node);
+  return false;
+}
+
+static void unmap_stuck(void) {
+  if (mi_likely(mi_load_relaxed(&stuck) == NULL)) return;
+  bool works = true;
+  for (stuck_t* node = mi_exchange_acq_rel(&stuck, (stuck_t*)NULL); node != NULL;) {
+    stuck_t* const next = node->next;
+    if (works) {
+      works = unmap(node, node->size);
+    } else {
+      stuck_push(node);
+    }
+    node = next;
+  }
 }
 
 void* _mi_os_alloc(size_t size) {
   const int saved = errno;
+  unmap_stuck();
   void* const p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   mi_count(&_mi_stats.mmap_calls, 1);
   errno = saved;
@@ -79,6 +118,13 @@ void* _mi_os_alloc(size_t size) {
 }
 
 void _mi_os_free(void* start, size_t size) {
+  const int saved = errno;
+  unmap_stuck();
+  unmap(start, size);
+  errno = saved;
+}
+
+void _mi_os_unreserve(void* start, size_t size) {
   const int saved = errno;
   munmap(start, size);
   errno = saved;

@@ -202,7 +202,7 @@ static void page_return_slices(mi_page_t* page) {
   if (page->kind == MI_PAGE_HUGE) {
     _mi_huge_release(page);
   } else if (page->bin == MI_BIN_HANDLE && mi_load_relaxed(&page->heap) == &_mi_heap_internal) {
-    mi_store_relaxed(&page->owner, MI_TID_NONE);
+    mi_store_relaxed(&page->owner, MI_OWNER_INTERNAL);  // nobody's, and no place for objects: a stale free is noticed
     handle_page_push(page, mi_fetch_add_relaxed(&handle_pages_warm, 1u) < MI_HANDLE_PAGES_WARM);
     return;
   } else {
@@ -286,6 +286,17 @@ static bool page_is_delaying(const mi_page_t* page) {
 #define MI_RETIRE_CYCLES 4
 #define MI_TIDY_EVERY 8  // slow paths between two looks at retired pages
 
+// Leaves an empty page to the sweep, which looks at the first pages.
+static void page_release_later(mi_theap_t* theap, mi_page_t* page) {
+  page->retire = MI_RETIRE_CYCLES;
+  if (theap->queue[page->bin] != page) {
+    mi_queue_unlink(theap, page->bin, page);
+    mi_queue_link(theap, page->bin, page, true);
+  }
+  if (page->bin < theap->retire_low) theap->retire_low = page->bin;
+  if (page->bin > theap->retire_high) theap->retire_high = page->bin;
+}
+
 // An empty page goes back, but not at once if it is the last of its class: a program that allocates and frees one
 // block in turn would make and release a page each time.
 void _mi_page_retire(mi_page_t* page) {
@@ -297,16 +308,10 @@ void _mi_page_retire(mi_page_t* page) {
   mi_assert(page->used == 0 && !page->in_full);
   if (page->next == page || page_is_delaying(page)) {
     mi_count_own(&_mi_tls.thread->counts.pages_retired, 1);
-    page->retire = MI_RETIRE_CYCLES;
-    if (theap->queue[page->bin] != page) {  // the sweep looks at the first pages
-      mi_queue_unlink(theap, page->bin, page);
-      mi_queue_link(theap, page->bin, page, true);
-    }
-    if (page->bin < theap->retire_low) theap->retire_low = page->bin;
-    if (page->bin > theap->retire_high) theap->retire_high = page->bin;
-    return;
+    page_release_later(theap, page);
+  } else {
+    page_release(theap, page);
   }
-  page_release(theap, page);
 }
 
 static void theap_sweep_retired(mi_theap_t* theap, bool force) {
@@ -414,13 +419,57 @@ static bool page_claim_popped(mi_page_t* page) {
   }
 }
 
+// Orphans: abandoned pages of heaps for whose table there was no memory, LISTED in one stack for all heaps. They go to
+// their heaps' own stacks when a sweep finds memory for the tables. Who has the flag is the only one to pop from here:
+// a destroyer waits for it, so that no page of its heap is in flight.
+static _Atomic(uint64_t) orphans;
+static _Atomic(uint32_t) orphans_flag;
+
+// False: pages of `heap` are left among the orphans. `wait`: for the flag; without it the answer may be true too soon.
+// `release`: pages of `heap` go back with all their blocks, as in _mi_abandoned_sweep.
+static bool orphans_settle(mi_heap_t* heap, bool wait, bool release) {
+  // Acquire, in this order: who took the stack set the flag before.
+  const bool none = mi_stack_node(mi_load_acquire(&orphans)) == NULL;
+  if (mi_likely(none && (!wait || mi_load_acquire(&orphans_flag) == 0))) return true;
+  uint32_t expected = 0;
+  while (!mi_cas_strong_acq_rel(&orphans_flag, &expected, 1u)) {
+    if (!wait) return true;
+    expected = 0;
+    _mi_os_yield();
+  }
+  bool settled = true;
+  for (mi_page_t* page = mi_stack_take(&orphans); page != NULL;) {
+    mi_page_t* const next = mi_load_relaxed(&page->listed_next);
+    mi_heap_t* const owner = mi_load_relaxed(&page->heap);  // stays: whoever adopts the page does so for this heap
+    if (release && owner == heap) {
+      if (page_claim_popped(page)) {
+        page->used = 0;
+        page_give_slices(page);
+        atomic_fetch_sub_explicit(&heap->pages_out, 1, memory_order_acq_rel);
+      }
+    } else {
+      mi_abandoned_t* const abandoned = heap_abandoned(owner, _mi_tls.thread);
+      mi_stack_push(abandoned == NULL ? &orphans : &abandoned->list[page->bin], page, PAGE_LINK);
+      if (abandoned == NULL && owner == heap) settled = false;
+    }
+    page = next;
+  }
+  mi_store_release(&orphans_flag, 0u);
+  return settled;
+}
+
+bool _mi_orphans_settle(mi_heap_t* heap) { return orphans_settle(heap, true, false); }
+void _mi_orphans_after_fork(void) { mi_store_relaxed(&orphans_flag, 0u); }
+
 // Gives up a page that the caller owns and that is in no queue. Its heap counts it in `pages_out` already.
 static void page_give_up(mi_page_t* page) {
   mi_heap_t* const heap = mi_load_relaxed(&page->heap);
   mi_abandoned_t* const abandoned = heap_abandoned(heap, _mi_tls.thread);
+  _Atomic(uint64_t)* const stack = (abandoned == NULL ? &orphans : &abandoned->list[page->bin]);
+  if (mi_unlikely(abandoned == NULL)) mi_store_relaxed(&heap->is_target, (uint8_t)1);  // its end is not simple
   // A page of the main or the internal heap that holds a single block needs no finder but the block's free.
   const bool is_endless = (heap == &_mi_heap_main || heap == &_mi_heap_internal);
-  const mi_thread_free_t list_it = (abandoned == NULL || (is_endless && mi_page_is_single(page)) ? 0 : MI_LISTED);
+  const mi_thread_free_t list_it = (is_endless && mi_page_is_single(page) ? 0 : MI_LISTED);
   mi_store_relaxed(&page->theap, (mi_theap_t*)NULL);
   mi_store_relaxed(&page->owner, mi_load_relaxed(&page->owner) & (MI_OWNER_INTERIOR | MI_OWNER_SPECIAL));
   for (;;) {
@@ -437,17 +486,22 @@ static void page_give_up(mi_page_t* page) {
       if (page->capacity != 0) {
         // It waits for a popper: without its memory. Only a page without lists can lose that: start afresh.
         const size_t size = (mi_page_is_single(page) ? page->block_size : page->slices * MI_SLICE_SIZE);
+        const size_t first = mi_round_up((uintptr_t)page->start, MI_OS_PAGE) - (uintptr_t)page->start;
         _mi_stats_page_emptied(page, false);
         page->free = page->local_free = NULL;
         page->capacity = 0;
-        page->fresh_zero = _mi_memory_purge(page->start, size & ~(MI_OS_PAGE - 1));
+        page->fresh_zero = 0;
+        if (size >= first + MI_OS_PAGE) {
+          const bool zero = _mi_memory_purge(page->start + first, (size - first) & ~(MI_OS_PAGE - 1));
+          page->fresh_zero = (first == 0 && zero);
+        }
       }
     }
     const mi_thread_free_t next = (tf & MI_LISTED) | list_it | MI_ABANDONED;
     if (!mi_cas_strong_acq_rel(&page->thread_free, &tf, next)) continue;
     mi_count(&_mi_stats.pages_abandoned, 1);
     // From here on the page is not ours; until it is pushed, LISTED keeps everybody from releasing it.
-    if ((tf & MI_LISTED) == 0 && list_it != 0) mi_stack_push(&abandoned->list[page->bin], page, PAGE_LINK);
+    if ((tf & MI_LISTED) == 0 && list_it != 0) mi_stack_push(stack, page, PAGE_LINK);
     return;
   }
 }
@@ -514,6 +568,7 @@ static mi_page_t* theap_reclaim_from(mi_theap_t* theap, mi_heap_t* heap, size_t 
 }
 
 void _mi_abandoned_sweep(mi_heap_t* heap, bool all) {
+  orphans_settle(heap, all, all);
   mi_abandoned_t* const abandoned = heap_abandoned(heap, NULL);
   if (abandoned == NULL) return;
   for (size_t bin = 1; bin < MI_BIN_COUNT; bin++) {
@@ -746,7 +801,8 @@ void _mi_theap_collect_step(mi_theap_t* theap) {
       page_release(theap, page);
       continue;
     }
-    if (page->used == 0 && page->retire == 0) _mi_page_retire(page);
+    // Not _mi_page_retire: a freer that was DELAYING above may be through by now, and the page would be gone below.
+    if (page->used == 0 && page->retire == 0) page_release_later(theap, page);
     if (page == first || page == theap->queue[bin]) return;
     // Another one the next time: it comes second.
     mi_queue_unlink(theap, bin, page);
@@ -835,7 +891,7 @@ static bool theap_cut_delayed(mi_theap_t* theap) {
 }
 
 bool _mi_theap_abandon(mi_theap_t* theap, bool wait) {
-  // The only wait of the library: for a thread that is between the two halves of one remote free.
+  // A wait: for a thread that is between the two halves of one remote free.
   while (!theap_cut_delayed(theap)) {
     if (!wait) return false;
     mi_count(&_mi_stats.abandon_waits, 1);

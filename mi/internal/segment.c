@@ -127,7 +127,9 @@ static mi_page_t* slices_take(mi_arena_t* arena, size_t index, size_t count, boo
 // Searches the segments with free slices; `warm`: those that may have free slices with memory behind them. A run that
 // is longer than one slice may not fit in many of them: after some misses a new segment is the better choice, and the
 // work stays bounded.
-static mi_page_t* slices_search(mi_thread_t* thread, size_t count, mi_arena_t* only, bool warm, bool* zero) {
+#define MI_SEARCH_MISSES 32
+static mi_page_t* slices_search(mi_thread_t* thread, size_t count, mi_arena_t* only, bool warm, size_t misses_max,
+                                bool* zero) {
   size_t misses = 0;
   for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
     mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[i]);
@@ -152,7 +154,7 @@ static mi_page_t* slices_search(mi_thread_t* thread, size_t count, mi_arena_t* o
         }
         if (mi_load_relaxed(&arena->info[index].free) == 0) summary_clear(arena, index);
         if (warm) purgeable_clear(arena, index);
-        if (++misses >= 32) return NULL;
+        if (++misses >= misses_max) return NULL;
       }
       if (all_empty) mi_store_relaxed(&arena->first_free, w);  // a hint: releases lower it again
     }
@@ -199,14 +201,14 @@ mi_page_t* _mi_slices_claim(mi_thread_t* thread, size_t count, mi_arena_t* only,
   const size_t last_index = thread->segment_index;
   mi_page_t* page = NULL;
   if (last != NULL) page = slices_take(last, last_index, count, true, zero);
-  if (page == NULL) page = slices_search(thread, count, only, true, zero);
+  if (page == NULL) page = slices_search(thread, count, only, true, MI_SEARCH_MISSES, zero);
   if (page == NULL && last != NULL) page = slices_take(last, last_index, count, false, zero);
-  if (page == NULL) page = slices_search(thread, count, only, false, zero);
+  if (page == NULL) page = slices_search(thread, count, only, false, MI_SEARCH_MISSES, zero);
   if (page == NULL) page = segment_open(thread, count, only, zero);
   if (page == NULL) {
-    // Memory is short. Free slices elsewhere may be backed by memory that others need.
+    // Memory is short. Free slices elsewhere may be backed by memory that others need. Now every segment is looked at.
     _mi_purge(true);
-    page = slices_search(thread, count, only, false, zero);
+    page = slices_search(thread, count, only, false, SIZE_MAX, zero);
     if (page == NULL) page = segment_open(thread, count, only, zero);
   }
   if (page != NULL) slots_mark_tail(page, count);
@@ -304,28 +306,36 @@ void _mi_huge_release(mi_page_t* page) {
 
 // --- purging ------------------------------------------------------------------------------------------------------
 
-static bool purge_run(mi_arena_t* arena, uint8_t* start, size_t size) {
-  return _mi_arena_purge(arena, start, size, _mi_option(mi_option_purge_decommits) != 0);
-}
-
 // May a segment with all slices free be taken out of use?
 static bool segment_may_close(const mi_arena_t* arena, size_t index) { return index != 0 || !arena->is_resident; }
 
-// Purges the slices in `due`, which the caller holds.
-static void purge_slices(mi_arena_t* arena, size_t index, uint64_t due) {
+// Purges the slices in `due`, which the caller holds. Returns those whose memory the system did not take: they stay
+// dirty and backed, and are tried again when something else of the segment is released, or by a forced purge.
+static uint64_t purge_slices(mi_arena_t* arena, size_t index, uint64_t due) {
   mi_segment_info_t* const info = &arena->info[index];
+  const bool decommit = (_mi_option(mi_option_purge_decommits) != 0);
+  uint64_t refused = 0;
   for (uint64_t rest = due; rest != 0;) {
     const size_t at = mi_ctz(rest);
     size_t n = 1;
     while (at + n < 64 && (rest >> (at + n) & 1) != 0) n++;
     const uint64_t run = mi_run_mask(at, n);
-    if (purge_run(arena, mi_arena_segment(arena, index) + at * MI_SLICE_SIZE, n * MI_SLICE_SIZE)) {
-      mi_fetch_and_acq_rel(&info->dirty, ~run);
+    rest &= ~run;
+    uint8_t* const start = mi_arena_segment(arena, index) + at * MI_SLICE_SIZE;
+    switch (_mi_arena_purge(arena, start, n * MI_SLICE_SIZE, decommit)) {
+      case MI_PURGE_REFUSED:
+        refused |= run;
+        continue;
+      case MI_PURGE_ZERO:
+        mi_fetch_and_acq_rel(&info->dirty, ~run);
+        break;
+      case MI_PURGE_LATER:
+        break;
     }
     mi_fetch_and_acq_rel(&info->backed, ~run);
     count_unbacked(run);
-    rest &= ~run;
   }
+  return refused;
 }
 
 // Takes a segment with all slices free out of use; its header's memory goes back.
@@ -336,7 +346,7 @@ static void segment_close(mi_arena_t* arena, size_t index) {
   // The word is 0: nobody can claim a slice, the segment is ours.
   summary_clear(arena, index);
   mi_store_release(&arena->kind[index], (uint8_t)MI_SEGMENT_UNUSED);
-  if (_mi_arena_purge(arena, mi_arena_segment(arena, index), MI_SLICE_SIZE, true)) {
+  if (_mi_arena_purge(arena, mi_arena_segment(arena, index), MI_SLICE_SIZE, true) == MI_PURGE_ZERO) {
     mi_fetch_and_acq_rel(&info->dirty, ~(uint64_t)1);
     mi_fetch_and_acq_rel(&info->backed, ~(uint64_t)1);
     count_unbacked(1);
@@ -361,8 +371,10 @@ static uint64_t long_runs(uint64_t due, size_t least) {
   return kept;
 }
 
-static void purge_normal(mi_arena_t* arena, size_t index, bool force, size_t least) {
+// Both return what was refused.
+static uint64_t purge_normal(mi_arena_t* arena, size_t index, bool force, size_t least) {
   mi_segment_info_t* const info = &arena->info[index];
+  uint64_t refused = 0;
   uint64_t word = mi_load_acquire(&info->free);
   const uint64_t aged = mi_load_acquire(&info->aged);
   uint64_t due;
@@ -371,7 +383,7 @@ static void purge_normal(mi_arena_t* arena, size_t index, bool force, size_t lea
   } while (due != 0 && !mi_cas_weak_acq_rel(&info->free, &word, word & ~due));
   if (due != 0) {
     if ((word & ~due) == 0) summary_clear(arena, index);
-    purge_slices(arena, index, due);
+    refused = purge_slices(arena, index, due);
     slices_give(arena, index, due);
   }
   if (mi_load_acquire(&info->free) == MI_SLICES_ALL && (force || aged == MI_SLICES_ALL) &&
@@ -382,58 +394,55 @@ static void purge_normal(mi_arena_t* arena, size_t index, bool force, size_t lea
     // purge of a free slice, never one of a slice in use (the purger claims first).
     mi_fetch_or_acq_rel(&info->aged, mi_load_acquire(&info->free));
   }
+  return refused;
 }
 
-static void purge_unused(mi_arena_t* arena, size_t index, bool force) {
+static uint64_t purge_unused(mi_arena_t* arena, size_t index, bool force) {
   mi_segment_info_t* const info = &arena->info[index];
   const uint64_t bit = (uint64_t)1 << (index % 64);
+  if (mi_load_acquire(&info->backed) == 0) return 0;
   if (!force && mi_load_relaxed(&info->aged) == 0) {
     mi_store_relaxed(&info->aged, MI_SLICES_ALL);
-    return;
+    return 0;
   }
   uint64_t word = mi_load_relaxed(&arena->unused[index / 64]);
   do {
-    if ((word & bit) == 0) return;
+    if ((word & bit) == 0) return 0;
   } while (!mi_cas_weak_acq_rel(&arena->unused[index / 64], &word, word & ~bit));
-  const uint64_t backed = mi_load_acquire(&info->backed);
-  if (backed == ~(uint64_t)0) {
-    if (purge_run(arena, mi_arena_segment(arena, index), MI_SEGMENT_SIZE)) mi_store_relaxed(&info->dirty, 0);
-    mi_store_relaxed(&info->backed, 0);
-    count_unbacked(backed);
-  } else if (backed != 0) {
-    purge_slices(arena, index, backed);
-  }
+  const uint64_t refused = purge_slices(arena, index, mi_load_relaxed(&info->backed));
   mi_store_relaxed(&info->aged, 0);
   mi_fetch_or_acq_rel(&arena->unused[index / 64], bit);
+  return refused;
 }
 
-// Runs of free slices in segments that are in use go back if they are due and at least so long.
-static void purge_pass(bool force, size_t least) {
+// One look at every segment with the mark, or at `all`. `force`: what is free is due. Runs of free slices in segments
+// that are in use go back if they are at least so long.
+static void purge_pass(bool force, bool all, size_t least) {
   mi_count(&_mi_stats.arena_purges, 1);
   for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
     mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[i]);
     if (arena == NULL) break;
-    const size_t words = (mi_load_acquire(&arena->ready) + 63) / 64;
+    const size_t ready = mi_load_acquire(&arena->ready), words = (ready + 63) / 64;
     for (size_t w = 0; w < words; w++) {
       // Each bit is cleared before its segment is looked at and set again if something is left, so that a release
       // that comes in between is not forgotten.
       uint64_t bits = mi_load_relaxed(&arena->purgeable[w]);
-      if (bits == 0) continue;
-      bits = mi_exchange_seq_cst(&arena->purgeable[w], (uint64_t)0);
+      if (bits != 0) bits = mi_exchange_seq_cst(&arena->purgeable[w], (uint64_t)0);
+      if (all) bits = mi_run_mask(0, (ready - 64 * w < 64 ? ready - 64 * w : 64));
       uint64_t left = 0;
       for (uint64_t rest = bits; rest != 0; rest &= rest - 1) {
         const size_t index = 64 * w + mi_ctz(rest);
         mi_segment_info_t* const info = &arena->info[index];
-        uint64_t still = 0;
+        uint64_t still = 0, refused;
         switch ((mi_segment_kind_t)mi_load_acquire(&arena->kind[index])) {
           case MI_SEGMENT_NORMAL:
-            purge_normal(arena, index, force, least);
-            still = mi_load_seq_cst(&info->free) & mi_load_acquire(&info->backed);
+            refused = purge_normal(arena, index, force, least);
+            still = mi_load_seq_cst(&info->free) & mi_load_acquire(&info->backed) & ~refused;
             if (mi_load_acquire(&info->free) == MI_SLICES_ALL && segment_may_close(arena, index)) still = 1;
             break;
           case MI_SEGMENT_UNUSED:
-            purge_unused(arena, index, force);
-            still = mi_load_acquire(&info->backed);
+            refused = purge_unused(arena, index, force);
+            still = mi_load_acquire(&info->backed) & ~refused;
             break;
           default:
             break;
@@ -448,8 +457,8 @@ static void purge_pass(bool force, size_t least) {
 void _mi_purge(bool force) {
   static _Atomic(uint64_t) next_tick;
   if (force) {
-    purge_pass(true, 1);
-    purge_pass(true, 1);  // segments that the first pass emptied and closed
+    purge_pass(true, true, 1);
+    purge_pass(true, false, 1);  // segments that the first pass emptied and closed
     return;
   }
   long delay = _mi_option(mi_option_purge_delay);
@@ -459,7 +468,7 @@ void _mi_purge(bool force) {
   const long minimal = _mi_option(mi_option_minimal_purge_size);
   const size_t least = (minimal <= 0 ? 1 : (size_t)minimal / (MI_SLICE_SIZE / MI_KiB));
   if (delay == 0) {
-    purge_pass(true, least);
+    purge_pass(true, false, least);
     return;
   }
   const uint64_t now = _mi_os_clock_ms();
@@ -467,7 +476,7 @@ void _mi_purge(bool force) {
   // Free at two ticks in a row: with a tick every half delay, memory goes back after half to one delay.
   const uint64_t period = (delay > 1 ? (uint64_t)delay / 2 + 1 : 1);
   if (now < due || !mi_cas_strong_acq_rel(&next_tick, &due, now + period)) return;
-  purge_pass(false, least);
+  purge_pass(false, false, least);
 }
 
 // --- in the child of a fork ---------------------------------------------------------------------------------------

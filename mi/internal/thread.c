@@ -59,22 +59,24 @@ static mi_thread_t* record_pop(void) {
   }
 }
 
-static mi_thread_t* record_new(void) {
-  uint32_t index = mi_load_relaxed(&record_count);
-  do {
-    if (index >= (1u << INDEX_BITS)) return NULL;
-  } while (!mi_cas_weak_acq_rel(&record_count, &index, index + 1));
+// The chunk that holds record `index`, made if need be; NULL: no memory.
+static mi_thread_t* chunk_for(uint32_t index) {
   _Atomic(mi_thread_t*)* const place = &chunks[index / RECORDS_PER_CHUNK];
   mi_thread_t* chunk = mi_load_acquire(place);
-  if (chunk == NULL) {
-    mi_thread_t* const made = _mi_os_alloc(RECORDS_PER_CHUNK * sizeof(mi_thread_t));
-    if (made == NULL) return NULL;  // the index is lost, which costs nothing
-    if (mi_cas_strong_acq_rel(place, &chunk, made)) {
-      chunk = made;
-    } else {
-      _mi_os_free(made, RECORDS_PER_CHUNK * sizeof(mi_thread_t));
-    }
-  }
+  if (chunk != NULL) return chunk;
+  mi_thread_t* const made = _mi_os_alloc(RECORDS_PER_CHUNK * sizeof(mi_thread_t));
+  if (made == NULL || mi_cas_strong_acq_rel(place, &chunk, made)) return made;
+  _mi_os_free(made, RECORDS_PER_CHUNK * sizeof(mi_thread_t));
+  return chunk;
+}
+
+static mi_thread_t* record_new(void) {
+  uint32_t index = mi_load_relaxed(&record_count);
+  mi_thread_t* chunk;
+  do {
+    // The memory first: an index that was taken is never given back.
+    if (index >= (1u << INDEX_BITS) || (chunk = chunk_for(index)) == NULL) return NULL;
+  } while (!mi_cas_weak_acq_rel(&record_count, &index, index + 1));
   mi_thread_t* const thread = &chunk[index % RECORDS_PER_CHUNK];
   thread->index = index;
   return thread;
@@ -308,6 +310,7 @@ static void after_fork_in_child(void) {
   const bool main_visited = (_mi_heap_main.visiting == _mi_fork_stamp);
   _mi_fork_stamp = (_mi_fork_stamp == UINT8_MAX ? 2 : _mi_fork_stamp + 1);
   _mi_arenas_settle();
+  _mi_orphans_after_fork();
   if (self != NULL) {
     bool own_visit = false;
     for (const mi_visit_t* visit = self->visits; visit != NULL; visit = visit->outer) {

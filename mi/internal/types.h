@@ -369,7 +369,7 @@ struct mi_heap_s {
       _Atomic(uint8_t) state;      // mi_heap_state_t
       uint8_t flags;               // MI_HEAP_NO_DESTROY and so on: what mi_heap_destroy must look at
       uint8_t visiting;            // _mi_fork_stamp while a visitor runs: no region is reset
-      _Atomic(uint8_t) is_target;  // something was merged into it
+      _Atomic(uint8_t) is_target;  // something was merged into it, or it has pages among the orphans (page.c)
     };
   };
 };

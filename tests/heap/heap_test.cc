@@ -786,6 +786,28 @@ TEST(UseAfterDestroyTest, AllocatingInADestroyedHeapIsReportedAndReturnsNull) {
   }
 }
 
+TEST(UseAfterDestroyTest, TheHandleOfADestroyedHeapIsNoBlock) {
+  std::vector<mi_heap_t*> heaps(1000);  // pages of handles: the empty ones are kept apart
+  for (mi_heap_t*& heap : heaps) heap = mi_heap_new();
+  for (mi_heap_t* heap : heaps) mi_heap_destroy(heap);
+  mi_collect(true);
+  ErrorRecorder errors;
+  int expected = 0;
+  for (mi_heap_t* heap : heaps) {
+    EXPECT_EQ(mi_usable_size(heap), 0u);
+    EXPECT_EQ(mi_heap_of(heap), nullptr);
+    EXPECT_FALSE(mi_check_owned(heap));
+    mi_free(heap);
+    ASSERT_EQ(errors.count(EINVAL), ++expected);
+  }
+  for (mi_heap_t*& heap : heaps) {
+    heap = mi_heap_new();
+    ASSERT_NE(heap, nullptr);
+    ASSERT_NE(mi_heap_zalloc(heap, 64), nullptr);
+  }
+  for (mi_heap_t* heap : heaps) mi_heap_destroy(heap);
+}
+
 TEST(UseAfterDestroyTest, EndingADestroyedHeapAgainIsReportedAndDoesNothing) {
   mi_heap_t* heap = mi_heap_new();
   mi_heap_t* into = mi_heap_new();

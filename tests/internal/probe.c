@@ -274,6 +274,7 @@ probe_heap_t probe_heap(mi_heap_t* heap) {
   memset(&h, 0, sizeof(h));
   h.id = mi_load_acquire(&heap->home.id);
   h.refs = mi_load_acquire(&heap->refs);
+  h.has_lists = mi_load_acquire(&heap->abandoned) != NULL;
   h.pages_out = (long)mi_load_acquire(&heap->pages_out);
   const uint8_t state = mi_load_acquire(&heap->state);
   h.open = (state == MI_HEAP_OPEN);

@@ -153,6 +153,7 @@ typedef struct probe_heap_s {
   bool gone;    // nothing is left of the heap: the handle is free
   size_t refs;
   long pages_out;
+  bool has_lists;  // of abandoned pages
   bool open, closed, dying;
   const mi_heap_t* into;
   size_t lanes;
