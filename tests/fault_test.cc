@@ -377,6 +377,7 @@ void Workload(uint64_t seed, int scale) {
 
 // Nothing is live: what the library holds.
 struct Held {
+  size_t segments = 0;  // in use
   size_t slices = 0;    // of pages
   size_t backed = 0;    // free slices that may have memory behind them
   size_t resident = 0;  // OS pages of free slices that have
@@ -404,6 +405,7 @@ Held Look() {
       REQUIRE(s.kind == PROBE_SEGMENT_NORMAL || s.kind == PROBE_SEGMENT_UNUSED);
       REQUIRE(s.unused == (s.kind == PROBE_SEGMENT_UNUSED));
       if (s.kind == PROBE_SEGMENT_NORMAL) {
+        held.segments++;
         held.slices += 63 - static_cast<size_t>(__builtin_popcountll(s.free));
         held.backed += static_cast<size_t>(__builtin_popcountll(s.free & s.backed));
         held.resident += ResidentPages(s.start, s.free);
@@ -415,6 +417,11 @@ Held Look() {
     }
   }
   held.mapped = injector.mapped.load();
+  // The library's own counts, by which it decides when to purge, do not drift.
+  const long kKeptBack = 15 * 8;  // by the threads of the workload
+  const probe_counts_t counts = probe_counts();
+  REQUIRE(labs(counts.held - static_cast<long>(held.backed)) <= kKeptBack);
+  REQUIRE(labs(counts.used - static_cast<long>(held.slices + held.segments)) <= kKeptBack);
   return held;
 }
 
@@ -544,12 +551,14 @@ int WithOrphans(void (*then)(mi_heap_t* heap, mi_heap_t* other, Blocks* filler))
     setenv("MIMALLOC_ARENA_RESERVE", "32M", 1);
     mi_free(mi_malloc(1));
     mi_option_set(mi_option_disallow_os_alloc, 1);
-    mi_heap_t* heap = mi_heap_new();
-    mi_heap_t* other = mi_heap_new();
+    mi_heap_t* heap = nullptr;
+    mi_heap_t* other = nullptr;
     Blocks filler(1);
     {
       Worker worker;
       worker.Run([&] {
+        heap = mi_heap_new();
+        other = mi_heap_new();
         for (int i = 0; i < 2000; i++) memset(mi_heap_malloc(heap, 500), 1, 500);
         for (int i = 0; i < 1000; i++) memset(mi_heap_malloc(other, 500), 1, 500);
       });
@@ -559,9 +568,10 @@ int WithOrphans(void (*then)(mi_heap_t* heap, mi_heap_t* other, Blocks* filler))
         filler.ForgetRefusals();
       }
     }
+    while (filler.refused() == 0) filler.Enter(mi_malloc(8 * kKiB), 8 * kKiB, nullptr, false);  // what it released
     injector.on = false;
     REQUIRE(probe_heap(heap).pages_out > 0);
-    REQUIRE(!probe_heap(heap).has_lists);
+    REQUIRE(!probe_heap(heap).has_lists && !probe_heap(other).has_lists);
     then(heap, other, &filler);
     return 0;
   });
@@ -604,6 +614,20 @@ TEST(OrphanTest, AVisitShowsThemOrFails) {
             0);
 }
 
+TEST(OrphanTest, AThreadThatTakesOverAPartOfTheHeapAndDestroysItFreesThemToo) {
+  EXPECT_EQ(WithOrphans([](mi_heap_t* heap, mi_heap_t* other, Blocks* filler) {
+              filler->FreeAll();
+              REQUIRE(mi_heap_malloc(heap, 16) != nullptr);
+              REQUIRE(mi_heap_malloc(other, 16) != nullptr);
+              REQUIRE(!probe_heap(heap).has_lists);
+              mi_heap_destroy(heap);
+              mi_heap_destroy(other);
+              mi_collect(true);
+              REQUIRE(Look().slices <= kSlicesKept);
+            }),
+            0);
+}
+
 TEST(OrphanTest, TheirBlocksAreFreedAndTheHeapDeletedAsEver) {
   EXPECT_EQ(WithOrphans([](mi_heap_t* heap, mi_heap_t* other, Blocks* filler) {
               mi_heap_delete(heap);
@@ -640,6 +664,28 @@ TEST(FaultLimitTest, AThreadThatCouldNotBeSetUpAMillionTimesIsServedAfterwards) 
               injector.on = false;
               mi_free(mi_malloc(10));
               REQUIRE(probe_thread_has_record());
+              return 0;
+            }),
+            0);
+}
+
+TEST(FaultLimitTest, TheLastRunThatFitsIsFoundBehindManySegmentsWithGaps) {
+  EXPECT_EQ(InChild([] {
+              setenv("MIMALLOC_ARENA_RESERVE", "256M", 1);
+              mi_free(mi_malloc(1));
+              mi_option_set(mi_option_disallow_os_alloc, 1);
+              mi_option_set(mi_option_purge_delay, -1);
+              std::vector<probe_run_t> runs;
+              for (probe_run_t run; probe_slices_claim(1, &run);) runs.push_back(run);
+              std::sort(runs.begin(), runs.end(),
+                        [](const probe_run_t& a, const probe_run_t& b) { return a.start < b.start; });
+              REQUIRE(runs.size() > 60 * 63);
+              for (size_t segment = 0; segment < 55; segment++) probe_slices_release(&runs[segment * 63 + 30]);
+              const probe_run_t* const last = &runs[57 * 63 + 20];
+              for (int i = 0; i < 8; i++) probe_slices_release(&last[i]);
+              probe_run_t run;
+              REQUIRE(probe_slices_claim(8, &run));
+              REQUIRE(run.start == last->start);
               return 0;
             }),
             0);

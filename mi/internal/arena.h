@@ -85,6 +85,8 @@ mi_hidden void _mi_arenas_settle(void);
 // Gives memory of slices back that have been free for a while; `force`: of all free slices, and whole segments.
 // Any thread, any time. Cheap when there is nothing due.
 mi_hidden void _mi_purge(bool force);
+// Slices that are free with memory behind them, and slices in use; threads keep back up to 15 of each.
+mi_hidden void _mi_held_counts(int64_t* held, int64_t* used);
 
 // Gives the memory of a stretch back that the caller holds, as the arena that it lies in allows.
 mi_hidden mi_purged_t _mi_arena_purge(mi_arena_t* arena, void* start, size_t size, bool decommit);

@@ -13,10 +13,14 @@
 //  * a purger holds (has claimed) the slices that it purges. Due is what was free at two ticks in a row: release
 //    clears a slice's `aged` bit before it sets the `free` bit.
 // The bits of `dirty` and `backed` are changed only by who holds the slice; they are published by the release.
+//
+// When free memory goes back: at a tick, if it was free for half a delay to one delay. Ticks are passed by threads that
+// are at work; a program that frees much and then sleeps would keep it. So there is a bound on what may wait: see
+// `held`.
 #include <limits.h>
 #include <string.h>
 
-#include "mi/internal/arena.h"
+#include "mi/internal/core.h"
 #include "mi/internal/options.h"
 #include "mi/internal/os.h"
 #include "mi/internal/stats.h"
@@ -85,6 +89,140 @@ static void purgeable_clear(mi_arena_t* arena, size_t index) {
   if (now == MI_SLICES_ALL || (now & mi_load_acquire(&info->backed)) != 0) mark_purgeable(arena, index);
 }
 
+// --- what waits to be purged ----------------------------------------------------------------------------------
+// Free slices with memory behind them are *held* for the delay, since a program often takes at once what it freed. How
+// much is worth holding? What a thread could fill within the delay: the bound, 32 MiB at 10 ms. When more is held, or
+// the program has released more in a row (ticks may have taken some of it already), all that is free is purged, and
+// then again after every 4 MiB, until somebody takes memory: however much a program frees in a row, it sleeps on 4 MiB
+// of it, or on less than the bound. If memory is taken soon after such an early purge, and on and on, that was a
+// mistake: the bound is raised by as much, to four times itself, or by what is in use if that is more. It falls again
+// within a second or so of ticks.
+//
+// The counts are in slices and need not be exact; each thread keeps back up to a MiB, so that threads do not share a
+// word for every page. All relaxed: nothing is published by them.
+#define MI_HELD_PER_MS 51  // slices: 3.2 MiB
+#define MI_HELD_STEP 64    // 4 MiB
+#define MI_HELD_FLUSH 16   // 1 MiB
+#define MI_HELD_FADE 128   // ticks
+#define MI_HELD_REGRET 4   // delays: a thread that has to wait for a processor takes a while to come back
+
+static _Atomic(int64_t) held;         // free and backed
+static _Atomic(int64_t) held_used;    // not free
+static _Atomic(int64_t) held_floor;   // of `held`, what an early purge left: the system refused it
+static _Atomic(int64_t) held_extra;   // what the bound is raised by
+static _Atomic(int64_t) held_freed;   // how much was released in a row: more was released than taken
+static _Atomic(bool) held_draining;   // an early purge in this row
+static _Atomic(int64_t) early_count;  // what was purged early and not taken again
+static _Atomic(uint64_t) early_ms;    // when that was, or the last of it was taken again
+
+static void purge_pass(bool force, bool all, size_t least);
+
+// Milliseconds that free memory waits; 0: it goes at once; negative: never.
+static long purge_delay(void) {
+  const long delay = _mi_option(mi_option_purge_delay), times = _mi_option(mi_option_arena_purge_mult);
+  if (mi_likely(times == 1) || delay <= 0) return delay;
+  return (times <= 0 ? 0 : delay > LONG_MAX / times ? LONG_MAX : delay * times);
+}
+
+// Runs that are shorter are not worth a call of the system.
+static size_t purge_least(void) {
+  const long minimal = _mi_option(mi_option_minimal_purge_size);
+  return (minimal <= 0 ? 1 : (size_t)minimal / (MI_SLICE_SIZE / MI_KiB));
+}
+
+static int64_t held_base(void) {
+  const long delay = purge_delay();
+  return (delay > INT32_MAX ? INT32_MAX : delay) * (int64_t)MI_HELD_PER_MS;
+}
+
+// `extra`, or as much of it as is allowed while so much is in use.
+static int64_t held_limit_extra(int64_t extra) {
+  const int64_t used = mi_load_relaxed(&held_used), most = (3 * held_base() > used ? 3 * held_base() : used);
+  return (extra < most ? extra : most);
+}
+
+// What may be held now. The delay is positive.
+static int64_t held_bound(void) {
+  if (mi_load_relaxed(&held_draining)) return MI_HELD_STEP;
+  const int64_t bound = held_base() + held_limit_extra(mi_load_relaxed(&held_extra));
+  return (mi_load_relaxed(&held_freed) > bound ? MI_HELD_STEP : bound);
+}
+
+static bool early_is_recent(uint64_t now) {
+  const long delay = purge_delay();
+  return delay > 0 && (now - mi_load_relaxed(&early_ms)) / MI_HELD_REGRET <= (uint64_t)delay;
+}
+
+static mi_noinline void held_purge(void) {
+  const int64_t before = mi_load_relaxed(&held);
+  purge_pass(true, false, purge_least());
+  const int64_t after = mi_load_relaxed(&held);
+  const uint64_t now = _mi_os_clock_ms();
+  const int64_t former = (early_is_recent(now) ? mi_load_relaxed(&early_count) : 0);
+  mi_store_relaxed(&early_count, former + (before > after ? before - after : 0));
+  mi_store_relaxed(&early_ms, now);
+  mi_store_relaxed(&held_floor, after > 0 ? after : 0);
+  mi_store_relaxed(&held_draining, true);
+}
+
+// Memory was taken that had been given back: too early?
+static mi_noinline void held_regret(int64_t count) {
+  const uint64_t now = _mi_os_clock_ms();
+  if (!early_is_recent(now)) {
+    mi_store_relaxed(&early_count, (int64_t)0);
+    return;
+  }
+  const int64_t early = mi_load_relaxed(&early_count), again = (count < early ? count : early);
+  mi_store_relaxed(&early_count, early - again);
+  mi_store_relaxed(&early_ms, now);
+  mi_store_relaxed(&held_extra, held_limit_extra(mi_load_relaxed(&held_extra) + again));
+}
+
+// Counts slices that were taken with memory behind them (`warm`) or without it (`cold`), or were released.
+static void held_count(mi_thread_t* thread, int64_t warm, int64_t cold, int64_t released) {
+  int64_t change = released - warm, used = warm + cold - released;
+  if (thread != NULL) {
+    thread->held_change += (int32_t)change;
+    thread->used_change += (int32_t)used;
+    thread->cold_taken += (int32_t)cold;
+    change = thread->held_change;
+    used = thread->used_change;
+    cold = thread->cold_taken;
+    if (mi_likely(change > -MI_HELD_FLUSH && change < MI_HELD_FLUSH && used > -MI_HELD_FLUSH && used < MI_HELD_FLUSH &&
+                  cold < MI_HELD_FLUSH)) {
+      return;
+    }
+    thread->held_change = thread->used_change = thread->cold_taken = 0;
+  }
+  mi_fetch_add_relaxed(&held_used, used);
+  const int64_t now = mi_fetch_add_relaxed(&held, change) + change, low = (change < 0 ? now : now - change);
+  if (low < mi_load_relaxed(&held_floor)) mi_store_relaxed(&held_floor, low > 0 ? low : 0);
+  if (used < 0) {
+    mi_fetch_add_relaxed(&held_freed, -used);
+  } else if (used > 0) {
+    mi_store_relaxed(&held_freed, (int64_t)0);
+    mi_store_relaxed(&held_draining, false);
+  }
+  if (cold > 0 && mi_load_relaxed(&early_count) > 0) held_regret(cold);
+  if (change <= 0 || purge_delay() <= 0) return;  // 0: at once, less: never
+  if (now > mi_load_relaxed(&held_floor) + held_bound()) held_purge();
+}
+
+// The slices of `run`, of which those in `backed` had memory, were taken.
+static void held_taken(mi_thread_t* thread, uint64_t run, uint64_t backed) {
+  held_count(thread, __builtin_popcountll(run & backed), __builtin_popcountll(run & ~backed), 0);
+}
+
+void _mi_held_counts(int64_t* free_backed, int64_t* used) {
+  *free_backed = mi_load_relaxed(&held);
+  *used = mi_load_relaxed(&held_used);
+}
+
+static void held_tick(void) {
+  const int64_t extra = mi_load_relaxed(&held_extra);
+  if (extra > 0) mi_store_relaxed(&held_extra, extra - (extra + MI_HELD_FADE - 1) / MI_HELD_FADE);
+}
+
 // --- claiming ------------------------------------------------------------------------------------------------
 
 static void count_backed(uint64_t slices) {
@@ -104,7 +242,8 @@ static void set_backed(mi_segment_info_t* info, uint64_t run) {
 
 // Takes a run of one segment: of slices that have memory behind them if there is one, and with `warm` only then. What
 // was in use a moment ago costs no page fault, and does not add to what the process holds.
-static mi_page_t* slices_take(mi_arena_t* arena, size_t index, size_t count, bool warm, bool* zero) {
+static mi_page_t* slices_take(mi_thread_t* thread, mi_arena_t* arena, size_t index, size_t count, bool warm,
+                              bool* zero) {
   mi_segment_info_t* const info = &arena->info[index];
   uint64_t word = mi_load_relaxed(&info->free);
   uint64_t run;
@@ -120,7 +259,9 @@ static mi_page_t* slices_take(mi_arena_t* arena, size_t index, size_t count, boo
   const uint64_t dirty = mi_load_relaxed(&info->dirty);
   *zero = ((dirty & run) == 0);
   if ((dirty & run) != run) mi_fetch_or_acq_rel(&info->dirty, run);
+  const uint64_t backed = mi_load_relaxed(&info->backed);
   set_backed(info, run);
+  held_taken(thread, run, backed);
   return &((mi_segment_t*)mi_arena_segment(arena, index))->slot[at];
 }
 
@@ -146,7 +287,7 @@ static mi_page_t* slices_search(mi_thread_t* thread, size_t count, mi_arena_t* o
       while (summary != 0) {
         const size_t index = 64 * w + mi_ctz(summary);
         summary &= summary - 1;
-        mi_page_t* const page = slices_take(arena, index, count, warm, zero);
+        mi_page_t* const page = slices_take(thread, arena, index, count, warm, zero);
         if (page != NULL) {
           thread->segment_arena = arena;
           thread->segment_index = index;
@@ -170,6 +311,7 @@ static mi_page_t* segment_open(mi_thread_t* thread, size_t count, mi_arena_t* on
   mi_segment_info_t* const info = &arena->info[index];
   mi_segment_t* const segment = (mi_segment_t*)mi_arena_segment(arena, index);
   if ((mi_load_relaxed(&info->dirty) & 1) != 0) memset(segment, 0, sizeof(*segment));
+  const uint64_t backed = mi_load_relaxed(&info->backed);
   mi_fetch_or_acq_rel(&info->dirty, 1);
   set_backed(info, 1);
   mi_gauge_add(&_mi_stats.segments, 1);
@@ -179,6 +321,7 @@ static mi_page_t* segment_open(mi_thread_t* thread, size_t count, mi_arena_t* on
   *zero = ((dirty & run) == 0);
   mi_fetch_or_acq_rel(&info->dirty, run);
   set_backed(info, run);
+  held_taken(thread, run | 1, backed);
   thread->segment_arena = arena;
   thread->segment_index = index;
   if ((MI_SLICES_ALL & ~run) != 0) slices_give(arena, index, MI_SLICES_ALL & ~run);
@@ -200,9 +343,9 @@ mi_page_t* _mi_slices_claim(mi_thread_t* thread, size_t count, mi_arena_t* only,
   if (last != NULL && (only == NULL ? last->is_exclusive : last != only)) last = NULL;
   const size_t last_index = thread->segment_index;
   mi_page_t* page = NULL;
-  if (last != NULL) page = slices_take(last, last_index, count, true, zero);
+  if (last != NULL) page = slices_take(thread, last, last_index, count, true, zero);
   if (page == NULL) page = slices_search(thread, count, only, true, MI_SEARCH_MISSES, zero);
-  if (page == NULL && last != NULL) page = slices_take(last, last_index, count, false, zero);
+  if (page == NULL && last != NULL) page = slices_take(thread, last, last_index, count, false, zero);
   if (page == NULL) page = slices_search(thread, count, only, false, MI_SEARCH_MISSES, zero);
   if (page == NULL) page = segment_open(thread, count, only, zero);
   if (page == NULL) {
@@ -229,6 +372,7 @@ void _mi_slices_release(mi_page_t* page) {
   if ((mi_load_relaxed(&info->aged) & run) != 0) mi_fetch_and_acq_rel(&info->aged, ~run);
   slices_give(arena, index, run);
   mark_purgeable(arena, index);
+  held_count(_mi_tls.thread, 0, 0, (int64_t)count);
 }
 
 // --- huge blocks -----------------------------------------------------------------------------------------------
@@ -268,9 +412,11 @@ mi_page_t* _mi_huge_claim(size_t size, size_t alignment, size_t offset, mi_arena
     } else {
       if (dirty != 0) *zero = false;
     }
+    const uint64_t backed = mi_load_relaxed(&info->backed);
     mi_store_relaxed(&info->dirty, ~(uint64_t)0);
-    count_backed(~mi_load_relaxed(&info->backed));
+    count_backed(~backed);
     mi_store_relaxed(&info->backed, ~(uint64_t)0);
+    held_taken(_mi_tls.thread, ~(uint64_t)0, backed);
   }
   mi_gauge_add(&_mi_stats.segments, (int64_t)count);
   if (lead > MI_SEGMENT_SIZE) memset((uint8_t*)segment + MI_SEGMENT_SIZE, 0, 2 * sizeof(mi_page_t));
@@ -302,6 +448,7 @@ void _mi_huge_release(mi_page_t* page) {
   }
   mi_gauge_sub(&_mi_stats.segments, (int64_t)count);
   _mi_segments_release(arena, index, count);
+  held_count(_mi_tls.thread, 0, 0, (int64_t)count * MI_SLICES_PER_SEGMENT);
 }
 
 // --- purging ------------------------------------------------------------------------------------------------------
@@ -335,6 +482,7 @@ static uint64_t purge_slices(mi_arena_t* arena, size_t index, uint64_t due) {
     mi_fetch_and_acq_rel(&info->backed, ~run);
     count_unbacked(run);
   }
+  mi_fetch_add_relaxed(&held, -(int64_t)__builtin_popcountll(due & ~refused));
   return refused;
 }
 
@@ -350,7 +498,10 @@ static void segment_close(mi_arena_t* arena, size_t index) {
     mi_fetch_and_acq_rel(&info->dirty, ~(uint64_t)1);
     mi_fetch_and_acq_rel(&info->backed, ~(uint64_t)1);
     count_unbacked(1);
+  } else {
+    mi_fetch_add_relaxed(&held, (int64_t)1);
   }
+  mi_fetch_add_relaxed(&held_used, (int64_t)-1);
   mi_gauge_sub(&_mi_stats.segments, 1);
   mi_store_relaxed(&info->aged, 0);
   _mi_segments_release(arena, index, 1);
@@ -461,12 +612,9 @@ void _mi_purge(bool force) {
     purge_pass(true, false, 1);  // segments that the first pass emptied and closed
     return;
   }
-  long delay = _mi_option(mi_option_purge_delay);
+  const long delay = purge_delay();
   if (delay < 0) return;
-  const long times = _mi_option(mi_option_arena_purge_mult);
-  if (times != 1) delay = (times <= 0 ? 0 : delay > LONG_MAX / times ? LONG_MAX : delay * times);
-  const long minimal = _mi_option(mi_option_minimal_purge_size);
-  const size_t least = (minimal <= 0 ? 1 : (size_t)minimal / (MI_SLICE_SIZE / MI_KiB));
+  const size_t least = purge_least();
   if (delay == 0) {
     purge_pass(true, false, least);
     return;
@@ -476,6 +624,7 @@ void _mi_purge(bool force) {
   // Free at two ticks in a row: with a tick every half delay, memory goes back after half to one delay.
   const uint64_t period = (delay > 1 ? (uint64_t)delay / 2 + 1 : 1);
   if (now < due || !mi_cas_strong_acq_rel(&next_tick, &due, now + period)) return;
+  held_tick();
   purge_pass(false, false, least);
 }
 

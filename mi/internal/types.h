@@ -270,6 +270,9 @@ struct mi_thread_s {
   uint32_t handle_trims;        // heaps that were larger
   int8_t heap_balance;          // heaps made less heaps ended, saturating
   bool forked;                  // in the child of a fork: its thread is gone, and its memory is frozen
+  int32_t held_change;          // slices, not yet counted for all (segment.c): held more than before,
+  int32_t used_change;          // in use more than before,
+  int32_t cold_taken;           // taken without memory behind them
   mi_visit_t* visits;           // its visits in progress, the innermost first
   mi_heap_t* callback_heap;     // the heap that called back: may not be ended from the callback
   void* subproc;                // mi_subproc_t of the layer above; NULL: the main one

@@ -84,6 +84,12 @@ void probe_segments_release(size_t arena, size_t index, size_t count) {
 
 void probe_purge(bool force) { _mi_purge(force); }
 
+probe_counts_t probe_counts(void) {
+  int64_t held, used;
+  _mi_held_counts(&held, &used);
+  return (probe_counts_t){(long)held, (long)used};
+}
+
 bool probe_slots_are_clean(const void* segment, size_t from) {
   for (size_t i = from; i < MI_SLICES_PER_SEGMENT; i++) {
     mi_page_t copy;

@@ -61,6 +61,10 @@ bool probe_segment_of(const void* p, probe_segment_t* segment);  // false: in no
 bool probe_segments_claim(size_t count, size_t alignment, size_t phase, probe_segment_t* first);
 void probe_segments_release(size_t arena, size_t index, size_t count);
 void probe_purge(bool force);
+typedef struct probe_counts_s {  // of slices, roughly: threads keep back up to 15 each
+  long held, used;
+} probe_counts_t;
+probe_counts_t probe_counts(void);
 // The slots from `from` on are zero in everything but what marks the slices of a claimed run.
 bool probe_slots_are_clean(const void* segment, size_t from);
 
