@@ -306,18 +306,20 @@ static bool arena_claim(mi_arena_t* arena, size_t count, size_t alignment, size_
   return true;
 }
 
-bool _mi_segments_claim(size_t count, size_t alignment, size_t phase, mi_arena_t* only, mi_arena_t** arena,
+bool _mi_segments_claim(size_t count, size_t alignment, size_t phase, mi_arena_t* only, bool apart, mi_arena_t** arena,
                         size_t* index) {
   for (int round = 0;; round++) {
     bool refused = false;
     if (only != NULL) {
       *arena = only;
-      return arena_claim(only, count, alignment, phase, index, &refused);
+      return !(apart && mi_span_contains(only->start + 1)) &&
+             arena_claim(only, count, alignment, phase, index, &refused);
     }
     for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
       mi_arena_t* const a = mi_load_acquire(&_mi_arenas[i]);
       if (a == NULL) break;
-      if (!a->is_exclusive && arena_claim(a, count, alignment, phase, index, &refused)) {
+      if (a->is_exclusive || (apart && mi_span_contains(a->start + 1))) continue;
+      if (arena_claim(a, count, alignment, phase, index, &refused)) {
         *arena = a;
         return true;
       }

@@ -61,9 +61,9 @@ mi_hidden void _mi_arenas_unmap(void);
 
 // Takes `count` unused segments in a row, readable and writable, such that (address + phase) % alignment == 0
 // (alignment 0: anywhere). From `only`, if that is not NULL; else from any arena that is not exclusive, and makes a new
-// one if it must. False: no address space or memory.
-mi_hidden bool _mi_segments_claim(size_t count, size_t alignment, size_t phase, mi_arena_t* only, mi_arena_t** arena,
-                                  size_t* index);
+// one if it must. `apart`: not from the span. False: no address space or memory.
+mi_hidden bool _mi_segments_claim(size_t count, size_t alignment, size_t phase, mi_arena_t* only, bool apart,
+                                  mi_arena_t** arena, size_t* index);
 // Gives them back; the caller has set kind to UNUSED already. Their dirty and backed words stay as they are.
 mi_hidden void _mi_segments_release(mi_arena_t* arena, size_t index, size_t count);
 
@@ -76,7 +76,9 @@ mi_hidden void _mi_slices_release(mi_page_t* page);
 mi_hidden mi_page_t* _mi_page_of_any(const void* p);
 
 // Takes a run of segments for one huge block of `size` bytes at an address with (p + offset) % alignment == 0.
-mi_hidden mi_page_t* _mi_huge_claim(size_t size, size_t alignment, size_t offset, mi_arena_t* only, bool* zero);
+// The program's pointer will be `inside` (less than 8) bytes into the block.
+mi_hidden mi_page_t* _mi_huge_claim(size_t size, size_t alignment, size_t offset, size_t inside, mi_arena_t* only,
+                                    bool* zero);
 mi_hidden void _mi_huge_release(mi_page_t* page);
 
 // In the child of a fork: makes the summaries true again, whatever threads that are gone were about to do with them.

@@ -57,17 +57,22 @@ void _mi_block_free(mi_page_t* page, mi_block_t* block) {
   }
 }
 
+// The page of an address in a block; NULL if there is none.
+static inline mi_page_t* page_around(const void* p) {
+  if (mi_unlikely(!mi_span_contains(p))) return (p == NULL ? NULL : _mi_page_of_any(p));
+  mi_page_t* page = mi_slot_of(p);
+  if (page->kind == MI_PAGE_TAIL) page -= page->distance;
+  // What lies here is no slot if p points into a later segment of a huge block: a slot's page is in its segment.
+  if (page->kind == MI_PAGE_NONE || mi_segment_of(page->start) != mi_segment_of(p)) page = _mi_page_of_any(p);
+  return page;
+}
+
 // Blocks of full pages that other threads freed. The calling thread has the theap.
 void _mi_theap_drain_delayed(mi_theap_t* theap) {
   mi_block_t* block = mi_exchange_acq_rel(&theap->delayed_free, (mi_block_t*)NULL);
   while (block != NULL) {
     mi_block_t* const next = block->next;
-    mi_page_t* page = mi_slot_of(block);
-    if (page->kind == MI_PAGE_TAIL) {
-      page -= page->distance;
-    } else if (page->kind == MI_PAGE_NONE) {
-      page = _mi_page_of_any(block);
-    }
+    mi_page_t* const page = page_around(block);
     page->delayed--;
     _mi_page_free_local(page, block);
     block = next;
@@ -77,22 +82,12 @@ void _mi_theap_drain_delayed(mi_theap_t* theap) {
 // Every free that is not a plain block of the calling thread's page: other threads' blocks, full pages, large and huge
 // blocks, regions, NULL, and pointers that are not ours.
 mi_noinline void _mi_free_slow(void* p) {
-  mi_page_t* page;
 #if MI_CHECKED
   if (!_mi_upcalls.check_free(p)) return;
 #endif
-  if (mi_likely(mi_span_contains(p))) {
-    page = mi_slot_of(p);
-    if (page->kind == MI_PAGE_TAIL) page -= page->distance;
-    // What lies here is no slot if p points into a later segment of a huge block: a slot's page is in its segment.
-    if (page->kind == MI_PAGE_NONE || mi_segment_of(page->start) != mi_segment_of(p)) {
-      page = _mi_page_of_any(p);
-    }
-  } else {
-    if (p == NULL) return;
-    page = _mi_page_of_any(p);
-  }
+  mi_page_t* const page = page_around(p);
   if (mi_unlikely(page == NULL)) {
+    if (p == NULL) return;
     _mi_error(EINVAL, "mi_free: invalid pointer %p: not a block of this library\n", p);
     return;
   }

@@ -694,8 +694,6 @@ static void* solo_alloc(mi_theap_t* theap, mi_arena_t* arena, size_t size, size_
   const size_t inside = (0 - offset) & (sizeof(mi_block_t) - 1) & (alignment - 1);
   offset += inside;
   size += inside;
-  // The block at a multiple of 4 MiB and the program's address behind it would lead to different segments.
-  if (inside != 0 && alignment >= MI_SEGMENT_SIZE && (offset & MI_SEGMENT_MASK) == 0) return NULL;
   const size_t slack = (alignment <= MI_SLICE_SIZE && offset == 0 ? 0 : alignment);
   if (size <= MI_SOLO_SIZE_MAX && slack <= MI_SOLO_SIZE_MAX - size) {
     const size_t slices = (size + slack + MI_SLICE_SIZE - 1) >> MI_SLICE_SHIFT;
@@ -708,7 +706,7 @@ static void* solo_alloc(mi_theap_t* theap, mi_arena_t* arena, size_t size, size_
     if (page->block_size > room) page->block_size = room;
     page_init(theap, page, MI_PAGE_SOLO, MI_BIN_SOLO, is_zero);
   } else {
-    page = _mi_huge_claim(size, alignment, offset, arena, &is_zero);
+    page = _mi_huge_claim(size, alignment, offset, inside, arena, &is_zero);
     if (page == NULL) return NULL;
     page_init(theap, page, MI_PAGE_HUGE, MI_BIN_SOLO, is_zero);
   }

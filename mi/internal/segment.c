@@ -307,7 +307,7 @@ static mi_page_t* slices_search(mi_thread_t* thread, size_t count, mi_arena_t* o
 static mi_page_t* segment_open(mi_thread_t* thread, size_t count, mi_arena_t* only, bool* zero) {
   mi_arena_t* arena;
   size_t index;
-  if (!_mi_segments_claim(1, 0, 0, only, &arena, &index)) return NULL;
+  if (!_mi_segments_claim(1, 0, 0, only, false, &arena, &index)) return NULL;
   mi_segment_info_t* const info = &arena->info[index];
   mi_segment_t* const segment = (mi_segment_t*)mi_arena_segment(arena, index);
   if ((mi_load_relaxed(&info->dirty) & 1) != 0) memset(segment, 0, sizeof(*segment));
@@ -377,10 +377,9 @@ void _mi_slices_release(mi_page_t* page) {
 
 // --- huge blocks -----------------------------------------------------------------------------------------------
 
-mi_page_t* _mi_huge_claim(size_t size, size_t alignment, size_t offset, mi_arena_t* only, bool* zero) {
-  // The block starts `lead` bytes into the run: behind the header, and where the alignment wants it. `p - 1` must
-  // lie in a segment whose header area is not the block's own: lead <= 4 MiB, or the block starts so far into the
-  // second segment that the slot that p leads to lies before it.
+mi_page_t* _mi_huge_claim(size_t size, size_t alignment, size_t offset, size_t inside, mi_arena_t* only, bool* zero) {
+  // The block starts `lead` bytes into the run: behind the header, and where the alignment wants it; the program's
+  // pointer is `inside` (less than 8) bytes into the block.
   size_t lead = MI_SLICE_SIZE;
   size_t segment_alignment = 0, phase = 0;
   if (alignment <= MI_SEGMENT_SIZE) {
@@ -391,15 +390,17 @@ mi_page_t* _mi_huge_claim(size_t size, size_t alignment, size_t offset, mi_arena
     segment_alignment = alignment;
     phase = lead + offset;
   }
-  if (lead > MI_SEGMENT_SIZE && lead < MI_SEGMENT_SIZE + 2 * sizeof(mi_page_t)) return NULL;
+  // In the span, mi_free looks at the slot that the pointer leads to: that of the first segment up to its end, and slot
+  // 0 of the second one behind it. Where that would be bytes of the block, the block must lie in another arena.
+  const bool apart = (lead + inside > MI_SEGMENT_SIZE && lead < MI_SEGMENT_SIZE + sizeof(mi_page_t));
   if (size > MI_ALLOC_MAX - 2 * MI_SEGMENT_SIZE) return NULL;
   size = mi_round_up(size, MI_OS_PAGE);
   const size_t count = (lead + size + MI_SEGMENT_MASK) >> MI_SEGMENT_SHIFT;
   mi_arena_t* arena;
   size_t index;
-  if (!_mi_segments_claim(count, segment_alignment, phase, only, &arena, &index)) {
+  if (!_mi_segments_claim(count, segment_alignment, phase, only, apart, &arena, &index)) {
     _mi_purge(true);  // whole segments may be among what is free
-    if (!_mi_segments_claim(count, segment_alignment, phase, only, &arena, &index)) return NULL;
+    if (!_mi_segments_claim(count, segment_alignment, phase, only, apart, &arena, &index)) return NULL;
   }
   mi_segment_t* const segment = (mi_segment_t*)mi_arena_segment(arena, index);
   *zero = true;
@@ -419,7 +420,7 @@ mi_page_t* _mi_huge_claim(size_t size, size_t alignment, size_t offset, mi_arena
     held_taken(_mi_tls.thread, ~(uint64_t)0, backed);
   }
   mi_gauge_add(&_mi_stats.segments, (int64_t)count);
-  if (lead > MI_SEGMENT_SIZE) memset((uint8_t*)segment + MI_SEGMENT_SIZE, 0, 2 * sizeof(mi_page_t));
+  if (lead > MI_SEGMENT_SIZE && !apart) memset((uint8_t*)segment + MI_SEGMENT_SIZE, 0, sizeof(mi_page_t));
   mi_page_t* const page = &segment->slot[1];
   page->slices = 0;
   page->distance = 0;

@@ -73,7 +73,7 @@ bool probe_segments_claim(size_t count, size_t alignment, size_t phase, probe_se
   mi_arena_t* arena;
   size_t index;
   mi_thread();  // reads the options
-  if (!_mi_segments_claim(count, alignment, phase, NULL, &arena, &index)) return false;
+  if (!_mi_segments_claim(count, alignment, phase, NULL, false, &arena, &index)) return false;
   *first = probe_segment(arena_number(arena), index);
   return true;
 }
@@ -120,7 +120,7 @@ void probe_slices_release(const probe_run_t* run) { _mi_slices_release(run->slot
 
 bool probe_huge_claim(size_t size, size_t alignment, size_t offset, probe_huge_t* huge) {
   mi_thread();
-  mi_page_t* const page = _mi_huge_claim(size, alignment, offset, NULL, &huge->zero);
+  mi_page_t* const page = _mi_huge_claim(size, alignment, offset, 0, NULL, &huge->zero);
   if (page == NULL) return false;
   huge->slot = page;
   huge->start = page->start;
