@@ -203,11 +203,26 @@ bool _mi_memory_purge(void* start, size_t size) {
 
 // --- claiming segments ------------------------------------------------------------------------------------
 
+// A program may limit its address space when ours is reserved already, which the system then no longer counts: what we
+// make writable may not come to more than the limit.
+static bool within_limit(size_t more) {
+  const size_t limit = _mi_os_space_limit();
+  if (mi_likely(limit == SIZE_MAX)) return true;
+  size_t total = more;
+  for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
+    mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[i]);
+    if (arena == NULL) break;
+    if (!arena->is_foreign) total += mi_load_relaxed(&arena->ready) << MI_SEGMENT_SHIFT;
+  }
+  return total <= limit;
+}
+
 // Makes segments [0, end) accessible. Threads may overlap: each maps from the `ready` that it saw, which is
 // idempotent, and `ready` only rises to what is mapped.
 static bool arena_make_ready(mi_arena_t* arena, size_t end) {
   size_t ready = mi_load_acquire(&arena->ready);
   if (end <= ready) return true;
+  if (!within_limit((end - ready) << MI_SEGMENT_SHIFT)) return false;
   if (!arena_commit(arena, mi_arena_segment(arena, ready), (end - ready) << MI_SEGMENT_SHIFT)) return false;
   _mi_track_root(mi_arena_segment(arena, ready), (end - ready) << MI_SEGMENT_SHIFT);
   while (ready < end && !mi_cas_weak_acq_rel(&arena->ready, &ready, end)) {

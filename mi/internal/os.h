@@ -25,6 +25,8 @@ mi_hidden void _mi_os_free(void* start, size_t size);  // of _mi_os_alloc
 mi_hidden void _mi_os_unreserve(void* start, size_t size);
 // Address space that may be reserved up front: a multiple of the machine's memory, less under a limit.
 mi_hidden size_t _mi_os_reserve_goal(void);
+// The limit of the process's address space at the moment; SIZE_MAX: none.
+mi_hidden size_t _mi_os_space_limit(void);
 // Milliseconds of a monotonic clock, as coarse as a timer tick and as cheap.
 mi_hidden uint64_t _mi_os_clock_ms(void);
 // Maps huge pages of 1 << `shift` bytes over a reserved range, readable and writable; false, and the range as before,

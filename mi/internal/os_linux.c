@@ -171,6 +171,14 @@ size_t _mi_os_node_count(void) {
   return count;
 }
 
+size_t _mi_os_space_limit(void) {
+  const int saved = errno;
+  struct rlimit limit;
+  const bool is_limited = (getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY);
+  errno = saved;
+  return (is_limited ? (size_t)limit.rlim_cur : SIZE_MAX);
+}
+
 size_t _mi_os_reserve_goal(void) {
   const int saved = errno;
   size_t goal = 64 * MI_GiB;
@@ -179,10 +187,8 @@ size_t _mi_os_reserve_goal(void) {
     const size_t memory = (size_t)info.totalram * info.mem_unit;
     while (goal < 4 * memory && goal < 16 * 1024 * MI_GiB) goal *= 2;
   }
-  struct rlimit limit;
-  if (getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && limit.rlim_cur / 8 < goal) {
-    goal = mi_round_up(limit.rlim_cur / 8, MI_SEGMENT_SIZE);
-  }
+  const size_t limit = _mi_os_space_limit();
+  if (limit / 8 < goal) goal = mi_round_up(limit / 8, MI_SEGMENT_SIZE);
   // Valgrind has little address space, and warns of ranges of 256 MiB and more.
   if (MI_TRACK_VALGRIND && _mi_track_is_active()) goal = 128 * MI_MiB;
   errno = saved;

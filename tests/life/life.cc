@@ -304,7 +304,7 @@ size_t Fill(size_t size) {
     block->next = blocks;
     blocks = block;
     total += size;
-    CHECK(total < size_t{1} << 30);
+    CHECK(total < size_t{64} << 20);
   }
   CHECK(errno == ENOMEM);
   CHECK(Allocate(size_t{1} << 34) == nullptr && errno == ENOMEM);
@@ -346,6 +346,14 @@ void LateLimit() {
   rlimit limit = {};
   limit.rlim_cur = limit.rlim_max = 64u << 20;
   CHECK(setrlimit(RLIMIT_DATA, &limit) == 0);
+  Limited(24u << 20);
+}
+
+void LateSpaceLimit() {
+  Use(1);
+  rlimit limit = {};
+  limit.rlim_cur = limit.rlim_max = 64u << 20;
+  CHECK(setrlimit(RLIMIT_AS, &limit) == 0);
   Limited(24u << 20);
 }
 
@@ -484,6 +492,7 @@ const Scenario scenarios[] = {
     {"signals", Signals},
     {"limit", Limit},
     {"late_limit", LateLimit},
+    {"late_space_limit", LateSpaceLimit},
     {"overcommit", Overcommit},
     {"ordinary", Ordinary},
     {"no_standard_streams", NoStandardStreams},

@@ -43,8 +43,8 @@ limited() {
   result "$2 under ulimit $1" $code
 }
 
-for scenario in exit quick_exit main_thread_ends thread_destructors other_processes signals late_limit overcommit \
-  ordinary denied maps_exhausted; do
+for scenario in exit quick_exit main_thread_ends thread_destructors other_processes signals late_limit late_space_limit \
+  overcommit ordinary denied maps_exhausted; do
   run "$scenario"
 done
 for ((i = 0; i < 20; i++)); do
