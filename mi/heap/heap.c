@@ -71,31 +71,6 @@ mi_heap_t* mi_heap_new(void) {
   return heap;
 }
 
-mi_heap_t* mi_heap_new_with(const mi_heap_config_t* config) {
-  if (config == NULL) return mi_heap_new();
-  if (config->size < sizeof(size_t) + sizeof(const char*)) {
-    _mi_error(EINVAL, "mi_heap_new_with: field size is %zu, expected sizeof(mi_heap_config_t)\n", config->size);
-    return NULL;
-  }
-  for (size_t i = sizeof(mi_heap_config_t); i < config->size; i++) {
-    if (((const uint8_t*)config)[i] != 0) {
-      _mi_error(EINVAL, "mi_heap_new_with: the field at byte %zu is not known to this library\n", i);
-      return NULL;
-    }
-  }
-  mi_heap_t* const heap = mi_heap_new();
-  if (heap != NULL && config->name != NULL) {
-    mi_heap_extra_t* const extra = _mi_heap_extra_make(heap);
-    if (extra == NULL) {
-      mi_heap_destroy(heap);
-      _mi_error(ENOMEM, "mi_heap_new_with: no memory for the name\n");
-      return NULL;
-    }
-    strncpy(extra->name, config->name, sizeof(extra->name) - 1);
-  }
-  return heap;
-}
-
 mi_heap_t* mi_heap_new_ex(int heap_tag, bool allow_destroy, mi_arena_id_t arena) {
   mi_heap_t* const heap = (arena == NULL ? mi_heap_new() : mi_heap_new_in_arena(arena));
   if (heap == NULL) return NULL;

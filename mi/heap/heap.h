@@ -64,12 +64,44 @@ mi_decl_nodiscard mi_decl_export int _mi_arena_index_of_id(mi_arena_ref_t arena)
 // Making and ending heaps
 // ---------------------------------------------------------------------------------------------------
 
+/// At a limit: `need` more bytes are asked for than `heap` may hold. Free something or raise the limit and return true
+/// to have it tried again; false declines. Runs on the thread that allocates, with nothing held; it may allocate in
+/// other heaps and free anywhere, but must not end `heap`.
+typedef bool mi_heap_limit_fun(mi_heap_t* heap, size_t need, void* arg);
+
+/// Called now and then while the program allocates in `heap`, to do work that was put off, as freeing what lost its
+/// last reference: about mi_heap_deferred_budget(heap) blocks of it, or with `force` all of it. `heartbeat` grows from
+/// call to call. Runs on the thread that allocates, with nothing held; it may allocate and free, but must not end
+/// `heap`.
+typedef void mi_heap_deferred_free_fun(mi_heap_t* heap, bool force, unsigned long long heartbeat, void* arg);
+
+/// Flags of a configuration.
+typedef enum mi_heap_flag_e {
+  MI_HEAP_REPORT_SURVIVORS = 1,  ///< destroy prints what was still alive, by size
+} mi_heap_flag_t;
+
 /// A heap made to order. Set `size` to sizeof(mi_heap_config_t) and every other field that you do not use
 /// to zero: all zero is a plain heap. Fields are only ever added at the end, so that a program compiled
 /// against an older header keeps working; bytes beyond what this library knows must be zero.
 typedef struct mi_heap_config_s {
-  size_t size;       ///< sizeof(mi_heap_config_t) at the caller; 0 is refused with EINVAL
-  const char* name;  ///< for messages and statistics; copied (at most 63 bytes kept); NULL: unnamed
+  size_t size;                  ///< sizeof(mi_heap_config_t) at the caller; 0 is refused
+  const char* name;             ///< for messages and statistics; copied (at most 63 bytes kept); NULL: unnamed
+  mi_heap_t* parent;            ///< the heap ends with this one at the latest, and counts against its limit
+  size_t limit;                 ///< bytes that it may hold; 0: no limit
+  size_t soft_limit;            ///< bytes from which on_limit is called, once until it falls below; 0: none
+  size_t headroom;              ///< bytes above `limit` that are served after a failure at it
+  mi_heap_limit_fun* on_limit;  ///< called at both limits; NULL: none
+  void* limit_arg;              ///< its last argument
+  mi_heap_deferred_free_fun* deferred_free;  ///< called at every cadence; NULL: none
+  void* deferred_arg;                        ///< its last argument
+  size_t deferred_cadence;                   ///< allocations between calls; 0: by deferred_bytes, or as is usual
+  size_t deferred_bytes;                     ///< bytes allocated between calls; 0: by deferred_cadence
+  size_t retain;                             ///< bytes that stay warm over reset and for the next heap; 0: learnt
+  mi_arena_ref_t arena;                      ///< where everything of it lies; NULL: anywhere
+  int numa_node;                             ///< 0: any; n + 1: memory of node n is preferred
+  size_t min_align;                          ///< 8 or 16: of every block, whatever its size; 0: 16 (8 up to 8 bytes)
+  uint32_t flags;                            ///< mi_heap_flag_t, or-ed; unknown ones are refused
+  uint32_t required;                         ///< protections without which it is not made; none is known yet: 0
 } mi_heap_config_t;
 
 /// Returns a new, empty heap, or NULL (errno = ENOMEM). Any thread. The calling thread becomes the

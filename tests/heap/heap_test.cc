@@ -20,6 +20,13 @@ namespace {
 const size_t kMixedSizes[] = {0,    1,    8,    16,    40,    64,     100,    200,     512,
                               1000, 4000, 9000, 30000, 70000, 300000, 900000, 5 * kMiB};
 
+mi_heap_config_t Named(const char* name) {
+  mi_heap_config_t config = {};
+  config.size = sizeof(config);
+  config.name = name;
+  return config;
+}
+
 // Allocates one block of every mixed size in `heap`, filled with its pattern, and returns them.
 std::vector<void*> Populate(mi_heap_t* heap) {
   std::vector<void*> blocks;
@@ -120,7 +127,7 @@ TEST(HeapTest, SurvivorsOfADeletedHeapAreResizedInTheMainHeap) {
 }
 
 TEST(HeapTest, ResetFreesAllBlocksAndTheHeapServesAgain) {
-  mi_heap_config_t config = {sizeof(config), "kept over reset"};
+  mi_heap_config_t config = Named("kept over reset");
   mi_heap_t* heap = mi_heap_new_with(&config);
   ASSERT_NE(heap, nullptr);
   for (int round = 0; round < 50; round++) {
@@ -406,7 +413,7 @@ TEST(HeapConfigTest, TheNameIsCopiedAndCutAt63Bytes) {
   for (size_t length : {0, 1, 5, 62, 63, 64, 99}) {
     memset(name, 'n', sizeof(name));
     name[length] = 0;
-    mi_heap_config_t config = {sizeof(config), name};
+    mi_heap_config_t config = Named(name);
     mi_heap_t* heap = mi_heap_new_with(&config);
     ASSERT_NE(heap, nullptr);
     memset(name, 'x', sizeof(name) - 1);
@@ -416,7 +423,7 @@ TEST(HeapConfigTest, TheNameIsCopiedAndCutAt63Bytes) {
     EXPECT_EQ(mi_heap_name(heap), std::string(std::min<size_t>(length, 63), 'n'));
     mi_heap_destroy(heap);
   }
-  mi_heap_config_t unnamed = {sizeof(unnamed), nullptr};
+  mi_heap_config_t unnamed = Named(nullptr);
   mi_heap_t* heap = mi_heap_new_with(&unnamed);
   ASSERT_NE(heap, nullptr);
   EXPECT_STREQ(mi_heap_name(heap), "") << "the name of a former heap shows";
@@ -424,13 +431,40 @@ TEST(HeapConfigTest, TheNameIsCopiedAndCutAt63Bytes) {
 }
 
 TEST(HeapConfigTest, SizeZeroIsRefusedWithAMessageThatNamesTheField) {
-  mi_heap_config_t config = {0, "name"};
+  mi_heap_config_t config = Named("name");
+  config.size = 0;
   ErrorRecorder errors;
   errno = 0;
   EXPECT_EQ(mi_heap_new_with(&config), nullptr);
   EXPECT_EQ(errno, EINVAL);
   EXPECT_EQ(errors.errors(), std::vector<int>{EINVAL});
   EXPECT_NE(errors.text().find("size"), std::string::npos) << errors.text();
+}
+
+TEST(HeapConfigTest, WhatIsRefusedNamesTheFieldAndMakesNothing) {
+  struct Case {
+    const char* field;
+    void (*set)(mi_heap_config_t*);
+  };
+  static int no_arena;
+  const Case cases[] = {
+      {"numa_node", [](mi_heap_config_t* config) { config->numa_node = -1; }},
+      {"numa_node", [](mi_heap_config_t* config) { config->numa_node = 1 << 20; }},
+      {"arena", [](mi_heap_config_t* config) { config->arena = &no_arena; }},
+      {"flags", [](mi_heap_config_t* config) { config->flags = uint32_t{1} << 31; }},
+      {"required", [](mi_heap_config_t* config) { config->required = 1; }},
+  };
+  const std::set<mi_heap_t*> before = AllHeaps();
+  for (const Case& refused : cases) {
+    mi_heap_config_t config = Named("refused");
+    refused.set(&config);
+    ErrorRecorder errors;
+    errno = 0;
+    EXPECT_EQ(mi_heap_new_with(&config), nullptr) << refused.field;
+    EXPECT_EQ(errno, EINVAL) << refused.field;
+    EXPECT_NE(errors.text().find(refused.field), std::string::npos) << errors.text();
+  }
+  EXPECT_EQ(AllHeaps(), before);
 }
 
 struct FutureConfig {
@@ -469,7 +503,8 @@ TEST(HeapConfigTest, ALargerConfigurationWithZeroesIsAcceptedAndBytesBehindItsSi
 }
 
 TEST(HeapConfigTest, ASizeBelowTheFirstVersionsIsRefused) {
-  mi_heap_config_t config = {0, "name"};
+  mi_heap_config_t config = Named("name");
+  config.size = 0;
   for (size_t size = 0; size < sizeof(size_t) + sizeof(const char*); size++) {
     config.size = size;
     ErrorRecorder errors;

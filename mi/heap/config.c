@@ -1,0 +1,75 @@
+// Heaps made to order: the checks of a configuration, and the heap that it describes. What each field does is in the
+// file of its policy; a policy that a heap does not ask for costs it nothing.
+//
+// A configuration is read whole before anything is made: what is refused leaves nothing behind.
+#include <errno.h>
+#include <string.h>
+
+#include "mi/heap/parts.h"
+#include "mi/internal/arena.h"
+
+#define MI_HEAP_FLAGS_KNOWN 0u
+
+static bool refuse(const char* field, unsigned long long value, const char* why) {
+  _mi_error(EINVAL, "mi_heap_new_with: field %s is %llu: %s\n", field, value, why);
+  return false;
+}
+
+// The configuration as this library knows it: the caller's header may be older (the rest is zero) or newer (the rest
+// must be zero).
+static bool config_read(const mi_heap_config_t* config, mi_heap_config_t* known) {
+  const size_t size = config->size;
+  if (size < sizeof(size_t) + sizeof(const char*)) return refuse("size", size, "expected sizeof(mi_heap_config_t)");
+  for (size_t i = sizeof(*known); i < size; i++) {
+    if (((const uint8_t*)config)[i] != 0) {
+      _mi_error(EINVAL, "mi_heap_new_with: the field at byte %zu is not known to this library\n", i);
+      return false;
+    }
+  }
+  memset(known, 0, sizeof(*known));
+  memcpy(known, config, size < sizeof(*known) ? size : sizeof(*known));
+  return true;
+}
+
+static bool config_check(const mi_heap_config_t* config) {
+  if (config->numa_node < 0 || config->numa_node > MI_NUMA_NODE_MAX + 1)
+    return refuse("numa_node", (unsigned long long)(long long)config->numa_node, "no such node");
+  if (config->arena != NULL && !_mi_arena_exists(config->arena))
+    return refuse("arena", (uintptr_t)config->arena, "no arena");
+  if ((config->flags & ~MI_HEAP_FLAGS_KNOWN) != 0) return refuse("flags", config->flags, "unknown or not supported");
+  if (config->required != 0) return refuse("required", config->required, "no protection is supported");
+  // What this library has no policy for yet.
+  if (config->parent != NULL) return refuse("parent", (uintptr_t)config->parent, "not supported");
+  if (config->limit != 0) return refuse("limit", config->limit, "not supported");
+  if (config->soft_limit != 0) return refuse("soft_limit", config->soft_limit, "not supported");
+  if (config->headroom != 0) return refuse("headroom", config->headroom, "not supported");
+  if (config->on_limit != NULL) return refuse("on_limit", 1, "not supported");
+  if (config->limit_arg != NULL) return refuse("limit_arg", (uintptr_t)config->limit_arg, "not supported");
+  if (config->deferred_free != NULL) return refuse("deferred_free", 1, "not supported");
+  if (config->deferred_arg != NULL) return refuse("deferred_arg", (uintptr_t)config->deferred_arg, "not supported");
+  if (config->deferred_cadence != 0) return refuse("deferred_cadence", config->deferred_cadence, "not supported");
+  if (config->deferred_bytes != 0) return refuse("deferred_bytes", config->deferred_bytes, "not supported");
+  if (config->retain != 0) return refuse("retain", config->retain, "not supported");
+  if (config->min_align != 0) return refuse("min_align", config->min_align, "not supported");
+  return true;
+}
+
+// Is there anything that a plain heap has not?
+static bool config_is_plain(const mi_heap_config_t* config) { return config->name == NULL && config->numa_node == 0; }
+
+mi_heap_t* mi_heap_new_with(const mi_heap_config_t* given) {
+  if (given == NULL) return mi_heap_new();
+  mi_heap_config_t config;
+  if (!config_read(given, &config) || !config_check(&config)) return NULL;
+  mi_heap_t* const heap = (config.arena == NULL ? mi_heap_new() : mi_heap_new_in_arena(config.arena));
+  if (heap == NULL || config_is_plain(&config)) return heap;
+  mi_heap_extra_t* const extra = _mi_heap_extra_make(heap);
+  if (extra == NULL) {
+    mi_heap_destroy(heap);
+    _mi_error(ENOMEM, "mi_heap_new_with: no memory for the configuration\n");
+    return NULL;
+  }
+  if (config.name != NULL) strncpy(extra->name, config.name, sizeof(extra->name) - 1);
+  extra->numa = (uint16_t)config.numa_node;
+  return heap;
+}
