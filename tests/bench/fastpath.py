@@ -6,7 +6,10 @@ instruction address; so what remains is the loop, and what an address costs per 
 (executed in most pairs) or beside it. Conditional jumps are those that objdump's disassembly shows on the path. The
 call instructions are in the caller and not counted. Slow paths that run now and then are in their own lines.
 
-Usage: fastpath.py PROGRAM [--show] [--json FILE]
+With --expect the counts are compared with those in a file, exactly, and every difference is an error: a change that
+costs an instruction is noticed, and one that saves some is written down.
+
+Usage: fastpath.py PROGRAM [--show] [--json FILE] [--expect FILE]
 """
 
 import argparse
@@ -115,11 +118,28 @@ def measure(program, path, code, show):
             "allocation_jumps": allocation_jumps, "instruction_bar": instruction_bar, "jump_bar": jump_bar}
 
 
+def compare(rows, name):
+    """The differences between what was counted and what the file says, as lines."""
+    with open(name) as file:
+        expected = json.load(file)
+    counted = {row["path"]: {function["function"]: [function["instructions"], function["conditional_jumps"]]
+                             for function in row["functions"]} for row in rows}
+    differences = []
+    for path in sorted(set(expected) | set(counted)):
+        for function in sorted(set(expected.get(path, {})) | set(counted.get(path, {}))):
+            before = expected.get(path, {}).get(function)
+            now = counted.get(path, {}).get(function)
+            if before != now:
+                differences.append("%s: %s: %s instructions and jumps, expected %s" % (path, function, now, before))
+    return differences
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("program")
     parser.add_argument("--show", action="store_true", help="print the instructions on each path")
     parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--expect", metavar="FILE", help="compare with {path: {function: [instructions, jumps]}}")
     arguments = parser.parse_args()
     for tool in ("valgrind", "objdump"):
         if shutil.which(tool) is None:
@@ -130,6 +150,10 @@ def main():
     if arguments.json:
         with open(arguments.json, "w") as file:
             json.dump({"pairs": MANY_PAIRS - FEW_PAIRS, "rows": rows}, file, indent=2)
+    if arguments.expect:
+        differences = compare(rows, arguments.expect)
+        if differences:
+            sys.exit("fastpath: not what %s says:\n  %s" % (arguments.expect, "\n  ".join(differences)))
 
 
 if __name__ == "__main__":
