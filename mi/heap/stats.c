@@ -363,7 +363,7 @@ static void walk_all(walk_t* walk) {
 // --- figures ------------------------------------------------------------------------------------------------------
 
 // Our classes on the bins of the interface: the largest come in pairs.
-#define PAIRS_FROM 64
+#define PAIRS_FROM (2 * MI_STAT_BIN_HUGE - MI_BIN_LAST - 1)
 
 static size_t stat_bin(size_t bin) {
   if (bin == MI_BIN_SOLO) return MI_STAT_BIN_HUGE;

@@ -2,9 +2,9 @@
 //   bin 1        8 bytes
 //   bins 2..9    16, 32, ..., 128 (steps of 16: every block of 16 bytes and up is 16-byte aligned)
 //   bins 10..81  eight per doubling up to 64 KiB: (8 + s) * 2^k for s in 1..8
-// With MI_MIN_ALIGN = 8, bins 1..16 are 8, 16, 24, ..., 128, and the others follow seven later.
-// so that above 128 bytes a block is less than 1/8 larger than the request. Larger requests get a page of
-// their own (MI_BIN_SOLO) and are rounded to OS pages only.
+// so that above 128 bytes a block is less than 1/8 larger than the request. With MI_MIN_ALIGN = 8, bins 1..16 are 8,
+// 16, 24, ..., 128, and the others follow seven later. Larger requests get a page of their own (MI_BIN_SOLO) and are
+// rounded to OS pages only.
 #pragma once
 #ifndef MI_INTERNAL_BITS_H
 #define MI_INTERNAL_BITS_H
