@@ -69,7 +69,10 @@ mi_heap_t* mi_heap_new_with(const mi_heap_config_t* given) {
     _mi_error(ENOMEM, "mi_heap_new_with: no memory for the configuration\n");
     return NULL;
   }
-  if (config.name != NULL) strncpy(extra->name, config.name, sizeof(extra->name) - 1);
+  if (config.name != NULL) {
+    for (size_t i = 0; i + 1 < sizeof(extra->name) && config.name[i] != 0; i++) extra->name[i] = config.name[i];
+    _mi_track_show(extra->name, sizeof(extra->name));
+  }
   extra->numa = (uint16_t)config.numa_node;
   return heap;
 }

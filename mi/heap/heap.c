@@ -148,7 +148,10 @@ static void heap_free(mi_heap_t* heap) {
     lane = next;
   }
   const bool in_arena = (heap->flags & MI_HEAP_IN_ARENA) != 0;
-  if (heap->home.config != NULL && !in_arena) _mi_internal_free(heap->home.config);
+  if (heap->home.config != NULL) {
+    _mi_track_hide(heap->home.config, sizeof(mi_heap_extra_t));
+    if (!in_arena) _mi_internal_free(heap->home.config);
+  }
   _mi_heap_totals_end(heap);
   // A handle is as new when it is recycled, but for its regions.
   mi_part_t* const home = &heap->home;

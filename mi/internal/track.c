@@ -62,6 +62,8 @@ UNWATCHED void _mi_track_resize(void* p, size_t size, size_t newsize) {
 
 UNWATCHED void _mi_track_hide(void* start, size_t size) { VALGRIND_MAKE_MEM_NOACCESS(start, size); }
 
+UNWATCHED void _mi_track_show(void* start, size_t size) { VALGRIND_MAKE_MEM_DEFINED(start, size); }
+
 UNWATCHED void _mi_track_root(void* start, size_t size) { (void)start, (void)size; }  // memcheck looks there anyway
 
 UNWATCHED bool _mi_track_is_active(void) { return RUNNING_ON_VALGRIND != 0; }
@@ -70,6 +72,8 @@ UNWATCHED bool _mi_track_is_active(void) { return RUNNING_ON_VALGRIND != 0; }
 
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/lsan_interface.h>
+
+#include "mi/internal/arena.h"
 
 unsigned _mi_track_leave(void) { return 0; }
 void _mi_track_return(unsigned former) { (void)former; }
@@ -81,9 +85,11 @@ void _mi_track_alloc(void* p, size_t size, bool zero) {
 
 void _mi_track_free(void* p, size_t size) { __asan_poison_memory_region(p, size); }
 
-// The sanitizer has no report of its own for this; what it says and where is right.
+// The sanitizer has no report of its own for this; what it says and where is right. It knows nothing of addresses that
+// nobody can have.
 void _mi_track_free_invalid(void* p) {
-  if (__asan_address_is_poisoned(p)) {
+  size_t index;
+  if (_mi_arena_of(p, &index) != NULL && __asan_address_is_poisoned(p)) {
     __asan_report_error(__builtin_return_address(0), __builtin_frame_address(0), &p, p, 1, 1);
   }
 }
@@ -94,6 +100,8 @@ void _mi_track_resize(void* p, size_t size, size_t newsize) {
 }
 
 void _mi_track_hide(void* start, size_t size) { __asan_poison_memory_region(start, size); }
+
+void _mi_track_show(void* start, size_t size) { __asan_unpoison_memory_region(start, size); }
 
 void _mi_track_root(void* start, size_t size) { __lsan_register_root_region(start, size); }
 

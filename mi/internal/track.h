@@ -20,6 +20,8 @@ mi_hidden void _mi_track_free_invalid(void* p);
 mi_hidden void _mi_track_resize(void* p, size_t size, size_t newsize);
 // Memory that the library takes into its hands: forbidden ground from now on.
 mi_hidden void _mi_track_hide(void* start, size_t size);
+// Memory of the library that the program may read from now on: the name of a heap.
+mi_hidden void _mi_track_show(void* start, size_t size);
 // Memory whose blocks may hold the only pointers to what the program's other allocators returned.
 mi_hidden void _mi_track_root(void* start, size_t size);
 // Around a callback of the program.
@@ -33,6 +35,7 @@ static inline void _mi_track_free(void* p, size_t size) { (void)p, (void)size; }
 static inline void _mi_track_free_invalid(void* p) { (void)p; }
 static inline void _mi_track_resize(void* p, size_t size, size_t newsize) { (void)p, (void)size, (void)newsize; }
 static inline void _mi_track_hide(void* start, size_t size) { (void)start, (void)size; }
+static inline void _mi_track_show(void* start, size_t size) { (void)start, (void)size; }
 static inline void _mi_track_root(void* start, size_t size) { (void)start, (void)size; }
 static inline unsigned _mi_track_leave(void) { return 0; }
 static inline void _mi_track_return(unsigned depth) { (void)depth; }
