@@ -31,11 +31,21 @@ _INTERNAL = ["//mi:internal_for_tests"]
 # linkopts of a test that counts the library's calls of the system, or makes some fail: they go to its __wrap_mmap etc.
 WRAP_SYSTEM_CALLS = ["-Wl,--wrap=mmap,--wrap=madvise,--wrap=munmap,--wrap=mprotect"]
 
-def _library(internal):
-    return _INTERNAL if internal else _PUBLIC
+def _library(internal, library):
+    return [library] if library else _INTERNAL if internal else _PUBLIC
 
-def mi_cc_test(name, srcs, deps = [], copts = [], linkopts = [], size = "small", internal = True, gtest_main = True, **kwargs):
-    """A GoogleTest program in C++17."""
+def mi_cc_test(
+        name,
+        srcs,
+        deps = [],
+        copts = [],
+        linkopts = [],
+        size = "small",
+        internal = True,
+        library = None,
+        gtest_main = True,
+        **kwargs):
+    """A GoogleTest program in C++17. `library`: a variant of the library, //mi:mimalloc_padded for example."""
     native.cc_test(
         name = name,
         srcs = srcs,
@@ -43,7 +53,7 @@ def mi_cc_test(name, srcs, deps = [], copts = [], linkopts = [], size = "small",
         copts = CXX_FLAGS + copts,
         linkopts = ["-pthread"] + linkopts,
         linkstatic = True,
-        deps = deps + _library(internal) + [
+        deps = deps + _library(internal, library) + [
             "@com_google_googletest//:gtest_main" if gtest_main else "@com_google_googletest//:gtest",
         ],
         **kwargs
@@ -56,28 +66,28 @@ def mi_cc_library(name, deps = [], copts = [], internal = True, **kwargs):
         copts = CXX_FLAGS + copts,
         linkstatic = True,
         testonly = True,
-        deps = deps + _library(internal) + ["@com_google_googletest//:gtest"],
+        deps = deps + _library(internal, None) + ["@com_google_googletest//:gtest"],
         **kwargs
     )
 
-def mi_cc_binary(name, srcs, deps = [], copts = [], linkopts = [], internal = False, **kwargs):
+def mi_cc_binary(name, srcs, deps = [], copts = [], linkopts = [], internal = False, library = None, **kwargs):
     """A program in C++17: a benchmark, say."""
     native.cc_binary(
         name = name,
         srcs = srcs,
         copts = CXX_FLAGS + copts,
         linkopts = ["-pthread"] + linkopts,
-        deps = deps + _library(internal),
+        deps = deps + _library(internal, library),
         **kwargs
     )
 
-def mi_c_binary(name, srcs, deps = [], copts = [], linkopts = [], internal = False, **kwargs):
+def mi_c_binary(name, srcs, deps = [], copts = [], linkopts = [], internal = False, library = None, **kwargs):
     """A program in C11."""
     native.cc_binary(
         name = name,
         srcs = srcs,
         copts = C_FLAGS + copts,
         linkopts = ["-pthread"] + linkopts,
-        deps = deps + _library(internal),
+        deps = deps + _library(internal, library),
         **kwargs
     )

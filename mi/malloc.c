@@ -92,10 +92,13 @@ char* mi_realpath(const char* fname, char* resolved_name) {
 size_t mi_usable_size(const void* p) { return _mi_usable_size(p); }
 size_t mi_malloc_size(const void* p) { return _mi_usable_size(p); }
 size_t mi_malloc_usable_size(const void* p) { return _mi_usable_size(p); }
-size_t mi_good_size(size_t size) {
-  if (MI_TAIL) return size;
+static size_t good_size(size_t size) {
   if (size <= MI_CLASS_SIZE_MAX) return mi_bin_size(mi_bin_of(size));
   return (size > MI_ALLOC_MAX ? size : mi_round_up(size, MI_OS_PAGE));
+}
+size_t mi_good_size(size_t size) {
+  if (!MI_TAIL || size > MI_ALLOC_MAX - MI_TAIL_SIZE) return good_size(size);
+  return good_size(size + MI_TAIL_SIZE) - MI_TAIL_SIZE;
 }
 size_t mi_malloc_good_size(size_t size) { return mi_good_size(size); }
 

@@ -65,6 +65,13 @@ inline constexpr bool kSoak = true;
 inline constexpr bool kSoak = false;
 #endif
 
+// Build options of the library come along with it as macros.
+#ifdef MI_MIN_ALIGN
+inline constexpr size_t kMinAlign = MI_MIN_ALIGN;
+#else
+inline constexpr size_t kMinAlign = 16;
+#endif
+
 // An iteration count: `normal` as a rule, a tenth under a sanitizer, `soak` in the long versions.
 inline int Scaled(int normal, int soak = 0) {
   if (kSoak && soak > 0) return soak;
@@ -193,7 +200,7 @@ inline bool IsAligned(const void* p, size_t alignment, size_t offset = 0) {
 }
 
 // The alignment that every block of this size has.
-inline size_t NaturalAlignment(size_t size) { return size <= 8 ? 8 : 16; }
+inline size_t NaturalAlignment(size_t size) { return size <= 8 ? 8 : kMinAlign; }
 
 // ---- errors and messages --------------------------------------------------------------------------------
 

@@ -312,7 +312,7 @@ void* _mi_guarded_alloc(mi_heap_t* heap, const mi_request_t* request) {
   if (thread == NULL) return NULL;
   mi_part_t* part = NULL;
   if (heap != &_mi_heap_main) {
-    if (!_mi_heap_check_usable(heap, "allocation")) return NULL;
+    if (mi_load_acquire(&heap->home.id) == 0 || mi_load_relaxed(&heap->state) != MI_HEAP_OPEN) return NULL;
     part = (mi_region_is_mine(&heap->home.region) ? &heap->home : _mi_part_of(thread, heap));
     if (part == NULL) return NULL;
   }

@@ -33,6 +33,7 @@ typedef struct tail_s {
   uint32_t inside;  // how far the block's address lies behind where the core's block starts
   uint32_t check;
 } tail_t;
+_Static_assert(sizeof(tail_t) == MI_TAIL_SIZE, "a tail is what MI_TAIL_SIZE says");
 
 #define FILL_MAX 64
 

@@ -97,7 +97,7 @@ size_t _mi_block_size(const void* p) {
   if (page == NULL) return 0;
   const mi_tid_t owner = mi_load_relaxed((_Atomic(mi_tid_t)*)&page->owner);
   if ((owner & MI_OWNER_INTERNAL) == MI_OWNER_INTERNAL) return 0;
-  if ((owner & MI_OWNER_SPECIAL) != 0) return _mi_region_usable(page, p);
+  if ((owner & MI_OWNER_SPECIAL) != 0) return ((uintptr_t)p % 16 != 0 ? 0 : _mi_region_usable(page, p));
   if (mi_page_is_single(page)) {  // an odd offset may put the program's address a few bytes into the block
     if (MI_GUARDED && page->guard != 0) return (p == mi_page_guarded_block(page) ? mi_page_guarded_size(page) : 0);
     const size_t inside = (size_t)((const uint8_t*)p - page->start);

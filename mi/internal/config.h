@@ -1,8 +1,9 @@
 // The build options: which macros there are, what they may be, and what follows from them. Every file of the library
 // comes by here first, so that a value or a combination that nobody meant ends the build with a sentence. From Bazel
-// they are set by `--define NAME=VALUE` (bazel/options.bzl, which makes the same checks); README.md has the table.
+// they are set by `--define NAME=VALUE` (bazel/options.bzl, which makes the same checks).
 //
-//   MI_DEBUG            0..3    internal assertions; see below
+//   MI_DEBUG            0..3    1: internal assertions, and errors are printed; 2: free lists are looked through when a
+//                               page is collected; 3: and those of the first pages at every slow path
 //   MI_PADDING          0, 1    checked padding behind every block: overflow and double free are reported
 //   MI_GUARDED          0, 1    every Nth block has an inaccessible OS page behind it (mi/guarded.c)
 //   MI_TRACK_VALGRIND   0, 1    memcheck is told of every block (mi/internal/track.h)
@@ -126,6 +127,7 @@ void* memcpy(void* restrict to, const void* restrict from, size_t size) __asm__(
 
 // Every block ends with a tail that says what was asked for (mi/heap/checked.c).
 #define MI_TAIL (MI_PADDING || MI_TRACK_VALGRIND || MI_TRACK_ASAN)
+#define MI_TAIL_SIZE 16
 // Every allocation and every free comes by mi/heap/checked.c: the fast paths find nothing, and end in the slow ones.
 #define MI_CHECKED (MI_TAIL || MI_GUARDED)
 

@@ -12,6 +12,7 @@
 // Abandoned pages stand in a stack per heap and size class, so that allocation and destroy find them; LISTED says that
 // a page is in the stack or on its way. A page is linked only by who set LISTED, and only once; a page that is LISTED
 // is not released, but left (empty, ABANDONED) for who pops it. The models in tests/models check this.
+#include <stdlib.h>
 #include <string.h>
 
 #include "mi/internal/core.h"
@@ -24,6 +25,30 @@
 const mi_page_t _mi_page_empty;
 
 // --- free lists -----------------------------------------------------------------------------------------------
+
+// Do the owner's lists of a class page lead from block to block of the page, and not further than there are blocks? A
+// program that writes to what it has freed, or past the end of a block, changes links. By who has the page.
+static void page_check(const mi_page_t* page) {
+#if MI_DEBUG >= 2
+  if (page->kind != MI_PAGE_CLASS) return;
+  const mi_block_t* const lists[2] = {page->free, page->local_free};
+  uint32_t count = 0;
+  for (size_t i = 0; i < 2; i++) {
+    for (const mi_block_t* b = lists[i]; b != NULL; b = b->next) {
+      const size_t offset = (size_t)((const uint8_t*)b - page->start);
+      if (offset < page->reserved * page->block_size && offset % page->block_size == 0 && ++count <= page->capacity)
+        continue;
+      _mi_print("mimalloc: a free list of the page at %p, blocks of %zu bytes, was overwritten: it leads to %p\n",
+                (const void*)page->start, page->block_size, (const void*)b);
+      abort();
+    }
+  }
+  // A visitor's pin counts as one more.
+  mi_assert(page->used + count >= page->capacity && page->capacity <= page->reserved);
+#else
+  (void)page;
+#endif
+}
 
 // Takes all remotely freed blocks; the state stays. Acquire: the freers' last writes to the blocks come before ours.
 static void page_collect_remote(mi_page_t* page) {
@@ -53,6 +78,7 @@ void _mi_page_collect(mi_page_t* page) {
     page->free_zero = 0;
     page->recycled += page->capacity - (page->used - page->pinned);
   }
+  page_check(page);
 }
 
 // Puts the next few KiB of never used blocks on the (empty) free list, in address order. The first lot ends at the
@@ -351,6 +377,11 @@ static void theap_sweep_late(mi_theap_t* theap) {
 }
 
 void _mi_theap_tidy(mi_theap_t* theap) {
+#if MI_DEBUG >= 3
+  for (size_t bin = 1; bin <= MI_BIN_LAST; bin++) {
+    if (theap->queue[bin] != NULL) page_check(theap->queue[bin]);
+  }
+#endif
   if (mi_load_relaxed(&theap->delayed_free) != NULL) _mi_theap_drain_delayed(theap);
   if (theap->retire_low <= theap->retire_high && theap->tidy_count % MI_TIDY_EVERY == 0) {
     theap_sweep_retired(theap, false);
@@ -624,6 +655,10 @@ void _mi_page_unpin(mi_page_t* page) {
 
 static bool page_has_free(mi_page_t* page) {
   if (page->free != NULL) return true;
+  if (MI_TAIL && page->capacity < page->reserved) {  // what was freed is used again as late as possible
+    page_extend(page);
+    return true;
+  }
   _mi_page_collect(page);
   if (page->free != NULL) return true;
   if (page->capacity < page->reserved) {
