@@ -419,8 +419,11 @@ bool mi_heap_visit_all(mi_heap_visit_fun* visitor, void* arg) {
         mi_page_t* const page = &segment->slot[s];
         // Acquire: `owner` is written last when a page is made.
         const mi_tid_t owner = mi_load_acquire(&page->owner);
-        if ((owner & MI_OWNER_INTERNAL) != MI_OWNER_SPECIAL) continue;
-        if ((page->kind != MI_PAGE_CLASS || page->bin != MI_BIN_HANDLE) && !_mi_page_is_arena_handle(page)) continue;
+        if ((owner & MI_OWNER_SPECIAL) == 0) continue;
+        // A page that was put by for handles has both flags.
+        const bool has_handles = (page->kind == MI_PAGE_CLASS && page->bin == MI_BIN_HANDLE &&
+                                  (owner & MI_OWNER_INTERNAL) == MI_OWNER_SPECIAL);
+        if (!has_handles && !_mi_page_is_arena_handle(page)) continue;
         for (size_t b = 0; b < page->reserved; b++) {
           mi_heap_t* const heap = (mi_heap_t*)(page->start + b * page->block_size);
           if (mi_load_acquire(&heap->home.id) == 0 || mi_load_relaxed(&heap->state) != MI_HEAP_OPEN) continue;
