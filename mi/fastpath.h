@@ -11,24 +11,24 @@
 
 #define mi_always_inline static inline __attribute__((always_inline))
 
-typedef void* mi_malloc_slow_fun(mi_theap_t* theap, size_t size, bool zero);
+typedef void* mi_malloc_slow_fun(size_t size, mi_theap_t* theap, bool zero);  // size first: it is there already
 typedef void mi_free_slow_fun(void* p);
 
 mi_always_inline void* mi_fast_malloc(size_t size, mi_malloc_slow_fun* slow) {
   mi_theap_t* const theap = _mi_tls.theap;
-  if (mi_unlikely(size > MI_DIRECT_SIZE_MAX)) return slow(theap, size, false);
+  if (mi_unlikely(size > MI_DIRECT_SIZE_MAX)) return slow(size, theap, false);
   mi_page_t* const page = theap->direct[(size + 7) / 8];
   mi_block_t* const block = page->free;
-  if (mi_unlikely(block == NULL)) return slow(theap, size, false);
+  if (mi_unlikely(block == NULL)) return slow(size, theap, false);
   return mi_page_pop(page, block);
 }
 
 mi_always_inline void* mi_fast_zalloc(size_t size, mi_malloc_slow_fun* slow) {
   mi_theap_t* const theap = _mi_tls.theap;
-  if (mi_unlikely(size > MI_DIRECT_SIZE_MAX)) return slow(theap, size, true);
+  if (mi_unlikely(size > MI_DIRECT_SIZE_MAX)) return slow(size, theap, true);
   mi_page_t* const page = theap->direct[(size + 7) / 8];
   mi_block_t* const block = page->free;
-  if (mi_unlikely(block == NULL)) return slow(theap, size, true);
+  if (mi_unlikely(block == NULL)) return slow(size, theap, true);
   mi_page_pop(page, block);
   if (page->free_zero) {
     block->next = NULL;
@@ -39,14 +39,16 @@ mi_always_inline void* mi_fast_zalloc(size_t size, mi_malloc_slow_fun* slow) {
 
 mi_always_inline void mi_fast_free(void* p, mi_free_slow_fun* slow) {
   // One test for NULL, memory that is not ours and ours: then the page, its owner, and the push.
-  if (mi_unlikely(!mi_span_contains(p))) {
+  size_t offset;
+  if (mi_unlikely(!mi_span_offset(p, &offset))) {
     slow(p);
     return;
   }
-  mi_page_t* const page = mi_slot_of(p);
-  const mi_tid_t other = mi_load_relaxed(&page->owner) ^ _mi_tls.tid;
-  if (mi_unlikely(other != 0)) {
-    if (other == MI_OWNER_SPECIAL) {
+  mi_page_t* const page = mi_slot_of_offset(p, offset);
+  const mi_tid_t owner = mi_load_relaxed(&page->owner);
+  if (mi_unlikely(owner != _mi_tls.tid)) {
+    // Read again, so that the compare above needs no register for it.
+    if (owner == (*(volatile mi_tid_t*)&_mi_tls.tid | MI_OWNER_SPECIAL)) {
       _mi_region_free(page, p);
     } else {
       slow(p);

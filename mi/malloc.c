@@ -15,7 +15,7 @@ void* mi_malloc_small(size_t size) {
   const size_t index = (size > MI_DIRECT_SIZE_MAX ? MI_DIRECT_SIZE_MAX / 8 + 1 : (size + 7) / 8);
   mi_page_t* const page = theap->direct[index];
   mi_block_t* const block = page->free;
-  if (mi_unlikely(block == NULL)) return _mi_malloc_generic(theap, size, false);
+  if (mi_unlikely(block == NULL)) return _mi_malloc_generic(size, theap, false);
   return mi_page_pop(page, block);
 }
 

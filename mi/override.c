@@ -166,14 +166,14 @@ static mi_cold void* runtime_operator(const char* name) {
 #define STRING(x) #x
 #define NAME_STRING(x) STRING(x)
 
-static mi_noinline void* new_slow(mi_theap_t* theap, size_t size, bool zero) {
-  void* const p = _mi_malloc_generic(theap, size, zero);
+static mi_noinline void* new_slow(size_t size, mi_theap_t* theap, bool zero) {
+  void* const p = _mi_malloc_generic(size, theap, zero);
   if (mi_likely(p != NULL)) return p;
   new_fun* const next = (new_fun*)runtime_operator(NAME_STRING(NAME(_Znw, )));
   return (next != NULL ? next(size) : _mi_new_failed(size, 1, false));
 }
-static mi_noinline void* new_slow_nothrow(mi_theap_t* theap, size_t size, bool zero) {
-  void* const p = _mi_malloc_generic(theap, size, zero);
+static mi_noinline void* new_slow_nothrow(size_t size, mi_theap_t* theap, bool zero) {
+  void* const p = _mi_malloc_generic(size, theap, zero);
   if (mi_likely(p != NULL)) return p;
   new_nothrow_fun* const next = (new_nothrow_fun*)runtime_operator(NAME_STRING(NAME(_Znw, RKSt9nothrow_t)));
   return (next != NULL ? next(size, &next) : _mi_new_failed(size, 1, true));

@@ -162,7 +162,7 @@ static inline void* malloc_generic(mi_theap_t* theap, size_t size, bool zero) {
   return paged_alloc(thread, &_mi_heap_main, NULL, &r);
 }
 
-mi_noinline void* _mi_malloc_generic(mi_theap_t* theap, size_t size, bool zero) {
+mi_noinline void* _mi_malloc_generic(size_t size, mi_theap_t* theap, bool zero) {
 #if MI_CHECKED
   return _mi_checked_alloc(&(mi_request_t){.theap = theap, .size = size, .zero = zero});
 #else
@@ -461,7 +461,7 @@ char* mi_heap_realpath(mi_heap_t* heap, const char* fname, char* resolved_name) 
 
 static inline void* theap_alloc(mi_theap_t* theap, size_t size, bool zero) {
   void* const p = theap_pop(theap, size, zero);
-  return (mi_likely(p != NULL) ? p : _mi_malloc_generic(theap, size, zero));
+  return (mi_likely(p != NULL) ? p : _mi_malloc_generic(size, theap, zero));
 }
 
 void* mi_theap_malloc(mi_theap_t* theap, size_t size) { return theap_alloc(theap, size, false); }

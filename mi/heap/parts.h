@@ -114,7 +114,7 @@ static inline mi_heap_t* mi_heap_live_end(mi_heap_t* heap) {
 // --- allocation (alloc.c) --------------------------------------------------------------------------------------
 // Housekeeping of one slow path: heartbeat, mail, callbacks, now and then a collect.
 mi_hidden void _mi_slow_path(mi_thread_t* thread, mi_heap_t* heap);
-mi_hidden void* _mi_malloc_generic(mi_theap_t* theap, size_t size, bool zero);
+mi_hidden void* _mi_malloc_generic(size_t size, mi_theap_t* theap, bool zero);
 mi_hidden void* _mi_part_malloc_paged(mi_part_t* part, size_t size, bool zero);
 mi_hidden void* _mi_heap_alloc(mi_heap_t* heap, size_t size, bool zero);
 mi_hidden void* _mi_heap_alloc_aligned(mi_heap_t* heap, size_t size, size_t alignment, size_t offset, bool zero);

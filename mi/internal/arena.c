@@ -1,13 +1,14 @@
 // Arenas: ranges of reserved address space, cut into segments. Holds the table of arenas, the bitmap from which
 // segments are claimed, and the growth of the accessible part; not slices (segment.c).
 //
-// An arena's header lies in its first segments (kind PRIVATE; behind the page slots of the first one if the program
-// gave the memory and the header is small) and is never unmapped, so that whatever a thread read from it stays
-// readable. Invariants:
+// An arena's header lies in its first segments (kind PRIVATE; in the first slice only, if the program gave the memory
+// and the header is small), behind where page slots would be, and is never unmapped, so that whatever a thread read
+// from it stays readable. Invariants:
 //  * a segment's `unused` bit is set iff nobody holds the segment and its kind is UNUSED; who clears the bit by CAS
 //    holds the segment;
 //  * segments [0, ready) are writable, all others readable; `ready` only grows;
-//  * the first arena is the span that mi_free tests for with one compare.
+//  * the first arena, less the segments of its header, is the span that mi_free tests for with one compare; what would
+//    be the slots of the segment before the span is zero.
 #include "mi/internal/arena.h"
 
 #include <string.h>
@@ -36,9 +37,12 @@ mi_arena_t* _mi_arena_of(const void* p, size_t* segment_index) {
 
 // --- making arenas --------------------------------------------------------------------------------------
 
+#define MI_HEADER_OFFSET sizeof(mi_segment_t)
+
 static size_t header_size(size_t segments) {
   const size_t words = (segments + 63) / 64;
-  return sizeof(mi_arena_t) + 128 + segments * sizeof(mi_segment_info_t) + 3 * words * sizeof(uint64_t) + segments;
+  return MI_HEADER_OFFSET + sizeof(mi_arena_t) + 128 + segments * sizeof(mi_segment_info_t) +
+         3 * words * sizeof(uint64_t) + segments;
 }
 
 static bool arena_commit(const mi_arena_t* arena, uint8_t* start, size_t size) {
@@ -48,10 +52,28 @@ static bool arena_commit(const mi_arena_t* arena, uint8_t* start, size_t size) {
   return ok;
 }
 
-// The header of a small arena of given memory lies in the first slice of segment 0, behind the page slots, so that 4
-// MiB make an arena; that of a larger one, and of all that we map, in segments of its own.
-#define MI_RESIDENT_OFFSET sizeof(mi_segment_t)
-#define MI_RESIDENT_ROOM (MI_SLICE_SIZE - MI_RESIDENT_OFFSET)
+// How many segments the header takes for itself. That of a small arena of given memory lies in the first slice of a
+// segment that is used like others (0), so that 4 MiB make an arena.
+static size_t header_segments(size_t segments, bool is_foreign) {
+  if (is_foreign && header_size(segments) <= MI_SLICE_SIZE) return 0;
+  const size_t own = mi_round_up(header_size(segments), MI_SEGMENT_SIZE) >> MI_SEGMENT_SHIFT;
+  return (own == 1 ? 1 : own + 1);  // the last one has zeros for slots
+}
+
+// What mi_free takes for the span. A block may start at its first byte: its slot would be in the segment before.
+static void span_publish(const mi_arena_t* arena) {
+  const size_t own = header_segments(arena->segment_count, arena->is_foreign);
+  mi_span_publish((uintptr_t)mi_arena_segment(arena, own), (arena->segment_count - own) << MI_SEGMENT_SHIFT);
+}
+
+void _mi_span_settle(void) {
+  const mi_arena_t* const first = mi_load_relaxed(&_mi_arenas[0]);
+  if (first != NULL && _mi_span.size == 0) span_publish(first);
+}
+
+static bool is_span(const mi_arena_t* arena) {
+  return mi_span_contains(arena->start + (arena->segment_count << MI_SEGMENT_SHIFT) - 1);
+}
 
 // Lays the header into the first segments; NULL if there is no room, or no memory for it.
 static mi_arena_t* arena_format(const mi_area_t* area) {
@@ -59,14 +81,14 @@ static mi_arena_t* arena_format(const mi_area_t* area) {
   const size_t lead = (size_t)(start - (uint8_t*)area->start);
   if (area->size < lead + MI_SEGMENT_SIZE) return NULL;
   const size_t segments = (area->size - lead) >> MI_SEGMENT_SHIFT;
-  const bool is_resident = (area->is_foreign && header_size(segments) <= MI_RESIDENT_ROOM);
-  const size_t own = (is_resident ? 1 : mi_round_up(header_size(segments), MI_SEGMENT_SIZE) >> MI_SEGMENT_SHIFT);
+  const bool is_resident = (header_segments(segments, area->is_foreign) == 0);
+  const size_t own = (is_resident ? 1 : header_segments(segments, area->is_foreign));
   if (!is_resident && own >= segments) return NULL;
   const mi_arena_t given = {.commit = area->commit, .commit_arg = area->commit_arg};
   if (!area->is_committed && !arena_commit(&given, start, own << MI_SEGMENT_SHIFT)) return NULL;
   // What the program says of its memory is not relied on here: a mapped file may hold anything.
   if (area->is_foreign) memset(start, 0, (is_resident ? MI_SLICE_SIZE : header_size(segments)));
-  mi_arena_t* const arena = (mi_arena_t*)(start + (is_resident ? MI_RESIDENT_OFFSET : 0));
+  mi_arena_t* const arena = (mi_arena_t*)(start + MI_HEADER_OFFSET);
   uint8_t* at = (uint8_t*)arena + mi_round_up(sizeof(mi_arena_t), 64);
   const size_t words = (segments + 63) / 64;
   arena->info = (mi_segment_info_t*)at;
@@ -159,7 +181,7 @@ static bool arena_grow(size_t count) {
     if (goal == 0) goal = _mi_os_reserve_goal();
   }
   const size_t need = mi_round_up((count + 2) << MI_SEGMENT_SHIFT, MI_SEGMENT_SIZE) +
-                      mi_round_up(header_size(count + 2), MI_SEGMENT_SIZE);
+                      (header_segments(count + 2, false) << MI_SEGMENT_SHIFT);
   goal = mi_round_up(goal < need ? need : goal, MI_SEGMENT_SIZE);
   for (;;) {
     uint8_t* const start = _mi_os_reserve(goal, MI_SEGMENT_SIZE);
@@ -176,7 +198,7 @@ static bool arena_grow(size_t count) {
         return true;
       }
       if (!atomic_exchange_explicit(&have_span, true, memory_order_relaxed)) {
-        mi_span_publish((uintptr_t)start + 1, goal);
+        span_publish(arena);
       }
       mi_count(&_mi_stats.arenas, 1);
       mi_gauge_add(&_mi_stats.reserved, (int64_t)goal);
@@ -327,13 +349,12 @@ bool _mi_segments_claim(size_t count, size_t alignment, size_t phase, mi_arena_t
     bool refused = false;
     if (only != NULL) {
       *arena = only;
-      return !(apart && mi_span_contains(only->start + 1)) &&
-             arena_claim(only, count, alignment, phase, index, &refused);
+      return !(apart && is_span(only)) && arena_claim(only, count, alignment, phase, index, &refused);
     }
     for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
       mi_arena_t* const a = mi_load_acquire(&_mi_arenas[i]);
       if (a == NULL) break;
-      if (a->is_exclusive || (apart && mi_span_contains(a->start + 1))) continue;
+      if (a->is_exclusive || (apart && is_span(a))) continue;
       if (arena_claim(a, count, alignment, phase, index, &refused)) {
         *arena = a;
         return true;

@@ -9,11 +9,11 @@
 #define MI_ARENAS_MAX 160
 mi_hidden extern _Atomic(mi_arena_t*) _mi_arenas[MI_ARENAS_MAX];
 
-// The range test of mi_free: p lies in the first arena iff p - low < size. `low` is one byte above its start, because
-// the block that starts at the end of a segment belongs to it. Both are written once, before the first pointer into the
-// arena is handed out, and the whole range is readable at once (what is not in use reads as zero: an owner that nobody
-// is). So they are plain words, which the compiler folds into the compare; who frees a wild pointer while the first
-// arena is being made reads an aligned word that is zero or final.
+// The range test of mi_free: p lies in the first arena, behind the segments of its header, iff p - low < size. `low` is
+// a multiple of a segment, so that the offset serves to find the slice as well. Both are written once, before the first
+// pointer into the arena is handed out, and the whole range is readable at once (what is not in use reads as zero: an
+// owner that nobody is). So they are plain words, which the compiler folds into the compare; who frees a wild pointer
+// while the first arena is being made reads an aligned word that is zero or final.
 typedef struct mi_span_s {
 #if MI_WITH_TSAN
   _Atomic(uintptr_t) low;
@@ -25,9 +25,15 @@ typedef struct mi_span_s {
 } mi_span_t;
 mi_hidden extern mi_span_t _mi_span;
 // Nothing is, where every free is checked: each then takes the slow path, which needs no span.
-static inline bool mi_span_contains(const void* p) {
-  return !MI_CHECKED && (uintptr_t)p - _mi_span.low < _mi_span.size;
+static inline bool mi_span_offset(const void* p, size_t* offset) {
+  *offset = (uintptr_t)p - _mi_span.low;
+  return !MI_CHECKED && *offset < _mi_span.size;
 }
+static inline bool mi_span_contains(const void* p) {
+  size_t offset;
+  return mi_span_offset(p, &offset);
+}
+mi_hidden void _mi_span_settle(void);                             // in the child of a fork
 static inline void mi_span_publish(uintptr_t low, size_t size) {  // once
 #if MI_WITH_TSAN
   mi_store_release(&_mi_span.low, low);
@@ -46,6 +52,10 @@ static inline mi_segment_t* mi_segment_of(const void* p) {
 }
 static inline mi_page_t* mi_slot_of(const void* p) {
   return &mi_segment_of(p)->slot[((uintptr_t)p >> MI_SLICE_SHIFT) & (MI_SLICES_PER_SEGMENT - 1)];
+}
+// The same for p in the span, at `offset` from its start.
+static inline mi_page_t* mi_slot_of_offset(const void* p, size_t offset) {
+  return &mi_segment_of(p)->slot[(offset >> MI_SLICE_SHIFT) & (MI_SLICES_PER_SEGMENT - 1)];
 }
 static inline mi_segment_t* mi_page_segment(const mi_page_t* page) {
   return (mi_segment_t*)((uintptr_t)page & ~(uintptr_t)MI_SEGMENT_MASK);

@@ -634,10 +634,7 @@ void _mi_purge(bool force) {
 // A thread may have stopped between a change of a segment's word and that of its summaries, or with a whole word of
 // `purgeable` in its hands. Slices and segments that it held stay held: nobody knows what they are.
 void _mi_arenas_settle(void) {
-  mi_arena_t* const first = mi_load_relaxed(&_mi_arenas[0]);
-  if (first != NULL && _mi_span.size == 0) {
-    mi_span_publish((uintptr_t)first->start + 1, first->segment_count << MI_SEGMENT_SHIFT);
-  }
+  _mi_span_settle();
   for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
     mi_arena_t* const arena = mi_load_relaxed(&_mi_arenas[i]);
     if (arena == NULL) break;

@@ -174,14 +174,16 @@ TEST_F(ArenaTest, TheHeaderIsPrivateAndResolvesToNoPage) {
   for (size_t at = 1; at < kSegment; at += 100000) EXPECT_EQ(probe_slot_resolved(arena.start + at), nullptr);
 }
 
-TEST_F(ArenaTest, TheSpanIsTheFirstArenaShiftedByOneByte) {
+TEST_F(ArenaTest, TheSpanIsTheFirstArenaWithoutItsHeader) {
   probe_arena_t arena = probe_arena(0);
   uint8_t* end = arena.start + arena.segment_count * kSegment;
   EXPECT_FALSE(probe_span_contains(nullptr));
-  EXPECT_FALSE(probe_span_contains(arena.start));
-  EXPECT_TRUE(probe_span_contains(arena.start + 1));
-  EXPECT_TRUE(probe_span_contains(end)) << "a block that starts at the end of a segment belongs to it";
-  EXPECT_FALSE(probe_span_contains(end + 1));
+  EXPECT_FALSE(probe_span_contains(arena.start + kSegment - 1));
+  EXPECT_TRUE(probe_span_contains(arena.start + kSegment));
+  EXPECT_TRUE(probe_span_contains(end - 1));
+  EXPECT_FALSE(probe_span_contains(end)) << "a block that starts there is found otherwise";
+  // The slot that the first byte of the span leads to belongs to nobody.
+  for (size_t i = 0; i < 8192; i++) ASSERT_EQ(arena.start[i], 0) << i;
 }
 
 }  // namespace
