@@ -147,8 +147,13 @@ void FutexWake(std::atomic<int>* word) {
   syscall(SYS_futex, reinterpret_cast<int*>(word), FUTEX_WAKE_PRIVATE, 1 << 30, nullptr, nullptr, 0);
 }
 
-void OnTrap(int, siginfo_t*, void*) {
-  if (steps_done.fetch_add(1) + 1 < step_to_hold.load()) return;
+// A long operation runs freely from here on.
+constexpr long kMostSteps = kSoak ? 2000000 : 50000;
+
+void OnTrap(int, siginfo_t*, void* context) {
+  const long steps = steps_done.fetch_add(1) + 1;
+  if (steps >= kMostSteps) static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_EFL] &= ~0x100L;
+  if (steps < step_to_hold.load()) return;
   const int saved = errno;
   held.store(1);
   FutexWake(&held);
@@ -331,7 +336,8 @@ const char* const kOperationNames[] = {
 constexpr int kBaits = 64;
 std::atomic<void*> bait[kBaits];
 void LayBaits() {
-  for (std::atomic<void*>& b : bait) mi_free(b.exchange(mi_malloc(8000)));
+  for (std::atomic<void*>& b : bait) mi_free(b.exchange(nullptr));
+  for (std::atomic<void*>& b : bait) b = mi_malloc(8000);
 }
 
 uint64_t NextSeed() {
@@ -630,8 +636,7 @@ void EndWorld() {
   EXPECT_EQ(world.wrong, 0) << "contents of blocks changed in the parent";
 }
 
-// ---- the child
-// -------------------------------------------------------------------------------------------------------
+// ---- the child ------------------------------------------------------------------------------------------------
 
 struct Inherited {
   uintptr_t begin, end;
@@ -656,6 +661,7 @@ class Child {
     Enter(kVerify);
     if (!grandchild) Gather();
     VerifyInherited();
+    if (!grandchild) UseDefaultHeap();
     VerifyOwn();
     const int rounds = grandchild ? 3 : static_cast<int>(random_.Between(4, 10));
     for (int i = 0; i < rounds; i++) RandomStep(grandchild);
@@ -689,7 +695,8 @@ class Child {
         if (place == kNowhere) continue;
         // A heap that was being ended or reset: what its blocks are worth is not known.
         if (place != kMain && world.heap[place].use == kEnding) continue;
-        const bool at_home = block.heap == place && table == kForker && block.life == world.lives[kForker];
+        const bool at_home = block.heap == place && (place == kMain || block.generation == generation) &&
+                             table == kForker && block.life == world.lives[kForker];
         const uintptr_t begin = reinterpret_cast<uintptr_t>(block.p);
         inherited_[count_++] = {begin, begin + block.usable, &block, place, true, at_home, table};
       }
@@ -775,6 +782,21 @@ class Child {
   void FreeAll() {
     for (int i = 0; i < count_; i++) FreeInherited(inherited_[i]);
     while (own_count_ > 0) FreeOwn(own_count_ - 1);
+  }
+
+  // Whatever became of it at the fork.
+  void UseDefaultHeap() {
+    if (mi_heap_get_default() == mi_heap_main()) return;
+    Enter(kDefaultHeap);
+    void* blocks[50];
+    for (int i = 0; i < 50; i++) {
+      const size_t size = BlockSize(random_);
+      blocks[i] = mi_malloc(size);
+      CheckServed(blocks[i], size);
+      memset(blocks[i], 1, size);
+    }
+    for (void* p : blocks) mi_free(p);
+    mi_heap_set_default(nullptr);
   }
 
   size_t Size() { return random_.OneIn(100) ? random_.Between(70 * kKiB, 6 * kMiB) : BlockSize(random_); }
@@ -1073,9 +1095,10 @@ struct Inner {
   int blocks = 0;
   int nested = 0;  // visits that were tried inside the visit
 } inner;
+thread_local bool is_forker = false;  // callbacks are called in every thread
 
 void ForkInside() {
-  if (!inner.armed) return;
+  if (!is_forker || !inner.armed) return;
   inner.armed = false;
   Enter(kStart);
   SharedReport()->message[0] = 0;
@@ -1091,6 +1114,7 @@ void ForkInside() {
 
 std::string ForkInCallback(uint64_t seed) {
   inner = {true, -1, 0, 0};
+  is_forker = true;
   mi_register_deferred_free([](bool, unsigned long long, void*) { ForkInside(); }, nullptr);
   void* blocks[2000] = {};
   for (int i = 0; i < 2000 && inner.pid == -1; i++) blocks[i] = mi_malloc(500);
@@ -1104,6 +1128,7 @@ std::string ForkInVisitor(uint64_t seed) {
   mi_heap_t* heap = mi_heap_new();
   for (int i = 0; i < 300; i++) memset(mi_heap_malloc(heap, i < 200 ? 60 : 3000), 1, 60);
   inner = {true, -1, 0, 0};
+  is_forker = true;
   auto visitor = [](const mi_heap_t* shown, const mi_heap_area_t*, void* block, size_t, void* arg) {
     if (block == nullptr) return true;
     inner.blocks++;
@@ -1135,8 +1160,7 @@ std::string ForkInVisitor(uint64_t seed) {
   return Outcome(inner.pid);
 }
 
-// ---- churn
-// -------------------------------------------------------------------------------------------------------------
+// ---- churn ----------------------------------------------------------------------------------------------------
 
 // Each thread of the chain runs some operations, starts the next one, and ends.
 void* Churn(void* arg) {
@@ -1223,9 +1247,146 @@ TEST(ForkTest, ProgramsThatAreStartedWithoutForkDisturbNobody) {
   }
 }
 
+// ---- threads that were at rest --------------------------------------------------------------------------------
+
+struct Listing {
+  static constexpr size_t kMost = 4096;
+  void* block[kMost];
+  size_t count = 0;
+
+  void Take(mi_heap_t* heap, bool abandoned) {
+    count = 0;
+    auto visitor = [](const mi_heap_t*, const mi_heap_area_t*, void* p, size_t, void* arg) {
+      Listing* self = static_cast<Listing*>(arg);
+      if (p != nullptr && self->count < kMost) self->block[self->count++] = p;
+      return true;
+    };
+    if (!(abandoned ? mi_heap_visit_abandoned_blocks(heap, true, visitor, this)
+                    : mi_heap_visit_blocks(heap, true, visitor, this))) {
+      ChildFails("a visit failed");
+    }
+    std::sort(block, block + count);
+  }
+  bool Is(void** blocks, size_t n) {
+    std::sort(blocks, blocks + n);
+    return count == n && std::equal(block, block + n, blocks);
+  }
+};
+
+TEST(ForkTest, BlocksOfThreadsThatAreGoneAreShownAndFreedAndEndWithTheirHeap) {
+  mi_heap_t* heap = mi_heap_new();
+  constexpr size_t kEach = 600;
+  static void* blocks[2 * kEach];
+  auto allocate = [&](size_t from) {
+    for (size_t i = from; i < from + kEach; i++) {
+      const size_t size = i % 200 == 0 ? 5 * kMiB : i % 100 == 0 ? 100 * kKiB : i % 3 == 0 ? 3000 : 50;
+      blocks[i] = mi_heap_malloc(heap, size);
+      memset(blocks[i], 1, 50);
+    }
+  };
+  Worker worker;
+  worker.Run([&] { allocate(0); });
+  allocate(kEach);
+  Enter(kStart);
+  SharedReport()->message[0] = 0;
+  const pid_t pid = fork();
+  if (pid == 0) {
+    alarm(60);
+    static Listing listing;
+    Enter(kVisitHeap);
+    listing.Take(heap, false);
+    if (!listing.Is(blocks, 2 * kEach)) ChildFails("%zu blocks are shown, or others", listing.count);
+    // Sorted: which are whose is not told apart any more. Free every second one.
+    Enter(kFreeInherited);
+    size_t kept = 0;
+    for (size_t i = 0; i < 2 * kEach; i++) {
+      if (mi_heap_of(blocks[i]) != heap) ChildFails("mi_heap_of(%p) is wrong", blocks[i]);
+      if (i % 2 == 0) {
+        mi_free(blocks[i]);
+      } else {
+        blocks[kept++] = blocks[i];
+      }
+    }
+    Enter(kVisitHeap);
+    listing.Take(heap, false);
+    if (!listing.Is(blocks, kept)) ChildFails("%zu blocks are shown, or others, of %zu", listing.count, kept);
+    listing.Take(heap, true);
+    const size_t of_gone = listing.count;
+    if (of_gone < 250 || of_gone > 350) ChildFails("%zu blocks are shown of threads that ended", of_gone);
+    Enter(kDestroyHeap);
+    mi_heap_destroy(heap);
+    for (size_t i = 0; i < kept; i++) {
+      if (mi_heap_of(blocks[i]) != nullptr)
+        ChildFails("%p still is a block of %p", blocks[i], static_cast<void*>(mi_heap_of(blocks[i])));
+    }
+    _exit(0);
+  }
+  EXPECT_EQ(Outcome(pid), "");
+  mi_heap_destroy(heap);
+}
+
+TEST(ForkTest, AVisitThatIsLostHoldsNobodyUpInTheChild) {
+  mi_heap_t* heap = mi_heap_new();
+  static void* blocks[300];
+  size_t count = 0;
+  for (int i = 0; i < 200; i++) blocks[count++] = mi_heap_malloc(heap, i % 2 == 0 ? 40 : 3000);
+  void* const huge = blocks[count++] = mi_heap_malloc(heap, 9 * kMiB);
+  for (size_t i = 0; i < count; i++) memset(blocks[i], 1, 40);
+  Worker worker;
+  std::atomic<int> stage{0};
+  auto visitor = [](const mi_heap_t*, const mi_heap_area_t*, void*, size_t, void* arg) {
+    std::atomic<int>& at = *static_cast<std::atomic<int>*>(arg);
+    if (at == 0) at = 1;
+    while (at == 1) std::this_thread::yield();
+    return true;
+  };
+  worker.Start([&] { mi_heap_visit_blocks(heap, true, visitor, &stage); });
+  while (stage != 1) std::this_thread::yield();
+  for (int fate = 0; fate < 4; fate++) {
+    Enter(kStart);
+    SharedReport()->message[0] = 0;
+    const pid_t pid = fork();
+    if (pid == 0) {
+      alarm(60);
+      static Listing listing;
+      Enter(kVisitHeap);
+      listing.Take(heap, false);
+      if (!listing.Is(blocks, count)) ChildFails("%zu blocks are shown, or others", listing.count);
+      Enter(kFreeInherited);
+      mi_free(huge);
+      if (mi_heap_of(huge) != nullptr) ChildFails("a block that was freed is kept for the visit");
+      blocks[std::find(blocks, blocks + count, huge) - blocks] = blocks[count - 1];
+      listing.Take(heap, false);
+      if (!listing.Is(blocks, count - 1)) ChildFails("%zu blocks are shown, or others", listing.count);
+      Enter(kResetHeap);
+      if (fate == 0) mi_heap_reset(heap);
+      Enter(kDestroyHeap);
+      if (fate == 1) mi_heap_destroy(heap);
+      Enter(kDeleteHeap);
+      if (fate == 2) mi_heap_delete(heap);
+      Enter(kCollectHeap);
+      if (fate == 3) {
+        for (size_t i = 0; i < count - 1; i++) mi_free(blocks[i]);
+        mi_heap_collect(heap, true);
+        for (size_t i = 0; i < count - 1; i++) {
+          if (mi_heap_of(blocks[i]) != nullptr && mi_usable_size(blocks[i]) >= 3000) {
+            ChildFails("the page of %p is kept for the visit", blocks[i]);
+          }
+        }
+      }
+      Enter(kThreadDone);
+      mi_thread_done();
+      _exit(0);
+    }
+    EXPECT_EQ(Outcome(pid), "");
+  }
+  stage = 2;
+  worker.Wait();
+  mi_heap_destroy(heap);
+}
+
 #ifdef MI_TEST_STEPS
-// ---- steps
-// -------------------------------------------------------------------------------------------------------------
+// ---- steps ----------------------------------------------------------------------------------------------------
 
 TEST(ForkTest, ChildrenManageWhereverAnotherThreadStopped) {
   struct sigaction action = {};
@@ -1236,8 +1397,7 @@ TEST(ForkTest, ChildrenManageWhereverAnotherThreadStopped) {
   LayBaits();
   Random random(21);
   for (int i = 0; i < 2000; i++) RandomOperation(kForker, random);
-  const int children = Scaled(8, 500);  // per kind of operation
-  std::atomic<int> turn{0};             // futex: even: the test's, odd: the stepped thread's
+  std::atomic<int> turn{0};  // futex: even: the test's, odd: the stepped thread's
   std::atomic<int> operation{0};
   std::atomic<bool> finished{false};
   std::thread thread([&] {
@@ -1257,12 +1417,15 @@ TEST(ForkTest, ChildrenManageWhereverAnotherThreadStopped) {
   });
   int failures = 0;
   for (int op = 0; op < kOperations && failures < kMostFailures; op++) {
+    const int children = Scaled(8, 500) * (op == kOpFullPage ? 3 : 1);
     long stride = 200;
     int done = 0;
     for (int tries = 0; done < children && tries < 100 * children && failures < kMostFailures; tries++) {
       // A few operations of both in between.
       for (size_t i = random.Below(10); i > 0; i--) RandomOperation(kForker, random);
       LayBaits();
+      // A heap may end that is another thread's default.
+      if (op == kOpDestroy) mi_heap_set_default(world.heap[random.Below(kHeaps)].heap);
       operation = op;
       finished = false;
       steps_done = 0;
@@ -1291,6 +1454,7 @@ TEST(ForkTest, ChildrenManageWhereverAnotherThreadStopped) {
         held.store(0);
         FutexWake(&held);
       }
+      mi_heap_set_default(nullptr);
       // About eight children to a run of the operation.
       stride = std::max<long>(2, steps_done / 4);
     }
@@ -1302,8 +1466,7 @@ TEST(ForkTest, ChildrenManageWhereverAnotherThreadStopped) {
   EndWorld();
 }
 
-// ---- the first use
-// ------------------------------------------------------------------------------------------------------
+// ---- the first use --------------------------------------------------------------------------------------------
 
 // Runs in a process of its own, in which nobody has used the library: one thread is held at many places of its first
 // allocation, its first heap and its exit, and each time the main thread, which does not use the library, forks.

@@ -365,3 +365,53 @@ probe_cache_t probe_cache(const void* record) {
 // -----------------------------------------------------------------------------------------------------------------
 long probe_option_raw(mi_option_t option) { return _mi_option(option); }
 const void* probe_pair_intern(void (*fun)(void), void* arg) { return _mi_pair_intern(fun, arg); }
+
+// --- fork ---------------------------------------------------------------------------------------------------------
+static void theap_tell(mi_page_t* page, mi_block_t* block) {
+  mi_theap_t* const theap = mi_load_relaxed(&page->theap);
+  block->next = mi_load_relaxed(&theap->delayed_free);
+  mi_store_relaxed(&theap->delayed_free, block);
+}
+
+void probe_free_halfway(void* p, bool told) {
+  mi_page_t* const page = _mi_page_of_any(p);
+  mi_thread_free_t tf = mi_load_relaxed(&page->thread_free);
+  mi_store_relaxed(&page->thread_free, MI_WITH_STATE(tf, MI_DELAYING));
+  if (told) theap_tell(page, p);
+}
+
+void probe_free_go_on(void* p, bool told) {
+  mi_page_t* const page = _mi_page_of_any(p);
+  if (!told) theap_tell(page, p);
+  mi_store_relaxed(&page->thread_free, MI_WITH_STATE(mi_load_relaxed(&page->thread_free), MI_NORMAL));
+}
+
+void probe_summaries_forget(void) {
+  for (size_t i = 0; i < probe_arena_count(); i++) {
+    mi_arena_t* const arena = mi_load_relaxed(&_mi_arenas[i]);
+    const size_t words = (mi_load_relaxed(&arena->ready) + 63) / 64;
+    for (size_t w = 0; w < words; w++) {
+      mi_store_relaxed(&arena->has_free[w], 0);
+      mi_store_relaxed(&arena->purgeable[w], 0);
+    }
+  }
+}
+
+void probe_returned_count(uint32_t bytes) { mi_fetch_add_relaxed(&_mi_tls.thread->returned_bytes, bytes); }
+uint32_t probe_returned_bytes(void) { return mi_load_relaxed(&_mi_tls.thread->returned_bytes); }
+
+size_t probe_object_halfway(mi_heap_t* heap) {
+  mi_part_t* const part = &heap->home;
+  for (size_t made = 0;; made++) {
+    const size_t granule = (size_t)(mi_load_relaxed(&part->bump) - (uint8_t*)part->current) / 16;
+    if (granule % 64 == 0 && mi_load_relaxed(&part->bump) < part->limit) {
+      mi_store_relaxed(&mi_region_words(part->current, granule)[0], 1);
+      return made;
+    }
+    if (mi_heap_malloc(heap, 16) == NULL) return made;
+  }
+}
+
+void probe_spare_regions_in_use(mi_heap_t* heap, bool on) { heap->home.spare = (on ? heap->home.regions : NULL); }
+
+uint32_t probe_fork_stamp(void) { return _mi_fork_stamp; }

@@ -29,6 +29,22 @@ uint64_t probe_run_mask(size_t index, size_t count);
 size_t probe_msb(size_t x);
 size_t probe_round_up(size_t x, size_t power_of_two);
 
+// --- fork: what a thread could have left that did not survive one ------------------------------------------------
+// A free of a block of a full page that stopped after its first step (`told`: after the second one).
+void probe_free_halfway(void* p, bool told);
+void probe_free_go_on(void* p, bool told);  // to its end
+// Summaries that were about to be set: no segment is marked in either.
+void probe_summaries_forget(void);
+// Handles that were counted as returned to the calling thread, and were not pushed.
+void probe_returned_count(uint32_t bytes);
+uint32_t probe_returned_bytes(void);
+// In the first part of the heap, which is the calling thread's: an object was about to be made, of which there is the
+// start. It is the first one that a word of bits has room for. Returns how many objects were made before.
+size_t probe_object_halfway(mi_heap_t* heap);
+// The regions in use of the home part are its spare ones as well.
+void probe_spare_regions_in_use(mi_heap_t* heap, bool on);
+uint32_t probe_fork_stamp(void);
+
 // --- arenas and segments ------------------------------------------------------------------------------------------
 typedef struct probe_arena_s {
   uint8_t* start;
