@@ -1385,6 +1385,99 @@ TEST(ForkTest, AVisitThatIsLostHoldsNobodyUpInTheChild) {
   mi_heap_destroy(heap);
 }
 
+TEST(ForkTest, ATheapWhoseThreadEndedDuringAVisitThatIsLostIsOneOfAThreadThatIsGone) {
+  mi_heap_t* heap = mi_heap_new();
+  static void* blocks[900];
+  size_t count = 0;
+  void* const mine = mi_heap_malloc(heap, 100);  // the first part is this thread's
+  std::atomic<int> stage{0};
+  auto visitor = [](const mi_heap_t*, const mi_heap_area_t*, void*, size_t, void* arg) {
+    std::atomic<int>& at = *static_cast<std::atomic<int>*>(arg);
+    if (at == 0) at = 1;
+    while (at == 1) std::this_thread::yield();
+    return true;
+  };
+  Worker visiting;
+  visiting.Run([] { mi_free(mi_malloc(1)); });  // its record is not one that is free below
+  {
+    Worker worker;
+    worker.Run([&] {
+      for (int i = 0; i < 300; i++) blocks[count++] = mi_heap_malloc(heap, i % 3 == 0 ? 40 : i % 3 == 1 ? 3000 : 20000);
+    });
+    for (size_t i = 0; i < count; i++) memset(blocks[i], 1, 40);
+    blocks[count++] = mine;
+    visiting.Start([&] { mi_heap_visit_blocks(heap, true, visitor, &stage); });
+    while (stage != 1) std::this_thread::yield();
+  }
+  // The worker has ended; its record is free, or is used by another thread, which is gone in the child or forks.
+  for (int user = 0; user < 3; user++) {
+    for (int fate = 0; fate < 5; fate++) {
+      auto fork_child = [&] {
+        Enter(kStart);
+        SharedReport()->message[0] = 0;
+        const pid_t pid = fork();
+        if (pid != 0) {
+          EXPECT_EQ(Outcome(pid), "") << "the record's user is " << user << ", fate " << fate;
+          return;
+        }
+        alarm(20);
+        static Listing listing;
+        auto expect = [&](size_t n) {
+          listing.Take(heap, false);
+          if (!listing.Is(blocks, n)) ChildFails("%zu blocks are shown, or others, of %zu", listing.count, n);
+        };
+        Enter(kVisitHeap);
+        expect(count);
+        Enter(kDefaultHeap);
+        if (mi_heap_set_default(heap) == nullptr) ChildFails("an inherited heap cannot be the default");
+        for (int i = 0; i < 300; i++) blocks[count++] = mi_malloc(i % 3 == 0 ? 40 : i % 3 == 1 ? 3000 : 20000);
+        for (size_t i = count - 300; i < count; i++) memset(blocks[i], 2, 40);
+        mi_heap_set_default(nullptr);
+        expect(count);
+        Enter(kFreeInherited);
+        for (int i = 0; i < 100; i++) mi_free(blocks[--count]);
+        expect(count);
+        Enter(fate == 0 ? kDestroyHeap : kDeleteHeap);
+        if (fate == 0) mi_heap_destroy(heap);
+        if (fate == 1) mi_heap_delete(heap);
+        if (fate == 2) {
+          Enter(kResetHeap);
+          mi_heap_reset(heap);
+          expect(0);
+        }
+        if (fate == 3) {
+          Enter(kCollectHeap);
+          mi_heap_collect(heap, true);
+          mi_collect(true);
+          expect(count);
+        }
+        for (size_t i = 0; i < count && fate != 2; i++) {  // what was reset is kept warm
+          mi_heap_t* const its = fate == 1 ? mi_heap_main() : fate == 0 ? nullptr : heap;
+          if (mi_heap_of(blocks[i]) != its) ChildFails("mi_heap_of(%p) is wrong", blocks[i]);
+        }
+        Enter(kThreadDone);
+        mi_thread_done();
+        _exit(0);
+      };
+      if (user == 0) fork_child();
+      if (user == 1) {
+        Worker other;
+        other.Run([] { mi_free(mi_malloc(1)); });
+        fork_child();
+      }
+      if (user == 2) {
+        InThread([&] {
+          mi_free(mi_malloc(1));
+          fork_child();
+        });
+      }
+    }
+  }
+  stage = 2;
+  visiting.Wait();
+  mi_heap_destroy(heap);
+}
+
 #ifdef MI_TEST_STEPS
 // ---- steps ----------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ static bool part_adopt(mi_thread_t* thread, mi_part_t* part) {
   mi_tid_t owner = mi_load_acquire(&part->region.owner);
   const mi_tid_t id = owner & ~MI_OWNER_FLAGS;
   if (id == MI_TID_NONE || mi_tid_is_alive(id)) return false;
+  if (_mi_part_has_frozen_theap(part)) return false;  // it could not have another
   const mi_tid_t self = mi_load_relaxed(&thread->id);
   if (!mi_cas_strong_acq_rel(&part->region.owner, &owner, self)) return false;
   for (mi_region_t* region = part->regions; region != NULL; region = region->next) {

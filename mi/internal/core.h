@@ -152,17 +152,22 @@ static inline bool mi_tid_is_alive(mi_tid_t id) {
   return id != MI_TID_NONE && mi_load_acquire(&_mi_thread_of(id)->id) == id;
 }
 
-// Did the thread with this id stop in a fork, of which this process is the child? Such an id counts as alive.
-static inline bool mi_tid_is_gone(mi_tid_t id) {
-  if (mi_likely(_mi_fork_stamp == 1)) return false;
-  const mi_thread_t* const thread = (id == MI_TID_NONE ? NULL : _mi_thread_of(id));
-  return thread != NULL && thread->forked && mi_load_relaxed((_Atomic(mi_tid_t)*)&thread->id) == id;
+// Is this process the child of a fork, and the thread with this id one of its parent's, but not the one that forked?
+static inline bool mi_tid_is_of_parent(mi_tid_t id) {
+  if (mi_likely(_mi_fork_stamp == 1) || id == MI_TID_NONE) return false;
+  const mi_thread_t* const thread = _mi_thread_of(id);
+  return thread != NULL && MI_TID_GENERATION(id) <= thread->gone;
 }
+// And did it run at the fork? Such an id counts as alive.
+static inline bool mi_tid_is_gone(mi_tid_t id) { return mi_tid_is_of_parent(id) && mi_tid_is_alive(id); }
+static inline bool mi_thread_is_gone(mi_thread_t* thread) { return mi_tid_is_of_parent(mi_load_relaxed(&thread->id)); }
 static inline mi_tid_t mi_part_owner(const mi_part_t* part) {
   return mi_load_relaxed((_Atomic(mi_tid_t)*)&part->region.owner) & ~MI_OWNER_FLAGS;
 }
+// A page that nobody has names no owner; so the owner of a page that has one stopped in the fork, or ended before it
+// while a visitor had its theap, who stopped then (theap.c).
 static inline bool mi_page_is_frozen(const mi_page_t* page) {
-  return mi_tid_is_gone(mi_load_relaxed((_Atomic(mi_tid_t)*)&page->owner) & ~MI_OWNER_FLAGS);
+  return mi_tid_is_of_parent(mi_load_relaxed((_Atomic(mi_tid_t)*)&page->owner) & ~MI_OWNER_FLAGS);
 }
 
 // --- slots: the life of a theap (theap.c) -----------------------------------------------------------------------

@@ -14,7 +14,10 @@
 // and changes the word it read by CAS. The models in tests/models check this.
 //
 // In the child of a fork the slots of threads that are gone stand in whatever state they were in. Their theaps are
-// never read: who ends or resets the heap makes the part forget its slot, and finds the pages otherwise (page.c).
+// never read: who ends or resets the heap makes the part forget its slot, and finds the pages otherwise (page.c). So it
+// is with a theap whose thread had ended, but left it to a visitor that had it and is gone: nobody would ever make it
+// LIVE. Whose theap it is, is told by the slot's `owner`: its record may be another thread's by then, or the
+// survivor's.
 #include <string.h>
 
 #include "mi/internal/core.h"
@@ -75,6 +78,7 @@ mi_slot_t* _mi_slot_open(mi_thread_t* thread, mi_theap_t* theap) {
     slot = &chunk->slot[0];
   }
   mi_store_relaxed(&slot->theap, theap);
+  mi_store_relaxed(&slot->owner, mi_load_relaxed(&thread->id));
   theap->slot = slot;
   const uint64_t word = mi_load_relaxed(&slot->word);
   mi_assert((word & MI_SLOT_STATE) == MI_SLOT_FREE);
@@ -88,6 +92,10 @@ void _mi_slot_free(mi_slot_t* slot) {
   // Release: the part forgot the slot before; who sees the new generation sees that.
   mi_store_release(&slot->word, (word & ~(uint64_t)(MI_SLOT_GENERATION - 1)) + MI_SLOT_GENERATION + MI_SLOT_FREE);
   slot_push(slot);
+}
+
+static bool slot_is_frozen(const mi_slot_t* slot) {
+  return mi_tid_is_of_parent(mi_load_relaxed((_Atomic(mi_tid_t)*)&slot->owner));
 }
 
 bool _mi_slot_enter(mi_slot_t* slot) {
@@ -107,7 +115,7 @@ mi_slot_t* _mi_slot_enter_part(mi_part_t* part, bool* taken) {
     if (slot == NULL) return NULL;
     uint64_t word = mi_load_acquire(&slot->word);
     if (mi_load_acquire(&part->slot) != slot) continue;
-    if (slot->thread->forked) return NULL;
+    if (slot_is_frozen(slot)) return NULL;
     *taken = true;
     if ((word & MI_SLOT_STATE) != MI_SLOT_LIVE) return NULL;
     if (mi_cas_strong_acq_rel(&slot->word, &word, (word & ~(uint64_t)MI_SLOT_STATE) | MI_SLOT_BUSY)) return slot;
@@ -123,7 +131,7 @@ bool _mi_slot_take(mi_part_t* part, mi_slot_t** taken) {
     uint64_t word = mi_load_acquire(&slot->word);
     if (mi_load_acquire(&part->slot) != slot) continue;
     const bool live = ((word & MI_SLOT_STATE) == MI_SLOT_LIVE);
-    mi_assert(!slot->thread->forked);  // forgotten before
+    mi_assert(!slot_is_frozen(slot));  // forgotten before
     const uint64_t next =
         (live ? (word & ~(uint64_t)(MI_SLOT_STATE | MI_WANT_ANY)) | MI_SLOT_TAKEN : word | MI_WANT_DESTROY);
     if (!mi_cas_strong_acq_rel(&slot->word, &word, next)) continue;
@@ -141,7 +149,7 @@ bool _mi_slot_take_for_reset(mi_part_t* part, mi_slot_t** taken) {
     if (slot == NULL) return false;
     uint64_t word = mi_load_acquire(&slot->word);
     if (mi_load_acquire(&part->slot) != slot) continue;
-    mi_assert(!slot->thread->forked);
+    mi_assert(!slot_is_frozen(slot));
     if ((word & MI_SLOT_STATE) != MI_SLOT_LIVE) return false;
     if (mi_cas_strong_acq_rel(&slot->word, &word, (word & ~(uint64_t)MI_SLOT_STATE) | MI_SLOT_TAKEN)) return true;
   }
@@ -161,7 +169,7 @@ void _mi_slot_post(mi_part_t* part, uint64_t want) {
     if (slot == NULL) return;
     uint64_t word = mi_load_acquire(&slot->word);
     if (mi_load_acquire(&part->slot) != slot) continue;
-    if (slot->thread->forked) return;  // nobody would do it
+    if (slot_is_frozen(slot)) return;  // nobody would do it
     if (!mi_cas_strong_acq_rel(&slot->word, &word, word | want)) continue;
     mi_store_release(&slot->thread->mail, 1u);
     return;
@@ -268,12 +276,12 @@ void _mi_thread_for_each_slot(mi_thread_t* thread, void (*fn)(mi_slot_t*, bool),
 
 // --- in the child of a fork ----------------------------------------------------------------------------------
 
-// Has the part a theap whose thread is gone? A part learns of a theap by two stores, the slot's last, and forgets it by
+// Has the part a theap that nobody can use? A part learns of a theap by two stores, the slot's last, and forgets it by
 // two, the slot's last again: one with a theap and without a slot is one whose thread stopped when it made it.
 bool _mi_part_has_frozen_theap(const mi_part_t* part) {
   if (_mi_fork_stamp == 1) return false;
   const mi_slot_t* const slot = mi_load_acquire((_Atomic(mi_slot_t*)*)&part->slot);
-  if (slot != NULL) return slot->thread->forked;
+  if (slot != NULL) return slot_is_frozen(slot);
   const mi_theap_t* const theap = mi_load_relaxed((_Atomic(mi_theap_t*)*)&part->theap);
   return theap != MI_THEAP_EMPTY && mi_tid_is_gone(mi_part_owner(part));
 }
@@ -301,7 +309,7 @@ static void settle_slot(mi_slot_t* slot, bool unused) {
   (void)unused;
   mi_theap_t* const theap = mi_load_relaxed(&slot->theap);
   uint64_t word = mi_load_relaxed(&slot->word);
-  if (theap == NULL) return;
+  if (theap == NULL || slot_is_frozen(slot)) return;
   switch (word & MI_SLOT_STATE) {
     case MI_SLOT_LIVE:
       _mi_theap_settle(theap, false);

@@ -15,7 +15,7 @@
 #include "mi/internal/os.h"
 #include "mi/internal/stats.h"
 
-#define INDEX_BITS 20
+#define INDEX_BITS MI_TID_INDEX_BITS
 #define RECORDS_PER_CHUNK 64
 #define CHUNKS ((1u << INDEX_BITS) / RECORDS_PER_CHUNK)
 
@@ -172,7 +172,7 @@ void _mi_threads_reap(void) {
     if (thread == NULL || mi_load_relaxed(&thread->id) == MI_TID_NONE) continue;
     uint64_t word = mi_load_acquire(&thread->kernel_thread);
     // One thread gets the record. Not if it was ended, or used again, since the load: the generation tells.
-    if (word != 0 && thread != self && !thread->forked &&
+    if (word != 0 && thread != self && !mi_thread_is_gone(thread) &&
         _mi_os_thread_is_gone(process, (uint32_t)word & ((1u << 22) - 1)) &&
         mi_cas_strong_acq_rel(&thread->kernel_thread, &word, (uint64_t)0)) {
       // All that the thread did comes before its end, and that before the kernel's answer.
@@ -265,7 +265,8 @@ void _mi_threads_want_collect(mi_thread_t* self) {
   const uint32_t count = mi_load_acquire(&record_count);
   for (uint32_t i = 0; i < count; i++) {
     mi_thread_t* const thread = record_at(i);
-    if (thread == NULL || thread == self || thread->forked || mi_load_relaxed(&thread->id) == MI_TID_NONE) continue;
+    if (thread == NULL || thread == self || mi_load_relaxed(&thread->id) == MI_TID_NONE) continue;
+    if (mi_thread_is_gone(thread)) continue;
     mi_store_relaxed(&thread->collect_wanted, 1u);
     mi_store_release(&thread->mail, 1u);
   }
@@ -304,7 +305,10 @@ static void after_fork_in_child(void) {
   const uint32_t count = mi_load_relaxed(&record_count);
   for (uint32_t i = 0; i < count; i++) {
     mi_thread_t* const thread = record_at(i);
-    if (thread != NULL && thread != self && mi_load_relaxed(&thread->id) != MI_TID_NONE) thread->forked = true;
+    if (thread == NULL) continue;
+    // Only where something changes: stores copy pages of memory.
+    const uint64_t gone = thread->generation - (thread == self);
+    if (thread->gone != gone) thread->gone = gone;
   }
   mi_store_relaxed(&_mi_stats.threads.current, self != NULL);
   const bool main_visited = (_mi_heap_main.visiting == _mi_fork_stamp);

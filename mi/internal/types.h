@@ -46,6 +46,8 @@ typedef struct mi_block_s {
 // Its low 3 bits are zero; page->owner carries flags there, so that one compare in mi_free decides the fast path.
 typedef uint64_t mi_tid_t;
 #define MI_TID_NONE ((mi_tid_t)0)
+#define MI_TID_INDEX_BITS 20
+#define MI_TID_GENERATION(id) ((uint64_t)(id) >> (MI_TID_INDEX_BITS + 3))
 #define MI_TID_UNINIT (~(mi_tid_t)0)     // of a thread without a record: equal to no owner ever
 #define MI_OWNER_FULL ((mi_tid_t)1)      // the page is on its theap's full list
 #define MI_OWNER_INTERIOR ((mi_tid_t)2)  // some block was handed out at an address inside it
@@ -198,6 +200,7 @@ struct mi_slot_s {
   _Atomic(uint64_t) word;
   _Atomic(mi_theap_t*) theap;     // written by the owner while it makes the slot LIVE
   mi_thread_t* thread;            // constant
+  _Atomic(mi_tid_t) owner;        // the thread of the theap; written as `theap` is
   _Atomic(mi_slot_t*) next_free;  // link in thread->free_slots
 };
 #define MI_SLOTS_PER_CHUNK 27  // a chunk is no power of two: those are for regions
@@ -253,6 +256,7 @@ struct mi_thread_s {
   _Atomic(uint32_t) collect_wanted;  // with mail: a forced collect of everything
   uint32_t index;
   uint64_t generation;
+  uint64_t gone;  // in the child of a fork: who used the record up to this generation is not in this process
   _Atomic(mi_thread_t*) next_free;  // link in the stack of free records
   _Atomic(uint64_t) kernel_thread;  // (generation, the kernel's id) of who uses the record; 0: nobody, or not known
   // --- owner only
@@ -269,7 +273,6 @@ struct mi_thread_s {
   uint32_t handle_cache_limit;  // how much it keeps, learnt
   uint32_t handle_trims;        // heaps that were larger
   int8_t heap_balance;          // heaps made less heaps ended, saturating
-  bool forked;                  // in the child of a fork: its thread is gone, and its memory is frozen
   int32_t held_change;          // slices, not yet counted for all (segment.c): held more than before,
   int32_t used_change;          // in use more than before,
   int32_t cold_taken;           // taken without memory behind them
