@@ -1225,6 +1225,10 @@ TEST(ForkTest, ChildrenOfAThreadedProcessAllocateFreeAndEndHeaps) {
       ADD_FAILURE() << "child " << n << " (" << how << "): " << outcome;
       failures++;
     }
+    if ((n + 1) % 1000 == 0) {
+      printf("%d children\n", n + 1);
+      fflush(stdout);
+    }
   }
 }
 
@@ -1478,6 +1482,40 @@ TEST(ForkTest, ATheapWhoseThreadEndedDuringAVisitThatIsLostIsOneOfAThreadThatIsG
   mi_heap_destroy(heap);
 }
 
+// In a process of its own, whose first arena is memory of the program that is not accessible yet.
+int GivenMemory() {
+  constexpr size_t kSize = 64 * kMiB;
+  char* area = static_cast<char*>(mmap(nullptr, kSize, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  auto commit = [](bool on, void* start, size_t size, bool* is_zero, void*) {
+    *is_zero = false;
+    return mprotect(start, size, on ? PROT_READ | PROT_WRITE : PROT_NONE) == 0;
+  };
+  if (!mi_manage_memory(area, kSize, false, false, true, -1, false, commit, nullptr, nullptr)) return 2;
+  mi_option_disable(mi_option_show_errors);
+  const pid_t pid = fork();
+  if (pid == 0) {
+    alarm(60);
+    Enter(kAllocate);
+    void* p = mi_malloc(100);
+    if (p < area || p >= area + kSize) ChildFails("not of the memory that was given");
+    Enter(kFreeInherited);
+    mi_free(area + kSize - 5 * kMiB);  // is refused
+    mi_free(p);
+    _exit(0);
+  }
+  const std::string outcome = Outcome(pid);
+  if (!outcome.empty()) fprintf(stderr, "%s\n", outcome.c_str());
+  return outcome.empty() ? 0 : 1;
+}
+
+TEST(ForkTest, MemoryOfTheProgramIsNotTakenForOursInTheChild) {
+  char name[] = "/proc/self/exe", argument[] = "--given-memory";
+  char* arguments[] = {name, argument, nullptr};
+  pid_t child = -1;
+  ASSERT_EQ(posix_spawn(&child, name, nullptr, nullptr, arguments, environ), 0);
+  EXPECT_EQ(Outcome(child), "");
+}
+
 #ifdef MI_TEST_STEPS
 // ---- steps ----------------------------------------------------------------------------------------------------
 
@@ -1647,6 +1685,7 @@ int FirstUse() { return 0; }
 int Main(int argc, char** argv) {
   if (argc == 2 && strcmp(argv[1], "--nothing") == 0) return 0;
   if (argc == 2 && strcmp(argv[1], "--first-use") == 0) return FirstUse();
+  if (argc == 2 && strcmp(argv[1], "--given-memory") == 0) return GivenMemory();
   ::testing::InitGoogleTest(&argc, argv);
   return RUN_ALL_TESTS();
 }

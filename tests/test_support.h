@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -342,6 +343,14 @@ inline void InThreads(int n, const std::function<void(int)>& task) {
   std::vector<std::thread> threads;
   for (int i = 0; i < n; i++) threads.emplace_back(task, i);
   for (std::thread& t : threads) t.join();
+}
+
+// Runs a task in a thread that then leaves by the system call alone.
+inline void InThreadWithoutEnd(const std::function<void()>& task) {
+  InThread([&] {
+    task();
+    syscall(SYS_exit, 0);
+  });
 }
 
 // A barrier that can be used again and again.

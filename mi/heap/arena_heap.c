@@ -44,7 +44,7 @@ mi_heap_t* mi_heap_new_in_arena(mi_arena_id_t arena) {
     _mi_error(ENOMEM, "mi_heap_new_in_arena: no memory for a heap in arena %p\n", arena);
     return NULL;
   }
-  ((mi_heap_extra_t*)heap->home.config)->subproc = thread->subproc;
+  ((mi_heap_extra_t*)heap->home.config)->subproc = mi_load_relaxed(&thread->subproc);
   // Release: who enumerates the handles and finds an id finds a heap that is set up.
   mi_store_release(&heap->home.id, _mi_heap_next_id(thread));
   return heap;

@@ -67,7 +67,8 @@ mi_heap_t* mi_heap_new(void) {
   const uint64_t id = _mi_heap_next_id(thread);
   // Release: who enumerates the handles and finds an id finds a heap that is set up.
   mi_store_release(&heap->home.id, id);
-  if (mi_unlikely(thread->subproc != NULL)) return heap_tag_subproc(heap, thread->subproc);
+  mi_subproc_t* const subproc = mi_load_relaxed(&thread->subproc);
+  if (mi_unlikely(subproc != NULL)) return heap_tag_subproc(heap, subproc);
   return heap;
 }
 

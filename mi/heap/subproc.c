@@ -30,15 +30,31 @@ mi_subproc_t* _mi_subproc_of(const mi_heap_t* heap) {
 
 mi_heap_t* _mi_thread_main_heap(void) {
   const mi_thread_t* const thread = _mi_tls.thread;
-  return (thread == NULL ? &_mi_heap_main : _mi_subproc_heap(thread->subproc));
+  return (thread == NULL ? &_mi_heap_main : _mi_subproc_heap(mi_load_relaxed(&thread->subproc)));
 }
 
 void _mi_subproc_leave(mi_thread_t* thread) {
-  mi_subproc_t* const subproc = thread->subproc;
+  mi_subproc_t* const subproc = mi_load_relaxed(&thread->subproc);
   if (subproc == NULL) return;
-  thread->subproc = NULL;
-  // Release: what the thread did in the group comes before its end.
+  // Release: what the thread did in the group comes before its end. The last touch of the group.
   mi_fetch_sub_acq_rel(&subproc->threads, 1u);
+  mi_store_relaxed(&thread->subproc, NULL);
+}
+
+static void look_for_member(mi_thread_t* thread, void* seen) {
+  mi_subproc_t** const subproc = seen;
+  if (mi_load_acquire(&thread->id) == MI_TID_NONE || mi_thread_is_gone(thread)) return;
+  if (mi_load_acquire(&thread->subproc) == *subproc) *subproc = NULL;
+}
+
+// Are threads in the group? In the child of a fork those that are gone are still counted: there the records tell.
+static bool has_threads(mi_subproc_t* subproc) {
+  // Acquire: all that its threads did.
+  if (mi_load_acquire(&subproc->threads) == 0) return false;
+  if (mi_likely(_mi_fork_stamp == 1)) return true;
+  mi_subproc_t* seen = subproc;
+  _mi_threads_each(look_for_member, &seen);
+  return seen == NULL;
 }
 
 bool _mi_subproc_is_main(mi_subproc_id_t id) { return subproc_of_id(id) == NULL; }
@@ -54,7 +70,7 @@ mi_subproc_id_t mi_subproc_main(void) { return id_of(NULL); }
 
 mi_subproc_id_t mi_subproc_current(void) {
   const mi_thread_t* const thread = _mi_tls.thread;
-  return id_of(thread == NULL ? NULL : thread->subproc);
+  return id_of(thread == NULL ? NULL : mi_load_relaxed(&thread->subproc));
 }
 
 mi_subproc_id_t mi_subproc_new(void) {
@@ -79,15 +95,16 @@ void mi_subproc_add_current_thread(mi_subproc_id_t id) {
     return;
   }
   mi_subproc_t* const subproc = subproc_of_id(id);
-  if (thread->subproc == subproc) return;
-  if (thread->subproc != NULL) {
+  mi_subproc_t* const former = mi_load_relaxed(&thread->subproc);
+  if (former == subproc) return;
+  if (former != NULL) {
     _mi_error(EINVAL, "mi_subproc_add_current_thread: the thread is in another sub-process already\n");
     return;
   }
   mi_theap_t* const theap = mi_heap_theap(subproc->heap);
   if (theap == NULL) return;  // reported
   mi_fetch_add_acq_rel(&subproc->threads, 1u);
-  thread->subproc = subproc;
+  mi_store_release(&thread->subproc, subproc);
   mi_theap_set_default(theap);
 }
 
@@ -139,8 +156,7 @@ static void subproc_end(mi_subproc_id_t id, bool keep_blocks, const char* functi
     if (id._mi_subproc != NULL) _mi_error(EINVAL, "%s: the main sub-process does not end\n", function);
     return;
   }
-  // Acquire: all that its threads did.
-  if (mi_load_acquire(&subproc->threads) != 0) {
+  if (has_threads(subproc)) {
     _mi_error(EINVAL, "%s: threads of the sub-process are running\n", function);
     return;
   }

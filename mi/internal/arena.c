@@ -66,11 +66,6 @@ static void span_publish(const mi_arena_t* arena) {
   mi_span_publish((uintptr_t)mi_arena_segment(arena, own), (arena->segment_count - own) << MI_SEGMENT_SHIFT);
 }
 
-void _mi_span_settle(void) {
-  const mi_arena_t* const first = mi_load_relaxed(&_mi_arenas[0]);
-  if (first != NULL && _mi_span.size == 0) span_publish(first);
-}
-
 static bool is_span(const mi_arena_t* arena) {
   return mi_span_contains(arena->start + (arena->segment_count << MI_SEGMENT_SHIFT) - 1);
 }
@@ -158,10 +153,11 @@ bool _mi_arena_exists(const mi_arena_t* arena) {
   return false;
 }
 
+static _Atomic(bool) have_span;
+
 // Makes one more arena with room for `count` segments in a row. Threads may do so at the same time: one enters the
 // table, the others unmap theirs, in which nobody has seen anything yet. The first of them is the span.
 static bool arena_grow(size_t count) {
-  static _Atomic(bool) have_span;
   if (_mi_option(mi_option_disallow_os_alloc) != 0) return false;
   size_t n = 0;
   const mi_arena_t* last = NULL;  // the largest of those that we made so
@@ -207,6 +203,21 @@ static bool arena_grow(size_t count) {
     }
     if (goal <= need) return false;
     goal = mi_round_up(goal / 2 < need ? need : goal / 2, MI_SEGMENT_SIZE);
+  }
+}
+
+// Of a thread that stopped before it published the span there is perhaps the arena. Memory of the program is no span:
+// not all of it need be readable.
+void _mi_span_settle(void) {
+  if (_mi_span.size != 0) return;
+  mi_store_relaxed(&have_span, false);
+  for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
+    const mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[i]);
+    if (arena == NULL) return;
+    if (arena->is_foreign || arena->is_exclusive) continue;
+    mi_store_relaxed(&have_span, true);
+    span_publish(arena);
+    return;
   }
 }
 

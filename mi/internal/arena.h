@@ -91,8 +91,11 @@ mi_hidden mi_page_t* _mi_huge_claim(size_t size, size_t alignment, size_t offset
                                     bool* zero);
 mi_hidden void _mi_huge_release(mi_page_t* page);
 
-// In the child of a fork: makes the summaries true again, whatever threads that are gone were about to do with them.
+// In the child of a fork: makes the summaries and the counts true again, whatever threads that are gone were about to
+// do with them; a span that was about to be published is; the thread's own share of the counts is in them.
 mi_hidden void _mi_arenas_settle(void);
+mi_hidden void _mi_span_settle(void);
+mi_hidden void _mi_held_forget(mi_thread_t* thread);
 
 // Gives memory of slices back that have been free for a while; `force`: of all free slices, and whole segments.
 // Any thread, any time. Cheap when there is nothing due.

@@ -179,7 +179,7 @@ mi_hidden void _mi_slot_post(mi_part_t* part, uint64_t want);
 mi_hidden void _mi_slot_free(mi_slot_t* slot);
 mi_hidden bool _mi_part_has_frozen_theap(const mi_part_t* part);
 mi_hidden bool _mi_slot_forget_frozen(mi_part_t* part);
-mi_hidden void _mi_slots_settle(mi_thread_t* self);
+mi_hidden int64_t _mi_slots_settle(mi_thread_t* self);
 mi_hidden bool _mi_slot_enter(mi_slot_t* slot);  // LIVE -> BUSY
 mi_hidden mi_slot_t* _mi_slot_enter_part(mi_part_t* part, bool* taken);
 mi_hidden void _mi_slot_leave(mi_slot_t* slot, bool exiting, bool wait);

@@ -631,10 +631,18 @@ void _mi_purge(bool force) {
 
 // --- in the child of a fork ---------------------------------------------------------------------------------------
 
+// What a thread keeps back is in the counts that _mi_arenas_settle makes.
+void _mi_held_forget(mi_thread_t* thread) {
+  if ((thread->held_change | thread->used_change | thread->cold_taken) == 0) return;
+  thread->held_change = thread->used_change = thread->cold_taken = 0;
+}
+
 // A thread may have stopped between a change of a segment's word and that of its summaries, or with a whole word of
-// `purgeable` in its hands. Slices and segments that it held stay held: nobody knows what they are.
+// `purgeable` in its hands. Slices and segments that it held stay held: nobody knows what they are. What it had not
+// counted yet of those that it took and released is counted anew, for all threads; slices that were in the hands of a
+// purger are in use from now on.
 void _mi_arenas_settle(void) {
-  _mi_span_settle();
+  int64_t free_backed = 0, used = 0;
   for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
     mi_arena_t* const arena = mi_load_relaxed(&_mi_arenas[i]);
     if (arena == NULL) break;
@@ -642,14 +650,22 @@ void _mi_arenas_settle(void) {
     for (size_t index = 0; index < ready; index++) {
       mi_segment_info_t* const info = &arena->info[index];
       const uint64_t word = mi_load_relaxed(&info->free), backed = mi_load_relaxed(&info->backed);
-      const bool is_normal = (mi_load_relaxed(&arena->kind[index]) == MI_SEGMENT_NORMAL);
+      const uint8_t kind = mi_load_relaxed(&arena->kind[index]);
       const uint64_t bit = (uint64_t)1 << (index % 64);
+      const bool is_unused = (mi_load_relaxed(&arena->unused[index / 64]) & bit) != 0;
       // Stores only where something changes: they copy pages of memory.
       if (word != 0 && (mi_load_relaxed(&arena->has_free[index / 64]) & bit) == 0) summary_set(arena, index);
-      if (is_normal ? word == MI_SLICES_ALL || (word & backed) != 0
-                    : backed != 0 && (mi_load_relaxed(&arena->unused[index / 64]) & bit) != 0) {
+      if (kind == MI_SEGMENT_NORMAL ? word == MI_SLICES_ALL || (word & backed) != 0 : backed != 0 && is_unused) {
         mark_purgeable(arena, index);
       }
+      if (kind == MI_SEGMENT_PRIVATE) continue;
+      const uint64_t idle = (kind == MI_SEGMENT_NORMAL ? word : is_unused ? ~(uint64_t)0 : 0);
+      free_backed += __builtin_popcountll(idle & backed);
+      used += __builtin_popcountll(~idle);
+      if (!segment_may_close(arena, index)) used--;  // the arena's header was never counted
     }
   }
+  mi_store_relaxed(&held, free_backed);
+  mi_store_relaxed(&held_used, used);
+  if (mi_load_relaxed(&held_floor) > free_backed) mi_store_relaxed(&held_floor, free_backed);
 }

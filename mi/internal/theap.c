@@ -183,9 +183,9 @@ void _mi_theap_end(mi_theap_t* theap) {
   mi_slot_t* const slot = theap->slot;
   mi_store_relaxed(&part->theap, MI_THEAP_EMPTY);
   mi_store_release(&part->slot, (mi_slot_t*)NULL);
+  if (!slot_is_frozen(slot)) mi_gauge_sub(&_mi_stats.theaps, 1);  // else not counted any more
   _mi_slot_free(slot);
   _mi_internal_free(theap);
-  mi_gauge_sub(&_mi_stats.theaps, 1);
   _mi_upcalls.theap_gone(heap);
 }
 
@@ -201,7 +201,7 @@ void _mi_slot_end_taken(mi_slot_t* slot) {
     mi_store_relaxed(&part->theap, MI_THEAP_EMPTY);
     mi_store_release(&part->slot, (mi_slot_t*)NULL);
     if (mi_cas_weak_acq_rel(&slot->word, &word, (word & ~(uint64_t)MI_SLOT_STATE) | MI_SLOT_DEAD)) {
-      mi_gauge_sub(&_mi_stats.theaps, 1);
+      if (!slot_is_frozen(slot)) mi_gauge_sub(&_mi_stats.theaps, 1);
       _mi_upcalls.theap_gone(heap);
       return;
     }
@@ -304,23 +304,23 @@ static bool slot_is_visited(const mi_thread_t* self, const mi_slot_t* slot) {
   return false;
 }
 
-// A theap of the surviving thread: it was not inside the library, but in a callback of ours at most.
-static void settle_slot(mi_slot_t* slot, bool unused) {
-  (void)unused;
+// A theap of the surviving thread: it was not inside the library, but in a callback of ours at most. Is there one
+// afterwards?
+static bool settle_slot(mi_slot_t* slot) {
   mi_theap_t* const theap = mi_load_relaxed(&slot->theap);
   uint64_t word = mi_load_relaxed(&slot->word);
-  if (theap == NULL || slot_is_frozen(slot)) return;
+  if (theap == NULL || slot_is_frozen(slot)) return false;
   switch (word & MI_SLOT_STATE) {
     case MI_SLOT_LIVE:
       _mi_theap_settle(theap, false);
-      break;
+      return true;
     case MI_SLOT_BUSY:
-      if (slot_is_visited(slot->thread, slot)) break;
+      if (slot_is_visited(slot->thread, slot)) return true;
       // A visitor that is gone had it.
       _mi_theap_settle(theap, true);
       mi_store_relaxed(&slot->word, (word & ~(uint64_t)MI_SLOT_STATE) | MI_SLOT_LIVE);
       mi_store_relaxed(&slot->thread->mail, 1u);
-      break;
+      return true;
     case MI_SLOT_TAKEN:
       // A destroyer that is gone was freeing its pages: what is left of it is not used any more.
       if (_mi_tls.theap == theap) {
@@ -329,20 +329,24 @@ static void settle_slot(mi_slot_t* slot, bool unused) {
       }
       mi_store_relaxed(&theap->part->theap, MI_THEAP_EMPTY);
       mi_store_relaxed(&theap->part->slot, (mi_slot_t*)NULL);
-      break;
+      return false;
     default:
-      break;
+      return false;
   }
 }
 
-// Of the surviving thread: the theaps that it owns, and those that it has as a visitor.
-void _mi_slots_settle(mi_thread_t* self) {
-  _mi_thread_for_each_slot(self, settle_slot, false);
+// Of the surviving thread: the theaps that it owns, and those that it has as a visitor. Returns how many it owns.
+int64_t _mi_slots_settle(mi_thread_t* self) {
+  int64_t theaps = 0;
+  for (mi_slot_chunk_t* chunk = self->slot_chunks; chunk != NULL; chunk = chunk->next) {
+    for (size_t i = 0; i < MI_SLOTS_PER_CHUNK; i++) theaps += settle_slot(&chunk->slot[i]);
+  }
   for (const mi_visit_t* visit = self->visits; visit != NULL; visit = visit->outer) {
     for (size_t i = 0; i < visit->slot_count; i++) {
       _mi_theap_settle(mi_load_relaxed(&visit->slots[i]->theap), false);
     }
   }
+  return theaps;
 }
 
 // --- mail and exit ---------------------------------------------------------------------------------------------

@@ -94,9 +94,11 @@ static void at_thread_end(void* thread) {
 }
 
 static void exit_key_set(mi_thread_t* thread) {
+  const uint8_t process = _mi_fork_stamp;
   // Sequentially consistent: either who deletes the key sees us, or we see that it is gone.
   atomic_fetch_add_explicit(&exit_key_users, 1, memory_order_seq_cst);
   if (mi_load_seq_cst(&exit_key_lives)) pthread_setspecific(exit_key, thread);  // may allocate, may fail
+  if (process != _mi_fork_stamp) return;  // forked in a callback of that: the child counted anew
   atomic_fetch_sub_explicit(&exit_key_users, 1, memory_order_seq_cst);
 }
 // After the program's destructors and its atexit functions, or when a program closes the library.
@@ -156,6 +158,7 @@ static void thread_exit_for(mi_thread_t* thread) {
     }
   }
   thread->callback_depth = 0;
+  thread->reaper = own.thread;
   _mi_thread_exit(thread);
   _mi_tls = own;
   if (own.thread != NULL) exit_key_set(own.thread);
@@ -210,11 +213,12 @@ mi_cold mi_thread_t* _mi_thread_make(void) {
   mi_store_relaxed(&thread->collect_wanted, 0u);
   thread->segment_arena = NULL;
   thread->callback_depth = 0;
+  thread->reaper = NULL;
   thread->generic_count = 0;
   thread->heap_balance = 0;
   thread->handle_cache_limit = MI_HANDLE_CACHE_START;
   thread->handle_trims = 0;
-  thread->subproc = NULL;
+  mi_store_relaxed(&thread->subproc, NULL);
   memset(thread->part_cache, 0, sizeof(thread->part_cache));
   mi_store_release(&thread->id, id);
   mi_gauge_add(&_mi_stats.threads, 1);
@@ -294,6 +298,23 @@ void _mi_threads_each_free(void (*fn)(mi_thread_t*)) {
 
 uint8_t _mi_fork_stamp = 1;
 
+// The thread that forked, and while it ends the record of a thread that did not tell, both records.
+static bool is_survivor(const mi_thread_t* self, const mi_thread_t* thread) {
+  for (; self != NULL; self = self->reaper) {
+    if (self == thread) return true;
+  }
+  return false;
+}
+
+static bool visits_main(const mi_thread_t* self) {
+  for (; self != NULL; self = self->reaper) {
+    for (const mi_visit_t* visit = self->visits; visit != NULL; visit = visit->outer) {
+      if (visit->heap == &_mi_heap_main) return true;
+    }
+  }
+  return false;
+}
+
 // The other threads' records stay as they are: their ids count as alive, so that nobody adopts their parts, which may
 // have stopped in the middle of a change; frees into their pages are pushed and never collected. What ARCHITECTURE.md
 // says of each shared word is done here or, if it needs a search, where it matters. No lock is taken and nothing is
@@ -301,28 +322,32 @@ uint8_t _mi_fork_stamp = 1;
 static void after_fork_in_child(void) {
   mi_thread_t* const self = _mi_tls.thread;
   mi_store_relaxed(&process_id, _mi_os_process_id());
-  if (self != NULL) mi_store_relaxed(&self->kernel_thread, kernel_thread_word(self));
+  mi_store_relaxed(&exit_key_users, 0u);
   const uint32_t count = mi_load_relaxed(&record_count);
   for (uint32_t i = 0; i < count; i++) {
     mi_thread_t* const thread = record_at(i);
     if (thread == NULL) continue;
     // Only where something changes: stores copy pages of memory.
-    const uint64_t gone = thread->generation - (thread == self);
+    const bool survives = is_survivor(self, thread);
+    const uint64_t gone = thread->generation - (survives ? 1 : 0);
     if (thread->gone != gone) thread->gone = gone;
+    if (survives || mi_load_relaxed(&thread->id) == MI_TID_NONE) _mi_held_forget(thread);
   }
-  mi_store_relaxed(&_mi_stats.threads.current, self != NULL);
-  const bool main_visited = (_mi_heap_main.visiting == _mi_fork_stamp);
+  const bool main_visited = (_mi_heap_main.visiting == _mi_fork_stamp && !visits_main(self));
   _mi_fork_stamp = (_mi_fork_stamp == UINT8_MAX ? 2 : _mi_fork_stamp + 1);
+  _mi_span_settle();
   _mi_arenas_settle();
   _mi_orphans_after_fork();
-  if (self != NULL) {
-    bool own_visit = false;
-    for (const mi_visit_t* visit = self->visits; visit != NULL; visit = visit->outer) {
-      if (visit->heap == &_mi_heap_main) own_visit = true;
-    }
-    _mi_theap_settle(&self->main_theap, main_visited && !own_visit);
-    _mi_theap_settle(&self->internal_theap, false);
-    _mi_slots_settle(self);
+  int64_t threads = 0, theaps = 0;
+  for (mi_thread_t* thread = self; thread != NULL; thread = thread->reaper) {
+    mi_store_relaxed(&thread->kernel_thread, kernel_thread_word(thread));
+    _mi_theap_settle(&thread->main_theap, main_visited);
+    _mi_theap_settle(&thread->internal_theap, false);
+    theaps += 1 + _mi_slots_settle(thread);
+    threads++;
+    _mi_upcalls.after_fork(thread);
   }
-  _mi_upcalls.after_fork(self);
+  if (self == NULL) _mi_upcalls.after_fork(NULL);
+  mi_store_relaxed(&_mi_stats.threads.current, threads);
+  mi_store_relaxed(&_mi_stats.theaps.current, theaps);
 }

@@ -276,9 +276,10 @@ struct mi_thread_s {
   int32_t held_change;          // slices, not yet counted for all (segment.c): held more than before,
   int32_t used_change;          // in use more than before,
   int32_t cold_taken;           // taken without memory behind them
+  mi_thread_t* reaper;          // whose thread ends this record for one that did not tell; NULL: nobody does
   mi_visit_t* visits;           // its visits in progress, the innermost first
   mi_heap_t* callback_heap;     // the heap that called back: may not be ended from the callback
-  void* subproc;                // mi_subproc_t of the layer above; NULL: the main one
+  _Atomic(void*) subproc;       // mi_subproc_t of the layer above; NULL: the main one
   mi_part_cache_t part_cache[MI_PART_CACHE];
   // --- shared
   _Atomic(mi_slot_t*) free_slots __attribute__((aligned(MI_CACHE_LINE)));  // pushed by any, popped by the owner

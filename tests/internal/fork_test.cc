@@ -1,10 +1,18 @@
 // What the child of a fork puts right (thread.c, theap.c, page.c, segment.c, mi/heap/fork.c), state by state: a probe
 // makes the state that a thread could have left, and the test forks. That no other state is left is
 // tests/fork_test.cc's business.
+#include <errno.h>
+#include <sched.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <cstdint>
+#include <cstdlib>
+#include <functional>
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "mi/mimalloc-stats.h"
 #include "tests/internal/probe.h"
 #include "tests/test_support.h"
 
@@ -112,6 +120,133 @@ TEST(ForkSettleTest, HandlesThatWereCountedAsReturnedAndAreNotDoNotCount) {
             }),
             0);
   probe_returned_count(static_cast<uint32_t>(-5000));
+}
+
+TEST(ForkSettleTest, SlicesAreCountedAnewWithWhatThreadsThatAreGoneHadNotCounted) {
+  std::vector<void*> blocks(12);
+  Worker worker;
+  worker.Run([&] {
+    for (void*& block : blocks) block = mi_malloc(100 * kKiB);  // less than a thread tells the others of
+    for (int i = 0; i < 3; i++) mi_free(blocks[i]);
+  });
+  EXPECT_EQ(InChild([&] {
+              const probe_counts_t counts = probe_counts();
+              long held = 0, used = 0;
+              for (size_t a = 0; a < probe_arena_count(); a++) {
+                for (size_t i = 0; i < probe_arena(a).ready; i++) {
+                  const probe_segment_t segment = probe_segment(a, i);
+                  if (segment.kind == PROBE_SEGMENT_PRIVATE) continue;
+                  const uint64_t idle = segment.unused ? ~uint64_t{0} : segment.free;
+                  held += __builtin_popcountll(idle & segment.backed);
+                  used += __builtin_popcountll(~idle);
+                }
+              }
+              CHILD_EXPECT(counts.held == held && counts.used == used);
+              // This thread's own share is in them, and is not added again.
+              std::vector<void*> more(64);
+              for (void*& block : more) block = mi_malloc(100 * kKiB);
+              CHILD_EXPECT(std::labs(probe_counts().used - used - 128) < 16);
+              for (void* block : more) mi_free(block);
+              CHILD_EXPECT(std::labs(probe_counts().used - used) < 16);
+              return 0;
+            }),
+            0);
+  worker.Run([&] {
+    for (size_t i = 3; i < blocks.size(); i++) mi_free(blocks[i]);
+  });
+}
+
+// What statistics say of the process.
+mi_stats_t Statistics() {
+  mi_stats_t stats = {};
+  stats.size = sizeof(stats);
+  stats.version = MI_STAT_VERSION;
+  mi_stats_get(&stats);
+  return stats;
+}
+
+TEST(ForkSettleTest, ThreadsThatAreGoneAndTheirTheapsAreNotCountedAnyMore) {
+  mi_heap_t* heap = mi_heap_new();
+  Worker worker;
+  worker.Run([&] { Opaque(mi_heap_theap(heap)); });
+  InThread([&] {
+    Opaque(mi_heap_theap(heap));
+    EXPECT_EQ(InChild([&] {
+                CHILD_EXPECT(Statistics().threads.current == 1);
+                CHILD_EXPECT(Statistics().theaps.current == 2);
+                mi_heap_destroy(heap);
+                CHILD_EXPECT(Statistics().theaps.current == 1);
+                InThread([] { mi_free(mi_malloc(1)); });
+                CHILD_EXPECT(Statistics().threads.current == 1);
+                return 0;
+              }),
+              0);
+  });
+  mi_heap_destroy(heap);
+}
+
+TEST(ForkSettleTest, AThreadThatForksWhileItEndsAnothersRecordStaysItself) {
+  if (kSanitized) GTEST_SKIP() << "the sanitizers want threads to end properly";
+  static uint64_t id;
+  static pid_t child;
+  child = -1;
+  InThreadWithoutEnd([] { id = probe_thread_id(); });
+  // What the thread would have done is called by who ends its record, in its name.
+  mi_register_deferred_free(
+      [](bool, unsigned long long, void*) {
+        if (child == -1 && probe_thread_id() == id) child = fork();
+      },
+      nullptr);
+  InThread([] {
+    mi_heap_t* heap = mi_heap_new();
+    Opaque(mi_heap_theap(heap));
+    while (probe_tid_is_alive(id)) {
+      mi_collect(true);
+      sched_yield();
+    }
+    if (child == 0) {
+      alarm(60);
+      _exit([&] {
+        CHILD_EXPECT(Statistics().threads.current == 1);
+        CHILD_EXPECT(Statistics().theaps.current == 2);
+        mi_heap_destroy(heap);
+        CHILD_EXPECT(Statistics().theaps.current == 1);
+        CHILD_EXPECT(probe_heap(heap).gone);
+        return 0;
+      }());
+    }
+    mi_heap_destroy(heap);
+  });
+  mi_register_deferred_free(nullptr, nullptr);
+  ASSERT_GT(child, 0);
+  int status = -1;
+  EXPECT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+}
+
+TEST(ForkSettleTest, ASubProcessWhoseThreadsAreGoneCanEnd) {
+  const mi_subproc_id_t group = mi_subproc_new();
+  Worker worker;
+  worker.Run([&] {
+    mi_subproc_add_current_thread(group);
+    EXPECT_NE(mi_malloc(5000), nullptr);
+  });
+  EXPECT_EQ(InChild([&] {
+              ErrorRecorder errors;
+              Worker another;
+              another.Run([&] { mi_subproc_add_current_thread(group); });
+              mi_subproc_destroy(group);
+              CHILD_EXPECT(errors.count(EINVAL) == 1);  // a thread of this process is in it
+              another.Exit();
+              mi_subproc_destroy(group);
+              CHILD_EXPECT(errors.total() == 1);
+              return 0;
+            }),
+            0);
+  worker.Exit();
+  ErrorRecorder errors;
+  mi_subproc_destroy(group);
+  EXPECT_EQ(errors.total(), 0);
 }
 
 // A heap of a thread that is alive in the parent, and gone in its children.

@@ -214,14 +214,6 @@ TEST(LateThreadTest, AThreadWhoseFirstAllocationIsInItsLastDestructorLeavesNothi
 // --- threads that end without destructors
 // --------------------------------------------------------------------------------
 
-// Runs a task in a thread that then leaves by the system call alone.
-void InThreadWithoutEnd(const std::function<void()>& task) {
-  InThread([&] {
-    task();
-    syscall(SYS_exit, 0);
-  });
-}
-
 void CollectUntilGone(uint64_t id) {
   while (probe_tid_is_alive(id)) {  // the kernel forgets a thread a little after its end was seen
     mi_collect(true);
