@@ -477,14 +477,21 @@ void RunOperation(Operation operation, int table, Random& random) {
     }
     case kOpOwnHeap: {
       mi_heap_t* heap = Call([] { return mi_heap_new(); });
+      void* kept[60];
+      int count = 0;
       for (size_t i = random.Below(60); i > 0; i--) {
         const size_t size = BlockSize(random);
         void* p = Call([&] { return mi_heap_malloc(heap, size); });
         memset(p, 1, std::min<size_t>(size, 64));
-        if (random.OneIn(4)) Call([&] { mi_free(p); });
+        if (random.OneIn(4)) {
+          Call([&] { mi_free(p); });
+        } else {
+          kept[count++] = p;
+        }
       }
       if (random.OneIn(8)) {
         Call([&] { mi_heap_delete(heap); });
+        while (count > 0) Call([&] { mi_free(kept[--count]); });
       } else {
         Call([&] { mi_heap_destroy(heap); });
       }
