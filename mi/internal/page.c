@@ -948,11 +948,20 @@ static uint32_t list_length(const mi_block_t* block, uint32_t most) {
 // A free by a thread that is gone may have stopped between its two halves: nobody ends DELAYING. The freer may not have
 // told the theap yet, so that a full page becomes DELAYED again: the next freer tells it. `pinned`: a visitor that is
 // gone may have counted itself among the live blocks of the pages.
-static void page_settle(mi_page_t* page, bool pinned) {
+static void page_settle(const mi_theap_t* theap, mi_page_t* page, bool pinned) {
   const mi_thread_free_t tf = mi_load_relaxed(&page->thread_free);
   const uintptr_t state = (page->in_full ? MI_DELAYED : MI_NORMAL);
-  if (MI_STATE(tf) == MI_DELAYING) mi_store_relaxed(&page->thread_free, MI_WITH_STATE(tf, state));
+  if (MI_STATE(tf) == MI_DELAYING) {
+    mi_store_relaxed(&page->thread_free, MI_WITH_STATE(tf, state));
+    page->delayed = 0;
+    const size_t size = page->reserved * page->block_size;
+    const mi_block_t* block = mi_load_acquire(&((mi_theap_t*)theap)->delayed_free);
+    for (; block != NULL; block = block->next) {
+      if ((size_t)((const uint8_t*)block - page->start) < size) page->delayed++;
+    }
+  }
   if (!pinned) return;
+  page->pinned = 0;
   if (mi_page_is_single(page)) {
     page->used = (page->in_full ? 1 : 0);
   } else {
@@ -972,7 +981,7 @@ void _mi_theap_settle(mi_theap_t* theap, bool pinned) {
     mi_page_t* page = first;
     while (page != NULL && left > 0) {
       left--;
-      page_settle(page, pinned);
+      page_settle(theap, page, pinned);
       page = (page->next == first ? NULL : page->next);
     }
   }

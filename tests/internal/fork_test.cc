@@ -6,9 +6,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <functional>
+#include <thread>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -50,6 +52,7 @@ TEST(ForkSettleTest, AFullPageInWhichAFreeStoppedHalfwayIsFullAgainAndLearnsOfTh
                       CHILD_EXPECT(probe_delayed_length(probe_theap_main()) == (told ? 2u : 1u));
                       probe_theap_tidy(probe_theap_main());
                       CHILD_EXPECT(probe_delayed_length(probe_theap_main()) == 0);
+                      CHILD_EXPECT(PageOf(blocks[0]).delayed == 0);
                       CHILD_EXPECT(probe_theap_is_sound(probe_theap_main()));
                       mi_thread_done();  // waits for frees that are half done
                       return 0;
@@ -61,6 +64,35 @@ TEST(ForkSettleTest, AFullPageInWhichAFreeStoppedHalfwayIsFullAgainAndLearnsOfTh
       for (size_t i = 1; i < blocks.size(); i++) mi_free(blocks[i]);
     }
   });
+}
+
+TEST(ForkSettleTest, AVisitorThatIsGoneIsCountedInNoPage) {
+  mi_heap_t* heap = mi_heap_new();
+  void* block = nullptr;
+  for (int i = 0; i < 30; i++) block = mi_heap_malloc(heap, 9000);
+  std::atomic<int> stage{0};
+  Worker worker;
+  worker.Start([&] {
+    auto visitor = [](const mi_heap_t*, const mi_heap_area_t*, void*, size_t, void* arg) {
+      std::atomic<int>& at = *static_cast<std::atomic<int>*>(arg);
+      if (at == 0) at = 1;
+      while (at == 1) std::this_thread::yield();
+      return true;
+    };
+    mi_heap_visit_blocks(heap, true, visitor, &stage);
+  });
+  while (stage != 1) std::this_thread::yield();
+  const probe_page_t before = PageOf(block);
+  EXPECT_EQ(before.pinned, 1);
+  EXPECT_EQ(InChild([&] {
+              const probe_page_t page = PageOf(block);
+              CHILD_EXPECT(page.pinned == 0 && page.used == before.used - 1);
+              return 0;
+            }),
+            0);
+  stage = 2;
+  worker.Wait();
+  mi_heap_destroy(heap);
 }
 
 TEST(ForkSettleTest, ALargeBlockWhoseFreeStoppedHalfwayHoldsNobodyUp) {

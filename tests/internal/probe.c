@@ -160,6 +160,8 @@ void probe_page_at(const void* slot, probe_page_t* out) {
   out->local_free = list_length(page->local_free);
   out->remote_free = list_length(MI_LIST(tf));
   out->in_full = page->in_full != 0;
+  out->delayed = page->delayed;
+  out->pinned = page->pinned;
   out->listed = (tf & MI_LISTED) != 0;
   out->state = (probe_state_t)MI_STATE(tf);
   out->owner = owner & ~MI_OWNER_FLAGS;

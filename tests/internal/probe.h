@@ -121,6 +121,7 @@ typedef struct probe_page_s {
   uint8_t* start;
   size_t used, capacity, reserved, color, retire;
   size_t free, local_free, remote_free;  // lengths of the lists
+  int delayed, pinned;                   // what statistics take off `used`
   bool in_full;
   bool listed;
   probe_state_t state;
