@@ -33,7 +33,6 @@ static inline bool mi_span_contains(const void* p) {
   size_t offset;
   return mi_span_offset(p, &offset);
 }
-mi_hidden void _mi_span_settle(void);                             // in the child of a fork
 static inline void mi_span_publish(uintptr_t low, size_t size) {  // once
 #if MI_WITH_TSAN
   mi_store_release(&_mi_span.low, low);
