@@ -79,7 +79,7 @@ void mi_theap_collect(mi_theap_t* theap, bool force) {
 
 static void thread_exit(mi_thread_t* thread) {
   thread->heartbeat++;
-  _mi_deferred_call(thread, &_mi_heap_main, true);
+  _mi_deferred_thread_exit(thread);
   _mi_subproc_leave(thread);
 }
 

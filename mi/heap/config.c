@@ -5,7 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "mi/heap/parts.h"
+#include "mi/heap/deferred.h"
 #include "mi/internal/arena.h"
 
 #define MI_HEAP_FLAGS_KNOWN 0u
@@ -38,6 +38,8 @@ static bool config_check(const mi_heap_config_t* config) {
     return refuse("arena", (uintptr_t)config->arena, "no arena");
   if ((config->flags & ~MI_HEAP_FLAGS_KNOWN) != 0) return refuse("flags", config->flags, "unknown or not supported");
   if (config->required != 0) return refuse("required", config->required, "no protection is supported");
+  if (config->deferred_free == NULL && config->deferred_arg != NULL)
+    return refuse("deferred_arg", (uintptr_t)config->deferred_arg, "there is no deferred_free");
   // What this library has no policy for yet.
   if (config->parent != NULL) return refuse("parent", (uintptr_t)config->parent, "not supported");
   if (config->limit != 0) return refuse("limit", config->limit, "not supported");
@@ -45,17 +47,18 @@ static bool config_check(const mi_heap_config_t* config) {
   if (config->headroom != 0) return refuse("headroom", config->headroom, "not supported");
   if (config->on_limit != NULL) return refuse("on_limit", 1, "not supported");
   if (config->limit_arg != NULL) return refuse("limit_arg", (uintptr_t)config->limit_arg, "not supported");
-  if (config->deferred_free != NULL) return refuse("deferred_free", 1, "not supported");
-  if (config->deferred_arg != NULL) return refuse("deferred_arg", (uintptr_t)config->deferred_arg, "not supported");
-  if (config->deferred_cadence != 0) return refuse("deferred_cadence", config->deferred_cadence, "not supported");
-  if (config->deferred_bytes != 0) return refuse("deferred_bytes", config->deferred_bytes, "not supported");
   if (config->retain != 0) return refuse("retain", config->retain, "not supported");
   if (config->min_align != 0) return refuse("min_align", config->min_align, "not supported");
   return true;
 }
 
 // Is there anything that a plain heap has not?
-static bool config_is_plain(const mi_heap_config_t* config) { return config->name == NULL && config->numa_node == 0; }
+static bool config_has_deferred(const mi_heap_config_t* config) {
+  return config->deferred_free != NULL || config->deferred_cadence != 0 || config->deferred_bytes != 0;
+}
+static bool config_is_plain(const mi_heap_config_t* config) {
+  return config->name == NULL && config->numa_node == 0 && !config_has_deferred(config);
+}
 
 mi_heap_t* mi_heap_new_with(const mi_heap_config_t* given) {
   if (given == NULL) return mi_heap_new();
@@ -64,7 +67,7 @@ mi_heap_t* mi_heap_new_with(const mi_heap_config_t* given) {
   mi_heap_t* const heap = (config.arena == NULL ? mi_heap_new() : mi_heap_new_in_arena(config.arena));
   if (heap == NULL || config_is_plain(&config)) return heap;
   mi_heap_extra_t* const extra = _mi_heap_extra_make(heap);
-  if (extra == NULL) {
+  if (extra == NULL || (config_has_deferred(&config) && !_mi_deferred_configure(heap, &config))) {
     mi_heap_destroy(heap);
     _mi_error(ENOMEM, "mi_heap_new_with: no memory for the configuration\n");
     return NULL;

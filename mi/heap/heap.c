@@ -41,8 +41,13 @@ uint64_t _mi_heaps_made(void) {
 }
 
 mi_heap_extra_t* _mi_heap_extra_make(mi_heap_t* heap) {
-  if (heap->home.config == NULL) heap->home.config = _mi_internal_zalloc(mi_thread(), sizeof(mi_heap_extra_t));
-  return heap->home.config;
+  mi_heap_extra_t* seen = mi_load_acquire(mi_heap_extra_word(heap));
+  if (seen != NULL) return seen;
+  mi_thread_t* const thread = mi_thread();
+  mi_heap_extra_t* const made = (thread == NULL ? NULL : _mi_internal_zalloc(thread, sizeof(mi_heap_extra_t)));
+  if (made == NULL || mi_cas_strong_acq_rel(mi_heap_extra_word(heap), &seen, made)) return made;
+  _mi_internal_free(made);
+  return seen;
 }
 
 // Of a thread that is not of the main sub-process.
@@ -90,7 +95,7 @@ mi_heap_t* mi_heap_new_ex(int heap_tag, bool allow_destroy, mi_arena_id_t arena)
 
 const char* mi_heap_name(const mi_heap_t* heap) {
   if (heap == &_mi_heap_main) return "main";
-  const mi_heap_extra_t* const extra = heap->home.config;
+  const mi_heap_extra_t* const extra = mi_heap_extra(heap);
   return (extra == NULL ? "" : extra->name);
 }
 
@@ -117,7 +122,7 @@ static bool heap_check_end(mi_heap_t* heap, const char* function) {
     return false;
   }
   const mi_thread_t* const thread = _mi_tls.thread;
-  if (thread != NULL && thread->callback_depth > 0 && thread->callback_heap == heap) {
+  if (thread != NULL && thread->callback_depth > 0 && _mi_deferred_is_running(thread, heap)) {
     _mi_error(EINVAL, "%s: heap %p (%s) may not end in its own callback\n", function, (void*)heap, mi_heap_name(heap));
     return false;
   }
@@ -150,6 +155,7 @@ static void heap_free(mi_heap_t* heap) {
   }
   const bool in_arena = (heap->flags & MI_HEAP_IN_ARENA) != 0;
   if (heap->home.config != NULL) {
+    _mi_deferred_drop(heap->home.config);
     _mi_track_hide(heap->home.config, sizeof(mi_heap_extra_t));
     if (!in_arena) _mi_internal_free(heap->home.config);
   }
@@ -210,7 +216,7 @@ void mi_heap_destroy(mi_heap_t* heap) {
   // A young heap that only its home thread used: the regions and the handle are all there is. (The home of a dead
   // handle and of the main heap is nobody; a thread without a record has an id that no heap has.)
   if (mi_likely((mi_load_relaxed(&heap->home.region.owner) ^ _mi_tls.tid) <= MI_OWNER_FLAGS) && heap_is_simple(heap) &&
-      mi_likely(thread->callback_heap != heap)) {
+      mi_likely(thread->callback_heap == NULL)) {
 #if MI_CHECKED
     _mi_checked_heap_end(heap);
 #endif
@@ -222,6 +228,7 @@ void mi_heap_destroy(mi_heap_t* heap) {
     mi_heap_delete(heap);
     return;
   }
+  if (heap->home.config != NULL) _mi_deferred_end(heap);
   _mi_heap_leave_default(heap);
 #if MI_CHECKED
   _mi_checked_heap_end(heap);
@@ -233,6 +240,7 @@ void mi_heap_destroy(mi_heap_t* heap) {
 
 void mi_heap_reset(mi_heap_t* heap) {
   if (heap == NULL || !heap_check_end(heap, "mi_heap_reset")) return;
+  _mi_deferred_reset_begin(heap);
 #if MI_CHECKED
   _mi_checked_heap_end(heap);
 #endif
@@ -255,4 +263,5 @@ void mi_heap_reset(mi_heap_t* heap) {
   for (mi_heap_t* forwarder; (forwarder = _mi_forwarder_pop(heap)) != NULL;) _mi_heap_end(forwarder);
   _mi_abandoned_sweep(heap, true);
   _mi_heap_totals_end(heap);
+  _mi_deferred_reset_end(heap);
 }

@@ -70,9 +70,9 @@ mi_decl_nodiscard mi_decl_export int _mi_arena_index_of_id(mi_arena_ref_t arena)
 typedef bool mi_heap_limit_fun(mi_heap_t* heap, size_t need, void* arg);
 
 /// Called now and then while the program allocates in `heap`, to do work that was put off, as freeing what lost its
-/// last reference: about mi_heap_deferred_budget(heap) blocks of it, or with `force` all of it. `heartbeat` grows from
-/// call to call. Runs on the thread that allocates, with nothing held; it may allocate and free, but must not end
-/// `heap`.
+/// last reference: about mi_heap_deferred_budget(heap) blocks of it, or with `force` all of it. `heartbeat` numbers the
+/// heap's calls on all threads, strictly increasing. Runs on the thread that allocates, with nothing held; it may
+/// allocate and free, but must not end or reset `heap` (refused, EINVAL reported). See mi_heap_register_deferred_free.
 typedef void mi_heap_deferred_free_fun(mi_heap_t* heap, bool force, unsigned long long heartbeat, void* arg);
 
 /// Flags of a configuration.
@@ -94,8 +94,8 @@ typedef struct mi_heap_config_s {
   void* limit_arg;              ///< its last argument
   mi_heap_deferred_free_fun* deferred_free;  ///< called at every cadence; NULL: none
   void* deferred_arg;                        ///< its last argument
-  size_t deferred_cadence;                   ///< allocations between calls; 0: by deferred_bytes, or as is usual
-  size_t deferred_bytes;                     ///< bytes allocated between calls; 0: by deferred_cadence
+  size_t deferred_cadence;                   ///< allocations between calls; 0: by deferred_bytes
+  size_t deferred_bytes;                     ///< bytes allocated between calls; 0: by deferred_cadence, or 64 KiB
   size_t retain;                             ///< bytes that stay warm over reset and for the next heap; 0: learnt
   mi_arena_ref_t arena;                      ///< where everything of it lies; NULL: anywhere
   int numa_node;                             ///< 0: any; n + 1: memory of node n is preferred
@@ -150,6 +150,27 @@ mi_decl_export void mi_heap_merge(mi_heap_t* heap, mi_heap_t* into) mi_attr_noex
 /// threads that ended. With `force`, also warm memory. The calling thread's part is done at once, other
 /// running threads' parts at their next slow path. Any thread. NULL is ignored.
 mi_decl_export void mi_heap_collect(mi_heap_t* heap, bool force) mi_attr_noexcept;
+
+/// Registers `deferred_free` with `arg` as the heap's callback (NULL: none), in place of the one before; also of the
+/// main heap. It is called
+///  * with force false on a slow path of allocation in the heap, when the calling thread has allocated there as much as
+///    the configuration says since its last call: deferred_cadence blocks or deferred_bytes bytes, 64 KiB where neither
+///    is set. Slow paths come at least once per page of allocations, so that a small cadence may be exceeded by as
+///    much. What is counted is allocations, never time: the same program on one thread gets the same calls every time;
+///  * with force true before mi_heap_destroy, _delete, _merge and _reset do their work; at the end of each thread that
+///    allocated in the heap; before an allocation in it fails; and by mi_heap_collect(heap, true).
+/// Calls do not nest on a thread, but a heap that a callback of another one ends gets its last call. Threads that
+/// allocate in the heap at the same time may be in the callback at the same time. A callback that was taken away may
+/// still be running on another thread, or be just about to; function and argument always belong together. A heap does
+/// not end while the callback runs at the end of a thread: ending it waits.
+/// True, or false with errno = ENOMEM (the former callback stays), EINVAL reported for NULL, EFAULT for a heap that
+/// ended. Any thread at any time.
+mi_decl_export bool mi_heap_register_deferred_free(mi_heap_t* heap, mi_heap_deferred_free_fun* deferred_free, void* arg)
+    mi_attr_noexcept;
+
+/// Inside a callback of `heap`: about how many blocks the calling thread has allocated in it since its last call, so
+/// that freeing as many keeps what waits from growing; SIZE_MAX with force. 0 elsewhere. Any thread.
+mi_decl_nodiscard mi_decl_export size_t mi_heap_deferred_budget(mi_heap_t* heap) mi_attr_noexcept;
 
 // ---------------------------------------------------------------------------------------------------
 // The default heap of a thread

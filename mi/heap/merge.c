@@ -179,10 +179,11 @@ static void heap_merge(mi_heap_t* heap, mi_heap_t* into, const char* function) {
     return;
   }
   const mi_thread_t* const thread = _mi_tls.thread;  // NULL: there was no memory for a record; closing needs none
-  if (thread != NULL && thread->callback_depth > 0 && thread->callback_heap == heap) {
+  if (thread != NULL && thread->callback_depth > 0 && _mi_deferred_is_running(thread, heap)) {
     _mi_error(EINVAL, "%s: heap %p (%s) may not end in its own callback\n", function, (void*)heap, mi_heap_name(heap));
     return;
   }
+  if (mi_heap_extra(heap) != NULL && mi_heap_live_end(into) != heap) _mi_deferred_end(heap);
   _mi_heap_leave_default(heap);
   const bool serial = (into != &_mi_heap_main || mi_load_acquire(&heap->is_target) != 0);
   if (serial) merge_enter();

@@ -431,9 +431,9 @@ static mi_region_t* region_new(mi_thread_t* thread, mi_part_t* part, size_t need
   }
   mi_region_t* const region = _mi_internal_alloc(thread, (size_t)1 << shift);
   if (region == NULL) return NULL;
-  // Regions of 4 KiB and up would all begin in the same cache sets.
+  // Regions of 4 KiB and up would all begin in the same cache sets. By number and not by address: see page_fresh.
   if (shift >= 12 && ((size_t)1 << shift) - first * MI_GRANULE >= need + 192) {
-    first += ((uintptr_t)region >> shift) % 4 * (64 / MI_GRANULE);
+    first += (mi_load_relaxed(&part->heap->home.id) + part->step) % 4 * (64 / MI_GRANULE);
   }
   region->first = (uint16_t)first;
   region->shift = (uint8_t)shift;

@@ -33,7 +33,9 @@ static mi_part_t* part_find(mi_thread_t* thread, mi_heap_t* heap) {
     if (mi_part_owner(part) == self) return part;
   }
   MI_FOR_EACH_PART(heap, part) {
-    if (part_adopt(thread, part)) return part;
+    if (!part_adopt(thread, part)) continue;
+    if (mi_unlikely(mi_load_relaxed(&_mi_deferred_armed) != 0)) _mi_deferred_join(thread, part);
+    return part;
   }
   mi_arena_t* const arena = _mi_heap_arena(heap);
   const size_t lane_size = (size_t)1 << MI_LANE_SHIFT;
@@ -47,6 +49,7 @@ static mi_part_t* part_find(mi_thread_t* thread, mi_heap_t* heap) {
     mi_store_relaxed(&part->next, head);
     // Release: the part is set up before it is found.
   } while (!mi_cas_weak_acq_rel(&heap->parts, &head, part));
+  if (mi_unlikely(mi_load_relaxed(&_mi_deferred_armed) != 0)) _mi_deferred_join(thread, part);
   return part;
 }
 

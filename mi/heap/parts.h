@@ -21,22 +21,22 @@ typedef struct mi_guard_settings_s {
 
 // What few heaps have, in a block away from the bump regions; part->config of the handle points to it.
 typedef struct mi_subproc_s mi_subproc_t;
+struct mi_deferred_s;
 typedef struct mi_heap_extra_s {
   char name[64];
-  mi_subproc_t* subproc;  // NULL: the main one
-  int tag;                // of mi_heap_new_ex
-  uint16_t numa;          // of mi_heap_set_numa_affinity, plus 1
+  mi_subproc_t* subproc;                    // NULL: the main one
+  int tag;                                  // of mi_heap_new_ex
+  uint16_t numa;                            // of mi_heap_set_numa_affinity, plus 1
+  _Atomic(struct mi_deferred_s*) deferred;  // its deferred_free (deferred.c); NULL: never had one
 #if MI_GUARDED
   mi_guard_settings_t guard;
 #endif
 } mi_heap_extra_t;
 
-#if MI_GUARDED
 // Where the heap keeps it: settings may come to a heap that other threads use already.
 static inline _Atomic(mi_heap_extra_t*)* mi_heap_extra_word(mi_heap_t* heap) {
   return (_Atomic(mi_heap_extra_t*)*)&heap->home.config;
 }
-#endif
 
 // --- regions (nursery.c) ----------------------------------------------------------------------------------
 mi_hidden void _mi_part_init(mi_part_t* part, mi_heap_t* heap, mi_tid_t owner, uint8_t shift);
@@ -128,10 +128,10 @@ mi_hidden size_t _mi_block_size(const void* p);  // of what the core gave, with 
 
 // --- beginnings (heap.c, arena_heap.c) -----------------------------------------------------------------------------
 mi_hidden uint64_t _mi_heap_next_id(mi_thread_t* thread);
-// The heap's extras, made if need be. NULL: no memory. Before the heap is shared.
+// The heap's extras, made if need be. NULL: no memory. Any thread; not of the main heap.
 mi_hidden mi_heap_extra_t* _mi_heap_extra_make(mi_heap_t* heap);
 static inline const mi_heap_extra_t* mi_heap_extra(const mi_heap_t* heap) {
-  return (heap == &_mi_heap_main ? NULL : heap->home.config);
+  return (heap == &_mi_heap_main ? NULL : mi_load_acquire(mi_heap_extra_word((mi_heap_t*)heap)));
 }
 // A handle in an arena, everything of it set up but the id. NULL: no memory in the arena.
 mi_hidden mi_heap_t* _mi_arena_handle_make(mi_thread_t* thread, mi_arena_t* arena);
@@ -183,7 +183,26 @@ static inline bool mi_heap_is_visited(const mi_heap_t* heap) { return heap->visi
 
 // --- callbacks (deferred.c) -----------------------------------------------------------------------------------------
 mi_hidden extern _Atomic(const mi_pair_t*) _mi_deferred_pair;
+mi_hidden extern _Atomic(uint8_t) _mi_deferred_armed;  // is there, or was there ever, a callback of any kind?
+// The process-wide callback and then the heap's; `force`: both with force, else the heap's as far as it is due.
 mi_hidden void _mi_deferred_call(mi_thread_t* thread, mi_heap_t* heap, bool force);
+// The heap's alone, with force. Nothing inside another callback.
+mi_hidden void _mi_deferred_force(mi_thread_t* thread, mi_heap_t* heap);
+// What the slow path of a heap does when `_mi_deferred_armed`.
+mi_hidden void _mi_deferred_step(mi_thread_t* thread, mi_heap_t* heap);
+// The calling thread has a part of the heap now.
+mi_hidden void _mi_deferred_join(mi_thread_t* thread, mi_part_t* part);
+mi_hidden void _mi_deferred_region_emptied(const mi_region_t* region, mi_part_t* part);
+mi_hidden void _mi_deferred_thread_exit(mi_thread_t* thread);
+// Before the heap ends (destroy, delete, merge): the last call, with force, and no call after it.
+mi_hidden void _mi_deferred_end(mi_heap_t* heap);
+// Around a reset: the call with force; from then until the other no thread that ends makes one.
+mi_hidden void _mi_deferred_reset_begin(mi_heap_t* heap);
+mi_hidden void _mi_deferred_reset_end(mi_heap_t* heap);
+// The heap's extras go: without a call.
+mi_hidden void _mi_deferred_drop(mi_heap_extra_t* extra);
+// Does a callback of this heap run on the calling thread?
+mi_hidden bool _mi_deferred_is_running(const mi_thread_t* thread, const mi_heap_t* heap);
 
 // --- collecting (collect.c)
 // --------------------------------------------------------------------------------------------

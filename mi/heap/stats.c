@@ -142,7 +142,10 @@ static void region_add(mi_totals_t* to, const mi_region_t* region, const mi_part
 }
 
 // A region without live objects, in use so far, is about to lose its bits. By who may reset it.
-void _mi_region_emptied(mi_region_t* region, mi_part_t* part) { region_add(_mi_heap_totals(part->heap), region, part); }
+void _mi_region_emptied(mi_region_t* region, mi_part_t* part) {
+  if (mi_unlikely(mi_load_relaxed(&_mi_deferred_armed) != 0)) _mi_deferred_region_emptied(region, part);
+  region_add(_mi_heap_totals(part->heap), region, part);
+}
 
 static void heap_add_regions(mi_totals_t* to, mi_heap_t* heap) {
   MI_FOR_EACH_PART(heap, part) {

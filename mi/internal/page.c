@@ -71,13 +71,24 @@ static void page_collect_remote(mi_page_t* page) {
   page->used -= count;
 }
 
+// What is supplied to the program is counted when it comes to a free list (pages of blocks above MI_DIRECT_SIZE_MAX,
+// whose unused room is not listed: with the first block), so that handing it out counts nothing.
+static inline void page_supply(mi_page_t* page, size_t count) {
+  mi_theap_t* const theap = mi_load_relaxed(&page->theap);
+  if (theap == NULL) return;  // abandoned
+  theap->supplied_blocks += count;
+  theap->supplied_bytes += count * page->block_size;
+}
+
 void _mi_page_collect(mi_page_t* page) {
   page_collect_remote(page);
   if (page->free == NULL && page->local_free != NULL) {
     page->free = page->local_free;
     page->local_free = NULL;
     page->free_zero = 0;
-    page->recycled += page->capacity - (page->used - page->pinned);
+    const uint32_t count = page->capacity - (page->used - page->pinned);
+    page->recycled += count;
+    page_supply(page, count);
   }
   page_check(page);
 }
@@ -103,6 +114,11 @@ static void page_extend(mi_page_t* page) {
   ((mi_block_t*)last)->next = NULL;
   mi_stores_in_order();
   page->free = first;
+  if (size <= MI_DIRECT_SIZE_MAX) {
+    page_supply(page, count);
+  } else if (page->capacity == 0) {
+    page_supply(page, page->reserved);
+  }
   page->capacity += (uint32_t)count;
   page->free_zero = page->fresh_zero;
   mi_count_own(&_mi_tls.thread->counts.pages_extended, 1);
@@ -186,8 +202,10 @@ static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
       memset(b, 0, sizeof(mi_region_t));
   }
   page_init(theap, page, MI_PAGE_CLASS, bin, zero);
-  // Pages begin in different cache sets: at equal offsets, 64 heaps that are used in turn evict each other.
-  if (size <= MI_OS_PAGE / 2) page->color = (uint16_t)(mi_page_slice(page) * 7 % (MI_OS_PAGE / size));
+  // Pages begin in different cache sets: at equal offsets, 64 heaps that are used in turn evict each other. By number
+  // and not by address, so that the same program meets its slow paths at the same allocations every time.
+  theap->thread->page_color += 7;
+  if (size <= MI_OS_PAGE / 2) page->color = (uint16_t)(theap->thread->page_color % (MI_OS_PAGE / size));
   mi_queue_link(theap, bin, page, true);
   return page;
 }
@@ -747,6 +765,7 @@ static void* solo_alloc(mi_theap_t* theap, mi_arena_t* arena, size_t size, size_
     page_init(theap, page, MI_PAGE_HUGE, MI_BIN_SOLO, is_zero);
   }
   page->used = page->capacity = page->reserved = 1;
+  page_supply(page, 1);
   // It has no free block and never will while it lives: full from the start, so that every free takes the slow path.
   mi_store_release(&page->thread_free, (mi_thread_free_t)MI_DELAYED);
   mi_queue_link(theap, MI_BIN_FULL, page, false);

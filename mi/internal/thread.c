@@ -159,6 +159,7 @@ static void thread_exit_for(mi_thread_t* thread) {
   }
   thread->callback_depth = 0;
   thread->reaper = own.thread;
+  thread->callbacks = NULL;
   _mi_thread_exit(thread);
   _mi_tls = own;
   if (own.thread != NULL) exit_key_set(own.thread);
@@ -214,6 +215,7 @@ mi_cold mi_thread_t* _mi_thread_make(void) {
   thread->segment_arena = NULL;
   thread->callback_depth = 0;
   thread->reaper = NULL;
+  thread->callbacks = NULL;
   thread->generic_count = 0;
   thread->heap_balance = 0;
   thread->handle_cache_limit = MI_HANDLE_CACHE_START;

@@ -225,8 +225,10 @@ struct mi_theap_s {
   uint8_t retire_low, retire_high;  // bins that may hold a retired page
   _Atomic(bool) dead;               // its heap was destroyed while it was its thread's default
   bool is_internal;
-  uint8_t collect_bin;  // where the last small collect looked
-  uint16_t numa;        // the node that arenas are preferred of, plus 1; 0: none
+  uint8_t collect_bin;     // where the last small collect looked
+  uint16_t numa;           // the node that arenas are preferred of, plus 1; 0: none
+  size_t supplied_blocks;  // blocks that came to free lists, to be handed out, since the last deferred_free
+  size_t supplied_bytes;   // and their bytes (heap/deferred.c)
   _Atomic(mi_block_t*) delayed_free __attribute__((aligned(MI_CACHE_LINE)));
 } __attribute__((aligned(MI_CACHE_LINE)));
 
@@ -237,6 +239,13 @@ typedef struct mi_visit_s {
   mi_slot_t** slots;
   size_t slot_count;
 } mi_visit_t;
+
+// A heap's deferred_free that runs, on the stack of the thread that makes the call.
+typedef struct mi_callback_s {
+  struct mi_callback_s* outer;
+  mi_heap_t* heap;
+  size_t budget;
+} mi_callback_t;
 
 #define MI_REGION_SHIFT_MIN 9   // a handle: 512 bytes
 #define MI_REGION_SHIFT_MAX 16  // 64 KiB
@@ -279,7 +288,13 @@ struct mi_thread_s {
   mi_thread_t* reaper;          // whose thread ends this record for one that did not tell; NULL: nobody does
   mi_visit_t* visits;           // its visits in progress, the innermost first
   mi_heap_t* callback_heap;     // the heap that called back: may not be ended from the callback
-  _Atomic(void*) subproc;       // mi_subproc_t of the layer above; NULL: the main one
+  mi_callback_t* callbacks;     // of heaps, the innermost first
+  uint32_t page_color;          // of the last page that it made
+  uint32_t deferred_count, deferred_capacity;  // of the heaps with a deferred_free that it has a part of
+  void* deferred_heaps;                        // mi_deferred_entry_t[deferred_capacity] of the layer above
+  void* deferred_spare;                        // mi_deferred_t, for the next heaps
+  uint32_t deferred_spare_count;
+  _Atomic(void*) subproc;  // mi_subproc_t of the layer above; NULL: the main one
   mi_part_cache_t part_cache[MI_PART_CACHE];
   // --- shared
   _Atomic(mi_slot_t*) free_slots __attribute__((aligned(MI_CACHE_LINE)));  // pushed by any, popped by the owner

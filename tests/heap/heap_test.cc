@@ -451,6 +451,7 @@ TEST(HeapConfigTest, WhatIsRefusedNamesTheFieldAndMakesNothing) {
       {"numa_node", [](mi_heap_config_t* config) { config->numa_node = -1; }},
       {"numa_node", [](mi_heap_config_t* config) { config->numa_node = 1 << 20; }},
       {"arena", [](mi_heap_config_t* config) { config->arena = &no_arena; }},
+      {"deferred_arg", [](mi_heap_config_t* config) { config->deferred_arg = config; }},
       {"flags", [](mi_heap_config_t* config) { config->flags = uint32_t{1} << 31; }},
       {"required", [](mi_heap_config_t* config) { config->required = 1; }},
   };
