@@ -357,6 +357,15 @@ mi_decl_export bool mi_heap_visit_abandoned_blocks(mi_heap_t* heap, bool visit_b
 typedef bool mi_heap_visit_fun(mi_heap_t* heap, void* arg);
 mi_decl_export bool mi_heap_visit_all(mi_heap_visit_fun* visitor, void* arg);
 
+/// Looks at everything that ties the heap together, with the heaps that were merged into it: handle, parts, regions and
+/// their bits, theaps, pages, free lists, counts, and memory that should read as zero. True if all of it agrees. The
+/// first thing that does not is named in a message, which is printed whatever mi_option_show_errors says, and reported
+/// through mi_register_error (EFAULT); the program should then end, since memory was written to that is not its own. A
+/// million blocks take a fraction of a second. No other thread may use the heap or its blocks meanwhile (of the main
+/// heap: any block of mi_malloc); other heaps may be in use. NULL and a heap that is being visited are refused (EINVAL
+/// reported), so is a heap that ended (EFAULT); false.
+mi_decl_nodiscard mi_decl_export bool mi_heap_check(mi_heap_t* heap) mi_attr_noexcept;
+
 /// For programs that move objects together: is the page around `p` one that would be worth emptying? True if it belongs
 /// to the calling thread's part of `heap`, less than `perc_threshold` per cent of its blocks are live, and it is not
 /// the page that serves the next allocations of its size. False for all else, also for objects of young heaps and
