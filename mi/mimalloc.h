@@ -373,6 +373,8 @@ typedef enum mi_option_e {
   mi_option_purge_extend_delay,          // 1: -
   mi_option_abandoned_reclaim_on_free,   // 0: -
   mi_option_target_segments_per_thread,  // 0: -
+  // of this library
+  mi_option_report_survivors,  // 0: 1 reports what is alive in a heap that is destroyed, and at the end of the process
   _mi_option_last,
   // older names
   mi_option_large_os_pages = mi_option_allow_large_os_pages,

@@ -85,6 +85,11 @@ static void thread_exit(mi_thread_t* thread) {
 
 static void thread_collect(mi_thread_t* thread) { _mi_thread_collect(thread, true); }
 
+static void process_end(void) {
+  _mi_survivors_at_exit();
+  _mi_stats_at_exit();
+}
+
 const mi_upcalls_t _mi_upcalls = {
     .region_free = _mi_region_free,
     .thread_exit = thread_exit,
@@ -98,5 +103,5 @@ const mi_upcalls_t _mi_upcalls = {
 #endif
     .totals = _mi_heap_totals,
     .process_start = _mi_reserve_at_start,
-    .process_end = _mi_stats_at_exit,
+    .process_end = process_end,
 };

@@ -8,7 +8,7 @@
 #include "mi/heap/deferred.h"
 #include "mi/internal/arena.h"
 
-#define MI_HEAP_FLAGS_KNOWN 0u
+#define MI_HEAP_FLAGS_KNOWN ((uint32_t)MI_HEAP_REPORT_SURVIVORS)
 
 static bool refuse(const char* field, unsigned long long value, const char* why) {
   _mi_error(EINVAL, "mi_heap_new_with: field %s is %llu: %s\n", field, value, why);
@@ -65,7 +65,9 @@ mi_heap_t* mi_heap_new_with(const mi_heap_config_t* given) {
   mi_heap_config_t config;
   if (!config_read(given, &config) || !config_check(&config)) return NULL;
   mi_heap_t* const heap = (config.arena == NULL ? mi_heap_new() : mi_heap_new_in_arena(config.arena));
-  if (heap == NULL || config_is_plain(&config)) return heap;
+  if (heap == NULL) return NULL;
+  if ((config.flags & MI_HEAP_REPORT_SURVIVORS) != 0) heap->flags |= MI_HEAP_REPORTS;
+  if (config_is_plain(&config)) return heap;
   mi_heap_extra_t* const extra = _mi_heap_extra_make(heap);
   if (extra == NULL || (config_has_deferred(&config) && !_mi_deferred_configure(heap, &config))) {
     mi_heap_destroy(heap);

@@ -230,6 +230,7 @@ void mi_heap_destroy(mi_heap_t* heap) {
   }
   if (heap->home.config != NULL) _mi_deferred_end(heap);
   _mi_heap_leave_default(heap);
+  if ((heap->flags & MI_HEAP_REPORTS) != 0) _mi_heap_report_survivors(heap);
 #if MI_CHECKED
   _mi_checked_heap_end(heap);
 #endif

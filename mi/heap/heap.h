@@ -77,7 +77,7 @@ typedef void mi_heap_deferred_free_fun(mi_heap_t* heap, bool force, unsigned lon
 
 /// Flags of a configuration.
 typedef enum mi_heap_flag_e {
-  MI_HEAP_REPORT_SURVIVORS = 1,  ///< destroy prints what was still alive, by size
+  MI_HEAP_REPORT_SURVIVORS = 1,  ///< destroy reports what was still alive, by size: see mi_register_survivors
 } mi_heap_flag_t;
 
 /// A heap made to order. Set `size` to sizeof(mi_heap_config_t) and every other field that you do not use
@@ -365,6 +365,32 @@ mi_decl_export bool mi_heap_visit_all(mi_heap_visit_fun* visitor, void* arg);
 /// heap: any block of mi_malloc); other heaps may be in use. NULL and a heap that is being visited are refused (EINVAL
 /// reported), so is a heap that ended (EFAULT); false.
 mi_decl_nodiscard mi_decl_export bool mi_heap_check(mi_heap_t* heap) mi_attr_noexcept;
+
+/// So many blocks of a size.
+typedef struct mi_survivor_size_s {
+  size_t size;    ///< bytes, as visitors are shown them
+  size_t blocks;  ///< how many
+} mi_survivor_size_t;
+/// What was still alive in a heap when it was destroyed or when the process ended.
+typedef struct mi_survivors_s {
+  mi_heap_t* heap;                  ///< still there: its blocks may be visited, and freed, but not the heap ended
+  const char* name;                 ///< of the heap
+  size_t blocks;                    ///< of all sizes
+  size_t bytes;                     ///< in them
+  const mi_survivor_size_t* sizes;  ///< by size, smallest first; where there are thousands, some are rounded up
+  size_t size_count;                ///< entries of `sizes`
+  bool at_exit;                     ///< at the end of the process: sizes are those of classes, and for blocks with
+                                    ///<   pages of their own there is one entry with the average
+} mi_survivors_t;
+typedef void mi_survivors_fun(const mi_survivors_t* survivors, void* arg);
+
+/// Registers the function that is given what was still alive in a heap, instead of the report that is printed; NULL: it
+/// is printed again. It concerns heaps made with MI_HEAP_REPORT_SURVIVORS, and with mi_option_report_survivors (set in
+/// the environment, or before the first heap is made) all heaps, the main heap included. Called by mi_heap_destroy
+/// before anything of the heap goes, on the same thread, unless nothing was alive; and when the library's destructor
+/// runs, for those of these heaps that did not end. `survivors` is valid during the call. The function may allocate in
+/// other heaps. Function and argument change at once. Any thread; without memory ENOMEM, and the former stays.
+mi_decl_export void mi_register_survivors(mi_survivors_fun* fun, void* arg) mi_attr_noexcept;
 
 /// For programs that move objects together: is the page around `p` one that would be worth emptying? True if it belongs
 /// to the calling thread's part of `heap`, less than `perc_threshold` per cent of its blocks are live, and it is not

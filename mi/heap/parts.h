@@ -174,6 +174,10 @@ mi_hidden uint64_t _mi_heaps_made(void);
 mi_hidden void _mi_stats_at_exit(void);     // mi/stats.c
 mi_hidden void _mi_reserve_at_start(void);  // mi/arenas.c
 
+// --- reports (report.c) ---------------------------------------------------------------------------------------------
+mi_hidden void _mi_heap_report_survivors(mi_heap_t* heap);  // of a heap that is about to be destroyed
+mi_hidden void _mi_survivors_at_exit(void);
+
 // --- in the child of a fork (fork.c) --------------------------------------------------------------------------------
 mi_hidden void _mi_heaps_after_fork(mi_thread_t* self);
 mi_hidden void _mi_heap_settle(mi_heap_t* heap);

@@ -87,8 +87,12 @@ void _mi_handle_totals_free(mi_heap_t* heap) {
   totals_free(totals);
 }
 
-// In a process that shows statistics at its end, heaps are counted when they end.
-uint8_t _mi_heap_flags_of_new(void) { return (_mi_option(mi_option_show_stats) != 0 ? MI_HEAP_COUNTED : 0); }
+// In a process that shows statistics at its end, heaps are counted when they end; in one that reports survivors, each
+// heap does.
+uint8_t _mi_heap_flags_of_new(void) {
+  const bool reports = _mi_option(mi_option_report_survivors) != 0;
+  return (uint8_t)((_mi_option(mi_option_show_stats) != 0 ? MI_HEAP_COUNTED : 0) | (reports ? MI_HEAP_REPORTS : 0));
+}
 
 // --- regions ------------------------------------------------------------------------------------------------------
 
@@ -482,6 +486,12 @@ static void gather_heap(walk_t* walk, mi_heap_t* heap) {
   walk->heaps++;
   _mi_threads_each(add_main_totals, &walk->tally);
   _mi_tally_totals(&walk->tally, &_mi_stats.main, false);
+}
+
+void _mi_heap_tally(mi_heap_t* heap, mi_tally_t* tally) {
+  walk_t walk;
+  gather_heap(&walk, heap);
+  *tally = walk.tally;
 }
 
 void _mi_heap_stats_gather(mi_heap_t* heap, mi_stats_t* stats) {

@@ -138,6 +138,7 @@ static bool end_member(mi_heap_t* heap, void* arg) {
   if (heap == subproc->heap) return true;
   if (mi_heap_extra(heap) != NULL) _mi_deferred_end(heap);
   _mi_heap_leave_default(heap);
+  if ((heap->flags & MI_HEAP_REPORTS) != 0) _mi_heap_report_survivors(heap);
 #if MI_CHECKED
   _mi_checked_heap_end(heap);
 #endif

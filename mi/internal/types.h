@@ -366,6 +366,7 @@ struct mi_part_s {
 // Flags of a handle.
 #define MI_HEAP_NO_DESTROY 1  // made with allow_destroy = false
 #define MI_HEAP_COUNTED 2     // what it holds at its end is added to the process's totals (heap/stats.c)
+#define MI_HEAP_REPORTS 8     // its destroy reports what is alive in it (heap/report.c)
 #define MI_HEAP_IN_ARENA 4    // everything of it lies in the arena that its handle lies in
 
 typedef enum mi_heap_state_e { MI_HEAP_OPEN = 0, MI_HEAP_CLOSED, MI_HEAP_DYING } mi_heap_state_t;
