@@ -536,7 +536,7 @@ static void leave_slots(check_t* check, mi_heap_t* heap) {
     if (check->parts == 0) break;
     check->parts--;
     mi_slot_t* const slot = mi_load_acquire(&part->slot);
-    if (slot != NULL && !slot->thread->forked) _mi_slot_leave(slot, false, true);
+    if (slot != NULL && !part_is_frozen(part)) _mi_slot_leave(slot, false, true);
   }
   check->theaps = 0;
 }
@@ -635,7 +635,7 @@ typedef struct threads_s {
 
 static void check_thread(mi_thread_t* thread, void* arg) {
   threads_t* const threads = arg;
-  if (!threads->ok || mi_load_acquire(&thread->id) == MI_TID_NONE || thread->forked) return;
+  if (!threads->ok || mi_load_acquire(&thread->id) == MI_TID_NONE || mi_thread_is_gone(thread)) return;
   threads->ok = check_theap(threads->check, &thread->main_theap, NULL, NULL);
 }
 
