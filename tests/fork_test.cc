@@ -1439,6 +1439,7 @@ TEST(ForkTest, ATheapWhoseThreadEndedDuringAVisitThatIsLostIsOneOfAThreadThatIsG
         };
         Enter(kVisitHeap);
         expect(count);
+        if (!mi_heap_check(heap)) ChildFails("the heap is said to be broken");
         Enter(kDefaultHeap);
         if (mi_heap_set_default(heap) == nullptr) ChildFails("an inherited heap cannot be the default");
         for (int i = 0; i < 300; i++) blocks[count++] = mi_malloc(i % 3 == 0 ? 40 : i % 3 == 1 ? 3000 : 20000);
@@ -1448,6 +1449,7 @@ TEST(ForkTest, ATheapWhoseThreadEndedDuringAVisitThatIsLostIsOneOfAThreadThatIsG
         Enter(kFreeInherited);
         for (int i = 0; i < 100; i++) mi_free(blocks[--count]);
         expect(count);
+        if (!mi_heap_check(heap)) ChildFails("the heap is said to be broken");
         Enter(fate == 0 ? kDestroyHeap : kDeleteHeap);
         if (fate == 0) mi_heap_destroy(heap);
         if (fate == 1) mi_heap_delete(heap);
