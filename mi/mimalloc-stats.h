@@ -147,6 +147,34 @@ mi_decl_nodiscard mi_decl_export size_t mi_stats_get_bin_size(size_t bin) mi_att
 mi_decl_export bool mi_heap_stats_get(mi_heap_t* heap, mi_stats_t* stats) mi_attr_noexcept;
 mi_decl_export char* mi_heap_stats_get_json(mi_heap_t* heap, size_t buf_size, char* buf) mi_attr_noexcept;
 
+// ---- heaps by name ----------------------------------------------------------------------------------------
+
+/// The heaps of one name. Counts are exact; what they hold is as exact as all statistics are.
+typedef struct mi_heap_row_s {
+  const char* name;  ///< "": heaps without a name; "main": the main heap; "(others)": names beyond the first thousand
+  size_t live;       ///< heaps of this name that live now
+  size_t peak;       ///< the most that lived at one time; of heaps without a name, the most that a query met
+  size_t made;       ///< heaps of this name that were ever made
+  size_t blocks;     ///< live blocks in them, those of heaps that were merged into them included
+  size_t bytes;      ///< in these blocks
+  size_t reserved;   ///< bytes of the pages and regions that hold them
+} mi_heap_row_t;
+typedef bool mi_heap_row_fun(const mi_heap_row_t* row, void* arg);
+
+/// Calls `fun` for every name that heaps were ever given, and for the main heap; those first that have most memory.
+/// False from it ends the visit, whose result is then false too, as it is without memory for the table (ENOMEM) or
+/// without `fun` (EINVAL reported). The row is valid during the call. Any thread; takes nothing from other threads.
+mi_decl_export bool mi_heap_table_visit(mi_heap_row_fun* fun, void* arg);
+/// Prints it to `out` (NULL: the registered output, or standard error), a line for each name.
+mi_decl_export void mi_heap_table_print(mi_output_fun* out, void* arg) mi_attr_noexcept;
+/// As JSON text: an object with an array `heaps`, of objects with the fields of a row (`memory` for `reserved`). `buf`
+/// and the result as in mi_stats_get_json; a thousand names need 300 KiB.
+mi_decl_export char* mi_heap_table_get_json(size_t buf_size, char* buf) mi_attr_noexcept;
+/// Asks for the table to be printed to the registered output at the next slow path of any thread. May be called in a
+/// signal handler. With mi_option_table_on_signal set in the environment, such a handler is installed at the start,
+/// unless the program was started with the signal ignored.
+mi_decl_export void mi_heap_table_request(void) mi_attr_noexcept;
+
 // ---- sub-processes ----------------------------------------------------------------------------------------
 
 /// The statistics of a sub-process: of the main one (or NULL) the whole process's, of another the sums over its heaps,

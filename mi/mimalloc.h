@@ -375,6 +375,7 @@ typedef enum mi_option_e {
   mi_option_target_segments_per_thread,  // 0: -
   // of this library
   mi_option_report_survivors,  // 0: 1 reports what is alive in a heap that is destroyed, and at the end of the process
+  mi_option_table_on_signal,   // 0: 1 prints the table of heaps by name on SIGUSR2, another number n on signal n
   _mi_option_last,
   // older names
   mi_option_large_os_pages = mi_option_allow_large_os_pages,

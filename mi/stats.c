@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "mi/text.h"
+
 // --- the fields ---------------------------------------------------------------------------------------------------
 
 typedef enum unit_e { UNIT_NUMBER, UNIT_BYTES } unit_t;
@@ -330,44 +332,29 @@ void _mi_stats_at_exit(void) {
 
 // --- as JSON ------------------------------------------------------------------------------------------------------
 
-typedef struct text_s {
-  char* buf;
-  size_t size;
-  size_t length;  // of the whole text, also of what did not fit
-} text_t;
-
-static __attribute__((format(printf, 2, 3))) void append(text_t* text, const char* format, ...) {
-  const size_t room = (text->length < text->size ? text->size - text->length : 0);
-  va_list args;
-  va_start(args, format);
-  const int n = vsnprintf(room > 0 ? text->buf + text->length : NULL, room, format, args);
-  va_end(args);
-  if (n > 0) text->length += (size_t)n;
+static void append_count(mi_text_t* text, const mi_stat_count_t* count, bool is_bin, size_t block_size) {
+  mi_text_append(text, "{ \"total\": %lld, \"peak\": %lld, \"current\": %lld", (long long)count->total,
+                 (long long)count->peak, (long long)count->current);
+  if (is_bin) mi_text_append(text, ", \"block_size\": %zu", block_size);
+  mi_text_append(text, " }");
 }
 
-static void append_count(text_t* text, const mi_stat_count_t* count, bool is_bin, size_t block_size) {
-  append(text, "{ \"total\": %lld, \"peak\": %lld, \"current\": %lld", (long long)count->total, (long long)count->peak,
-         (long long)count->current);
-  if (is_bin) append(text, ", \"block_size\": %zu", block_size);
-  append(text, " }");
-}
-
-static void append_bins(text_t* text, const char* name, const mi_stat_count_t* bins, size_t count, bool sized) {
-  append(text, ",\n  \"%s\": [", name);
+static void append_bins(mi_text_t* text, const char* name, const mi_stat_count_t* bins, size_t count, bool sized) {
+  mi_text_append(text, ",\n  \"%s\": [", name);
   for (size_t bin = 0; bin < count; bin++) {
-    append(text, bin == 0 ? "\n    " : ",\n    ");
+    mi_text_append(text, bin == 0 ? "\n    " : ",\n    ");
     append_count(text, &bins[bin], sized, mi_stats_get_bin_size(bin));
   }
-  append(text, "\n  ]");
+  mi_text_append(text, "\n  ]");
 }
 
 static size_t stats_write(const mi_stats_t* stats, size_t size, char* buf) {
-  text_t text = {buf, size, 0};
-  append(&text, "{\n  \"size\": %zu,\n  \"version\": %zu", stats->size, stats->version);
+  mi_text_t text = {buf, size, 0};
+  mi_text_append(&text, "{\n  \"size\": %zu,\n  \"version\": %zu", stats->size, stats->version);
   for (size_t i = 0; i < FIELDS; i++) {
-    append(&text, ",\n  \"%s\": ", fields[i].name);
+    mi_text_append(&text, ",\n  \"%s\": ", fields[i].name);
     if (fields[i].is_counter) {
-      append(&text, "%lld", (long long)field_total(stats, &fields[i]));
+      mi_text_append(&text, "%lld", (long long)field_total(stats, &fields[i]));
     } else {
       append_count(&text, field_count(stats, &fields[i]), false, 0);
     }
@@ -375,7 +362,7 @@ static size_t stats_write(const mi_stats_t* stats, size_t size, char* buf) {
   append_bins(&text, "malloc_bins", stats->malloc_bins, MI_STAT_BIN_COUNT, true);
   append_bins(&text, "page_bins", stats->page_bins, MI_STAT_BIN_COUNT, true);
   append_bins(&text, "chunk_bins", stats->chunk_bins, MI_CBIN_COUNT, false);
-  append(&text, "\n}\n");
+  mi_text_append(&text, "\n}\n");
   return text.length + 1;
 }
 

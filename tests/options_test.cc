@@ -81,6 +81,7 @@ const struct Known {
     {mi_option_abandoned_reclaim_on_free, "abandoned_reclaim_on_free", 0, false, false, nullptr},
     {mi_option_target_segments_per_thread, "target_segments_per_thread", 0, false, false, nullptr},
     {mi_option_report_survivors, "report_survivors", 0, false, true, nullptr},
+    {mi_option_table_on_signal, "table_on_signal", 0, false, true, nullptr},
 };
 
 std::string VariableOf(const Known& known) {

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "mi/heap/checked.h"
+#include "mi/heap/table.h"
 #include "mi/internal/os.h"
 
 typedef struct request_s {
@@ -26,11 +27,15 @@ typedef struct request_s {
 
 void _mi_slow_path(mi_thread_t* thread, mi_heap_t* heap) {
   thread->heartbeat++;
-  if (mi_unlikely(mi_load_relaxed(&thread->mail) != 0)) _mi_thread_read_mail(thread);
+  if (mi_unlikely(mi_load_relaxed(&thread->mail) != 0)) {
+    _mi_thread_read_mail(thread);
+    _mi_table_answer(thread);
+  }
   if (mi_unlikely(mi_load_relaxed(&_mi_deferred_armed) != 0)) _mi_deferred_step(thread, heap);
   if (mi_unlikely(++thread->generic_count % MI_PURGE_EVERY == 0)) {
     _mi_purge(false);
     _mi_forwarders_step(&_mi_heap_main);
+    _mi_table_answer(thread);  // the thread may have begun after the request
   }
 }
 

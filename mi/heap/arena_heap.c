@@ -12,11 +12,13 @@
 #include <errno.h>
 
 #include "mi/heap/parts.h"
+#include "mi/internal/stats.h"
 
 #define ARENA_HANDLE_COLOR 0xA7EA  // in the slot of a handle's page: no other single-block page has a colour
 
-bool _mi_page_is_arena_handle(const mi_page_t* page) {
-  return page->kind == MI_PAGE_SOLO && page->color == ARENA_HANDLE_COLOR;
+// Asked of any page, at any time.
+MI_RACY bool _mi_page_is_arena_handle(const mi_page_t* page) {
+  return mi_racy(page->kind) == MI_PAGE_SOLO && mi_racy(page->color) == ARENA_HANDLE_COLOR;
 }
 
 mi_heap_t* _mi_arena_handle_make(mi_thread_t* thread, mi_arena_t* arena) {

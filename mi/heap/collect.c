@@ -1,6 +1,7 @@
 // Collecting: giving back what holds no live block, for a thread, a heap, or everything. And the table of what the core
 // calls of this layer.
 #include "mi/heap/checked.h"
+#include "mi/heap/table.h"
 #include "mi/mimalloc.h"
 
 static void collect_slot(mi_slot_t* slot, bool force) {
@@ -23,6 +24,7 @@ void mi_collect(bool force) {
   thread->heartbeat++;
   _mi_deferred_call(thread, _mi_tls.theap->heap, force);
   _mi_thread_read_mail(thread);
+  _mi_table_answer(thread);
   _mi_forwarders_collect(&_mi_heap_main);
   if (force) {
     _mi_threads_reap();
@@ -85,6 +87,11 @@ static void thread_exit(mi_thread_t* thread) {
 
 static void thread_collect(mi_thread_t* thread) { _mi_thread_collect(thread, true); }
 
+static void process_start(void) {
+  _mi_reserve_at_start();
+  _mi_table_at_start();
+}
+
 static void process_end(void) {
   _mi_survivors_at_exit();
   _mi_stats_at_exit();
@@ -102,6 +109,6 @@ const mi_upcalls_t _mi_upcalls = {
     .check_free = _mi_checked_free,
 #endif
     .totals = _mi_heap_totals,
-    .process_start = _mi_reserve_at_start,
+    .process_start = process_start,
     .process_end = process_end,
 };

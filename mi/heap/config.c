@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "mi/heap/deferred.h"
+#include "mi/heap/table.h"
 #include "mi/internal/arena.h"
 
 #define MI_HEAP_FLAGS_KNOWN ((uint32_t)MI_HEAP_REPORT_SURVIVORS)
@@ -78,6 +79,7 @@ mi_heap_t* mi_heap_new_with(const mi_heap_config_t* given) {
     for (size_t i = 0; i + 1 < sizeof(extra->name) && config.name[i] != 0; i++) extra->name[i] = config.name[i];
     _mi_track_show(extra->name, sizeof(extra->name));
   }
+  if (extra->name[0] != 0) _mi_heap_name_begin(heap, extra->name);
   extra->numa = (uint16_t)config.numa_node;
   return heap;
 }

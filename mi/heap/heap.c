@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "mi/heap/checked.h"
+#include "mi/heap/table.h"
 #include "mi/internal/os.h"
 #include "mi/internal/stats.h"
 
@@ -192,6 +193,7 @@ void _mi_heap_theap_gone(mi_heap_t* heap) {
 // Drops the heap with everything in it. The heap may be closed (a merged heap whose target ends).
 void _mi_heap_end(mi_heap_t* heap) {
   mi_store_release(&heap->state, (uint8_t)MI_HEAP_DYING);
+  if (heap->home.config != NULL) _mi_heap_name_end(heap);
   _mi_heap_settle(heap);
   if ((heap->flags & MI_HEAP_COUNTED) != 0) _mi_heap_count_regions(heap);
   MI_FOR_EACH_PART(heap, part) {

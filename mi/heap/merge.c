@@ -17,6 +17,7 @@
 #include <errno.h>
 
 #include "mi/heap/parts.h"
+#include "mi/heap/table.h"
 #include "mi/internal/os.h"
 #include "mi/internal/stack.h"
 #include "mi/internal/stats.h"
@@ -136,6 +137,7 @@ static void heap_close(mi_heap_t* heap, mi_heap_t* target) {
   mi_thread_t* const thread = _mi_tls.thread;
   _mi_heap_settle_to_close(heap);
   _mi_heap_totals_settle(heap);
+  if (heap->home.config != NULL) _mi_heap_name_end(heap);
   // From here on mi_heap_of follows, and allocation in the heap is refused.
   mi_store_release(&heap->into, target);
   mi_store_release(&heap->state, (uint8_t)MI_HEAP_CLOSED);

@@ -27,6 +27,7 @@ typedef struct mi_heap_extra_s {
   mi_subproc_t* subproc;                    // NULL: the main one
   int tag;                                  // of mi_heap_new_ex
   uint16_t numa;                            // of mi_heap_set_numa_affinity, plus 1
+  _Atomic(struct mi_name_s*) named;         // of its name (table.c); NULL: unnamed, or ended
   _Atomic(struct mi_deferred_s*) deferred;  // its deferred_free (deferred.c); NULL: never had one
 #if MI_GUARDED
   mi_guard_settings_t guard;

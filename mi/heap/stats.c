@@ -111,8 +111,9 @@ static void tally_object(region_tally_t* tally, size_t size, bool live, bool gap
   tally->bytes += size;
 }
 
-// The objects that start below `end`. One that was freed twice is the gap before an aligned one.
-static void tally_objects(region_tally_t* tally, const mi_region_t* region, size_t end) {
+// The objects that start below `end`. One that was freed twice is the gap before an aligned one. The region may be at
+// work, or be cleared for another heap.
+static MI_RACY void tally_objects(region_tally_t* tally, const mi_region_t* region, size_t end) {
   size_t start = 0;  // of the object before; 0: none
   bool live = false, gap = false;
   for (size_t at = 0; at < end; at += 64) {
@@ -272,7 +273,9 @@ static MI_RACY void racy_tally_heap(mi_tally_t* tally, mi_heap_t* heap, bool spa
 // --- the walk -----------------------------------------------------------------------------------------------------
 
 typedef struct walk_s {
-  mi_heap_t* heap;  // NULL: all
+  mi_heap_t* heap;                                                          // NULL: all
+  void (*share)(mi_heap_t* heap, const mi_heap_share_t* share, void* arg);  // NULL: only the sum is wanted
+  void* share_arg;
   mi_tally_t tally;
   uint64_t heaps;
   uint64_t segments_cache;
@@ -289,17 +292,28 @@ static bool walk_wants(const walk_t* walk, mi_heap_t* heap) {
   return false;
 }
 
-static void walk_handles(walk_t* walk, const uint8_t* handles) {
-  const size_t size = (size_t)1 << MI_REGION_SHIFT_MIN;
-  for (const uint8_t* at = handles; at < handles + MI_SLICE_SIZE; at += size) {
-    mi_heap_t* const heap = (mi_heap_t*)at;
-    const uint8_t state = mi_load_acquire(&heap->state);
-    const bool open = (state == MI_HEAP_OPEN && mi_load_acquire(&heap->home.id) != 0);
-    const bool closed = (state == MI_HEAP_CLOSED && mi_load_acquire(&heap->into) != NULL);
-    if ((!open && !closed) || !walk_wants(walk, heap)) continue;
-    if (open || walk->heap != NULL) walk->heaps++;
-    racy_tally_heap(&walk->tally, heap, walk->heap != NULL);
-  }
+static uint64_t live_blocks(const mi_tally_t* tally) {
+  uint64_t sum = 0;
+  for (size_t bin = 1; bin <= MI_BIN_SOLO; bin++) sum += tally->live[bin];
+  return sum;
+}
+
+// Shows what was added to an empty tally, and empties it.
+static void walk_share(walk_t* walk, mi_heap_t* heap, bool is_heap) {
+  mi_tally_t* const tally = &walk->tally;
+  const mi_heap_share_t share = {live_blocks(tally), tally->bytes + tally->single_bytes, tally->reserved, is_heap};
+  walk->share(heap, &share, walk->share_arg);
+  memset(tally, 0, sizeof(*tally));
+}
+
+static void walk_handle(walk_t* walk, mi_heap_t* heap) {
+  const uint8_t state = mi_load_acquire(&heap->state);
+  const bool open = (state == MI_HEAP_OPEN && mi_load_acquire(&heap->home.id) != 0);
+  const bool closed = (state == MI_HEAP_CLOSED && mi_load_acquire(&heap->into) != NULL);
+  if ((!open && !closed) || !walk_wants(walk, heap)) return;
+  if (open || walk->heap != NULL) walk->heaps++;
+  racy_tally_heap(&walk->tally, heap, walk->heap != NULL || walk->share != NULL);
+  if (walk->share != NULL) walk_share(walk, heap, open);
 }
 
 // Returns how many slices the page has.
@@ -310,12 +324,19 @@ static MI_RACY size_t walk_page(walk_t* walk, mi_page_t* page) {
   const mi_tid_t owner = mi_load_acquire(&page->owner);
   mi_heap_t* const heap = mi_load_relaxed(&page->heap);
   if (heap != &_mi_heap_internal) {
-    if (heap != NULL && walk_wants(walk, heap)) _mi_tally_page(&walk->tally, page, true);
-  } else {
-    if ((owner & MI_OWNER_INTERNAL) == MI_OWNER_SPECIAL && mi_racy(page->bin) == MI_BIN_HANDLE) {
-      walk_handles(walk, (const uint8_t*)mi_page_segment(page) + mi_page_slice(page) * MI_SLICE_SIZE);
+    if (heap != NULL && walk_wants(walk, heap)) {
+      _mi_tally_page(&walk->tally, page, true);
+      if (walk->share != NULL) walk_share(walk, heap, false);
     }
-    if (walk->heap == NULL) {
+  } else {
+    uint8_t* const handles = (uint8_t*)mi_page_segment(page) + mi_page_slice(page) * MI_SLICE_SIZE;
+    if ((owner & MI_OWNER_INTERNAL) == MI_OWNER_SPECIAL && mi_racy(page->bin) == MI_BIN_HANDLE) {
+      const size_t size = (size_t)1 << MI_REGION_SHIFT_MIN;
+      for (uint8_t* at = handles; at < handles + MI_SLICE_SIZE; at += size) walk_handle(walk, (mi_heap_t*)at);
+    } else if (_mi_page_is_arena_handle(page)) {
+      walk_handle(walk, (mi_heap_t*)handles);
+    }
+    if (walk->heap == NULL && walk->share == NULL) {
       _mi_tally_page(&walk->tally, page, false);  // blocks of the library's own are nobody's business
     }
   }
@@ -486,6 +507,14 @@ static void gather_heap(walk_t* walk, mi_heap_t* heap) {
   walk->heaps++;
   _mi_threads_each(add_main_totals, &walk->tally);
   _mi_tally_totals(&walk->tally, &_mi_stats.main, false);
+}
+
+void _mi_heaps_share(void (*fn)(mi_heap_t* heap, const mi_heap_share_t* share, void* arg), void* arg) {
+  walk_t walk;
+  memset(&walk, 0, sizeof(walk));
+  walk.share = fn;
+  walk.share_arg = arg;
+  walk_all(&walk);
 }
 
 void _mi_heap_tally(mi_heap_t* heap, mi_tally_t* tally) {

@@ -78,6 +78,7 @@ mi_option_entry_t _mi_options[_mi_option_last] = {
     OPTION(abandoned_reclaim_on_free, 0, MI_OPTION_NO_EFFECT, NULL),
     OPTION(target_segments_per_thread, 0, MI_OPTION_NO_EFFECT, NULL),
     OPTION(report_survivors, 0, 0, NULL),
+    OPTION(table_on_signal, 0, 0, NULL),
 };
 
 _Atomic(const mi_pair_t*) _mi_output_pair;
