@@ -175,6 +175,7 @@ static mi_page_t* theap_claim_slices(mi_theap_t* theap, mi_arena_t* arena, size_
   return _mi_slices_claim(theap->thread, count, arena, zero);
 }
 
+#define MI_COLORED_PAGES 32
 static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
   const size_t size = mi_bin_size(bin);
   // Regions of up to 64 KiB come and go with their heaps: small pages of them empty, and go back, sooner.
@@ -202,10 +203,13 @@ static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
       memset(b, 0, sizeof(mi_region_t));
   }
   page_init(theap, page, MI_PAGE_CLASS, bin, zero);
-  // Pages begin in different cache sets: at equal offsets, 64 heaps that are used in turn evict each other. By number
-  // and not by address, so that the same program meets its slow paths at the same allocations every time.
+  // The first pages of a theap begin in different cache sets: at equal offsets, 64 heaps that are used in turn evict
+  // each other. By number and not by address, so that the same program meets its slow paths at the same allocations
+  // every time. Later pages do not: what fills many in a row and is then walked at a stride (records that are sorted,
+  // say) keeps that stride across pages, which the processor's prefetcher needs.
   theap->thread->page_color += 7;
-  if (size <= MI_OS_PAGE / 2) page->color = (uint16_t)(theap->thread->page_color % (MI_OS_PAGE / size));
+  if (size <= MI_OS_PAGE / 2 && theap->page_count <= MI_COLORED_PAGES)
+    page->color = (uint16_t)(theap->thread->page_color % (MI_OS_PAGE / size));
   mi_queue_link(theap, bin, page, true);
   return page;
 }
