@@ -115,6 +115,15 @@ static _Atomic(bool) held_draining;   // an early purge in this row
 static _Atomic(int64_t) early_count;  // what was purged early and not taken again
 static _Atomic(uint64_t) early_ms;    // when that was, or the last of it was taken again
 
+// What ticks purge may be a mistake too: a program whose memory goes up and down more slowly than the delay takes
+// again, and clears again, what it has just given back. So ticks count what they purge of segments in use; where memory
+// is taken anew while some of that is out, as much is *spared* by later ticks, to a quarter of what is in use. Both
+// counts fade within seconds of ticks.
+#define MI_SPARED_SHARE 4
+#define MI_SPARED_FADE 256           // ticks
+static _Atomic(int64_t) tick_count;  // what ticks purged and was not taken again
+static _Atomic(int64_t) spared;      // what they leave
+
 static void purge_pass(bool force, bool all, size_t least);
 
 // Milliseconds that free memory waits; 0: it goes at once; negative: never.
@@ -178,6 +187,26 @@ static mi_noinline void held_regret(int64_t count) {
   mi_store_relaxed(&held_extra, held_limit_extra(mi_load_relaxed(&held_extra) + again));
 }
 
+// Memory was taken that had none behind it while what ticks purged is out.
+static mi_noinline void spared_regret(int64_t count) {
+  const int64_t out = mi_load_relaxed(&tick_count), again = (count < out ? count : out);
+  const int64_t most = mi_load_relaxed(&held_used) / MI_SPARED_SHARE;
+  const int64_t sum = mi_load_relaxed(&spared) + again;
+  mi_store_relaxed(&tick_count, out - again);
+  mi_store_relaxed(&spared, sum < most ? sum : most > 0 ? most : 0);
+}
+
+// What a tick leaves.
+static int64_t spared_now(void) {
+  const int64_t most = mi_load_relaxed(&held_used) / MI_SPARED_SHARE, sum = mi_load_relaxed(&spared);
+  return (sum < most ? sum : most > 0 ? most : 0);
+}
+
+static void fade(_Atomic(int64_t)* count, int64_t ticks) {
+  const int64_t now = mi_load_relaxed(count);
+  if (now > 0) mi_store_relaxed(count, now - (now + ticks - 1) / ticks);
+}
+
 // Counts slices that were taken with memory behind them (`warm`) or without it (`cold`), or were released.
 static void held_count(mi_thread_t* thread, int64_t warm, int64_t cold, int64_t released) {
   int64_t change = released - warm, used = warm + cold - released;
@@ -204,6 +233,7 @@ static void held_count(mi_thread_t* thread, int64_t warm, int64_t cold, int64_t 
     mi_store_relaxed(&held_draining, false);
   }
   if (cold > 0 && mi_load_relaxed(&early_count) > 0) held_regret(cold);
+  if (cold > 0 && mi_load_relaxed(&tick_count) > 0) spared_regret(cold);
   if (change <= 0 || purge_delay() <= 0) return;  // 0: at once, less: never
   if (now > mi_load_relaxed(&held_floor) + held_bound()) held_purge();
 }
@@ -219,6 +249,8 @@ void _mi_held_counts(int64_t* free_backed, int64_t* used) {
 }
 
 static void held_tick(void) {
+  fade(&tick_count, MI_SPARED_FADE);
+  fade(&spared, MI_SPARED_FADE);
   const int64_t extra = mi_load_relaxed(&held_extra);
   if (extra > 0) mi_store_relaxed(&held_extra, extra - (extra + MI_HELD_FADE - 1) / MI_HELD_FADE);
 }
@@ -523,22 +555,33 @@ static uint64_t long_runs(uint64_t due, size_t least) {
   return kept;
 }
 
-// Both return what was refused.
-static uint64_t purge_normal(mi_arena_t* arena, size_t index, bool force, size_t least) {
+static uint64_t without_lowest(uint64_t word, int64_t count) {
+  for (; count > 0 && word != 0; count--) word &= word - 1;
+  return word;
+}
+
+// Both return what was refused. `spare`: how many free slices with memory stay as they are; counted down.
+static uint64_t purge_normal(mi_arena_t* arena, size_t index, bool force, size_t least, int64_t* spare) {
   mi_segment_info_t* const info = &arena->info[index];
   uint64_t refused = 0;
   uint64_t word = mi_load_acquire(&info->free);
   const uint64_t aged = mi_load_acquire(&info->aged);
   uint64_t due;
+  int64_t stays;
   do {
-    due = long_runs(word & mi_load_acquire(&info->backed) & (force ? ~(uint64_t)0 : aged), least);
+    const uint64_t candidates = word & mi_load_acquire(&info->backed);
+    due = without_lowest(candidates, *spare);
+    stays = __builtin_popcountll(candidates & ~due);
+    due = long_runs(due & (force ? ~(uint64_t)0 : aged), least);
   } while (due != 0 && !mi_cas_weak_acq_rel(&info->free, &word, word & ~due));
   if (due != 0) {
     if ((word & ~due) == 0) summary_clear(arena, index);
     refused = purge_slices(arena, index, due);
     slices_give(arena, index, due);
+    if (!force) mi_fetch_add_relaxed(&tick_count, (int64_t)__builtin_popcountll(due & ~refused));
   }
-  if (mi_load_acquire(&info->free) == MI_SLICES_ALL && (force || aged == MI_SLICES_ALL) &&
+  *spare -= stays;
+  if (stays == 0 && mi_load_acquire(&info->free) == MI_SLICES_ALL && (force || aged == MI_SLICES_ALL) &&
       segment_may_close(arena, index)) {
     segment_close(arena, index);
   } else {
@@ -571,6 +614,7 @@ static uint64_t purge_unused(mi_arena_t* arena, size_t index, bool force) {
 // that are in use go back if they are at least so long.
 static void purge_pass(bool force, bool all, size_t least) {
   mi_count(&_mi_stats.arena_purges, 1);
+  int64_t spare = (force ? 0 : spared_now());
   for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
     mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[i]);
     if (arena == NULL) break;
@@ -588,7 +632,7 @@ static void purge_pass(bool force, bool all, size_t least) {
         uint64_t still = 0, refused;
         switch ((mi_segment_kind_t)mi_load_acquire(&arena->kind[index])) {
           case MI_SEGMENT_NORMAL:
-            refused = purge_normal(arena, index, force, least);
+            refused = purge_normal(arena, index, force, least, &spare);
             still = mi_load_seq_cst(&info->free) & mi_load_acquire(&info->backed) & ~refused;
             if (mi_load_acquire(&info->free) == MI_SLICES_ALL && segment_may_close(arena, index)) still = 1;
             break;
