@@ -61,4 +61,27 @@ mi_always_inline void mi_fast_free(void* p, mi_free_slow_fun* slow) {
   if (mi_unlikely(--page->used == 0)) _mi_page_retire(page);
 }
 
+// Resizes what the calling thread has in pages of its default heap, which are most blocks of most programs: the page is
+// looked up once, for the size, the copy and the free. NULL and nothing done, with `*done` false: a case for
+// _mi_heap_realloc_any.
+mi_always_inline void* mi_fast_realloc(void* p, size_t newsize, bool* done) {
+  *done = false;
+  if (MI_CHECKED || mi_unlikely(!mi_span_contains(p))) return NULL;
+  mi_page_t* const page = mi_slot_of(p);
+  // The owner's flags: in a full page a block begins at p, in one with interior pointers or regions perhaps not.
+  const mi_tid_t other = mi_load_relaxed(&page->owner) ^ _mi_tls.tid;
+  if (mi_unlikely((other & ~MI_OWNER_FULL) != 0 || page->kind != MI_PAGE_CLASS)) return NULL;
+  const size_t size = page->block_size;
+  const bool fits = (newsize <= size && newsize >= size / 2 && newsize > 0);
+  mi_theap_t* const theap = _mi_tls.theap;
+  if (!fits && (mi_load_relaxed(&page->theap) != theap || theap->heap != &_mi_heap_main)) return NULL;
+  *done = true;
+  if (fits) return p;
+  void* const q = mi_fast_malloc(newsize, _mi_malloc_generic);
+  if (mi_unlikely(q == NULL)) return NULL;
+  memcpy(q, p, newsize < size ? newsize : size);
+  mi_fast_free(p, _mi_free_slow);
+  return q;
+}
+
 #endif

@@ -54,7 +54,11 @@ void* mi_mallocn(size_t count, size_t size) {
   return (_mi_count_size(count, size, &total) ? mi_malloc(total) : NULL);
 }
 
-void* mi_realloc(void* p, size_t newsize) { return _mi_heap_realloc_any(NULL, p, newsize, 1, 0, false); }
+void* mi_realloc(void* p, size_t newsize) {
+  bool done;
+  void* const q = mi_fast_realloc(p, newsize, &done);
+  return (mi_likely(done) ? q : _mi_heap_realloc_any(NULL, p, newsize, 1, 0, false));
+}
 void* mi_reallocn(void* p, size_t count, size_t size) {
   size_t total;
   return (_mi_count_size(count, size, &total) ? mi_realloc(p, total) : NULL);

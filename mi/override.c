@@ -57,6 +57,9 @@ EXPORT void* calloc(size_t count, size_t size) {
 
 EXPORT void* realloc(void* p, size_t newsize) {
   if (p == NULL) return mi_fast_malloc(newsize, _mi_malloc_generic);
+  bool done;
+  void* const q = mi_fast_realloc(p, newsize, &done);
+  if (mi_likely(done)) return q;
   return _mi_heap_realloc_any(NULL, p, newsize, 1, 0, false);
 }
 
