@@ -147,6 +147,26 @@ mi_decl_nodiscard mi_decl_export size_t mi_stats_get_bin_size(size_t bin) mi_att
 mi_decl_export bool mi_heap_stats_get(mi_heap_t* heap, mi_stats_t* stats) mi_attr_noexcept;
 mi_decl_export char* mi_heap_stats_get_json(mi_heap_t* heap, size_t buf_size, char* buf) mi_attr_noexcept;
 
+/// One heap in a few figures, as exact as all statistics are (see above), and without what
+/// mi_heap_stats_merge_to_subproc takes over: since the heap was made or last reset.
+typedef struct mi_heap_counts_s {
+  size_t size;            ///< sizeof(mi_heap_counts_t) at the caller; fields are only ever added at the end
+  uint64_t blocks;        ///< that are live
+  uint64_t bytes;         ///< in them: their full sizes
+  uint64_t allocations;   ///< blocks ever handed out; one that realloc moves is a new one
+  uint64_t frees;         ///< blocks that came back
+  uint64_t remote_frees;  ///< those of them that were freed by a thread which did not own their memory at the time
+  uint64_t pages;         ///< with blocks of the heap; regions of young heaps are none
+  uint64_t committed;     ///< bytes of its pages and regions
+  uint64_t peak;          ///< the largest `committed` that a query met
+} mi_heap_counts_t;
+/// Fills them in; `size` must be set. False, and nothing filled in, as mi_heap_stats_get. Blocks of heaps that were
+/// merged into this one are its own, with all that was counted of them.
+mi_decl_export bool mi_heap_counts_get(mi_heap_t* heap, mi_heap_counts_t* counts) mi_attr_noexcept;
+/// As JSON text, an object with the heap's name and these figures; `buf` and the result as in mi_stats_get_json; 1 KiB
+/// is enough.
+mi_decl_export char* mi_heap_counts_get_json(mi_heap_t* heap, size_t buf_size, char* buf) mi_attr_noexcept;
+
 // ---- heaps by name ----------------------------------------------------------------------------------------
 
 /// The heaps of one name. Counts are exact; what they hold is as exact as all statistics are.

@@ -114,8 +114,15 @@ static void table_sort(survey_t* survey) {
   }
 }
 
+// Nothing is alive as a rule: that is found without the table.
+static bool is_empty(const mi_heap_t* heap, const mi_heap_area_t* area, void* block, size_t size, void* arg) {
+  (void)heap, (void)block, (void)size, (void)arg;
+  return area->used == 0;
+}
+
 void _mi_heap_report_survivors(mi_heap_t* heap) {
   mi_thread_t* const thread = mi_thread();
+  if (thread != NULL && mi_heap_visit_blocks(heap, false, is_empty, NULL)) return;
   survey_t survey = {.table = (thread == NULL ? NULL : _mi_os_alloc(TABLE_SIZE * sizeof(mi_survivor_size_t)))};
   if (survey.table == NULL) {
     _mi_error(ENOMEM, "no memory for the report of what is alive in heap %p (%s)\n", (void*)heap, mi_heap_name(heap));

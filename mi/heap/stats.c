@@ -27,13 +27,13 @@ static void totals_free(mi_totals_t* totals) {
 // Does the block in `heap->totals` belong to the heap as it is now? A closed heap has no id, but was settled before.
 // The block may have been replaced, freed and used again since `totals` was read: then what is read of it means
 // nothing, and the second look at the pointer says so.
-static bool totals_are_of(mi_heap_t* heap, mi_totals_t* totals, uint64_t id) {
+static MI_RACY bool totals_are_of(mi_heap_t* heap, mi_totals_t* totals, uint64_t id) {
   const uint64_t its = mi_load_acquire(&totals->id);
   return (its == id || its == 0 || id == 0) && mi_load_acquire(&heap->home.totals) == totals;
 }
 
 // The heap's totals, or NULL if it has none.
-static mi_totals_t* totals_of(mi_heap_t* heap) {
+static MI_RACY mi_totals_t* totals_of(mi_heap_t* heap) {
   mi_totals_t* const totals = mi_load_acquire(&heap->home.totals);
   if (totals == NULL || !totals_are_of(heap, totals, mi_load_acquire(&heap->home.id))) return NULL;
   return totals;
@@ -98,7 +98,7 @@ uint8_t _mi_heap_flags_of_new(void) {
 
 typedef struct region_tally_s {
   uint32_t made[MI_BIN_LAST + 1], live[MI_BIN_LAST + 1];
-  uint64_t bytes_made, bytes;
+  uint64_t bytes_made, bytes, remote_frees;
 } region_tally_t;
 
 static void tally_object(region_tally_t* tally, size_t size, bool live, bool gap) {
@@ -127,6 +127,7 @@ static MI_RACY void tally_objects(region_tally_t* tally, const mi_region_t* regi
       start = at + bit;
       live = ((freed | remote) >> bit & 1) == 0;
       gap = (freed & remote & (uint64_t)1 << bit) != 0;
+      if (!gap && (remote >> bit & 1) != 0) tally->remote_frees++;
     }
   }
   if (start != 0) tally_object(tally, (end - start) * 16, live, gap);
@@ -144,6 +145,7 @@ static void region_add(mi_totals_t* to, const mi_region_t* region, const mi_part
     classes += tally.made[bin] * mi_bin_size(bin);
   }
   if (classes != tally.bytes_made) mi_fetch_add_relaxed(&to->young_slack, classes - tally.bytes_made);
+  if (tally.remote_frees != 0) mi_fetch_add_relaxed(&to->remote_frees, tally.remote_frees);
 }
 
 // A region without live objects, in use so far, is about to lose its bits. By who may reset it.
@@ -177,7 +179,7 @@ static mi_totals_t* base_of(mi_heap_t* heap) {
   return base;
 }
 
-static mi_totals_t* base_if_any(mi_heap_t* heap) {
+static MI_RACY mi_totals_t* base_if_any(mi_heap_t* heap) {
   mi_totals_t* const totals = (heap == &_mi_heap_main ? &_mi_stats.main : totals_of(heap));
   return (totals == NULL ? NULL : mi_load_acquire(&totals->base));
 }
@@ -242,12 +244,25 @@ static MI_RACY void racy_tally_region(mi_tally_t* tally, const mi_region_t* regi
   }
   tally->bytes_made += objects.bytes_made;
   tally->bytes += objects.bytes;
+  tally->remote_frees += objects.remote_frees;
   if (!space) return;
   tally->reserved += size;
   tally->used += end * 16;
 }
 
+// What the part's theap counted. The theap may be gone: what is read of it is believed if it is the part's before and
+// after.
+static MI_RACY uint64_t racy_remote_frees(const mi_part_t* part) {
+  size_t index;
+  mi_theap_t* const theap = mi_load_acquire((_Atomic(mi_theap_t*)*)&part->theap);
+  if (theap == MI_THEAP_EMPTY || _mi_arena_of((const uint8_t*)theap + 1, &index) == NULL) return 0;
+  const uint64_t count = mi_load_acquire(&theap->remote_frees);
+  const bool ours = (mi_racy(theap->part) == part && mi_racy(theap->heap) == mi_racy(part->heap));
+  return (ours && mi_load_acquire((_Atomic(mi_theap_t*)*)&part->theap) == theap ? count : 0);
+}
+
 static MI_RACY void racy_tally_part(mi_tally_t* tally, const mi_part_t* part, bool space) {
+  tally->remote_frees += racy_remote_frees(part);
   racy_tally_region(tally, &part->region, part, space);
   const mi_region_t* region = mi_racy(part->regions);
   size_t most = mi_racy(part->bytes) >> 10;  // a region has 1 KiB at least
@@ -306,7 +321,8 @@ static void walk_share(walk_t* walk, mi_heap_t* heap, bool is_heap) {
   memset(tally, 0, sizeof(*tally));
 }
 
-static void walk_handle(walk_t* walk, mi_heap_t* heap) {
+// A handle may be made, ended or used again at this moment.
+static MI_RACY void walk_handle(walk_t* walk, mi_heap_t* heap) {
   const uint8_t state = mi_load_acquire(&heap->state);
   const bool open = (state == MI_HEAP_OPEN && mi_load_acquire(&heap->home.id) != 0);
   const bool closed = (state == MI_HEAP_CLOSED && mi_load_acquire(&heap->into) != NULL);
@@ -436,7 +452,10 @@ static mi_stat_count_t gauge(mi_gauge_t* from) {
   return count;
 }
 
-static void add_main_totals(mi_thread_t* thread, void* tally) { _mi_tally_totals(tally, &thread->main_totals, false); }
+static void add_main_totals(mi_thread_t* thread, void* tally) {
+  _mi_tally_totals(tally, &thread->main_totals, false);
+  ((mi_tally_t*)tally)->remote_frees += mi_load_relaxed(&thread->main_theap.remote_frees);
+}
 
 static void add_counts(mi_thread_t* thread, void* arg) {
   mi_stats_t* const stats = arg;
@@ -536,6 +555,35 @@ void _mi_heap_stats_gather(mi_heap_t* heap, mi_stats_t* stats) {
   const uint64_t theaps = (heap == &_mi_heap_main ? (uint64_t)mi_load_relaxed(&_mi_stats.threads.current)
                                                   : mi_load_acquire(&heap->refs) - 1);
   count_add(&stats->theaps, theaps, theaps);
+}
+
+// The most that a query met, where the heap keeps its totals. Without memory for them: what is there now.
+static uint64_t peak_of(mi_heap_t* heap, uint64_t now) {
+  mi_totals_t* const totals = (heap == &_mi_heap_main ? &_mi_stats.main : _mi_heap_totals(heap));
+  if (mi_thread() == NULL || totals == &_mi_stats.ended) return now;
+  uint64_t seen = mi_load_relaxed(&totals->peak);
+  while (seen < now && !mi_cas_weak_acq_rel(&totals->peak, &seen, now)) {
+  }
+  return (seen < now ? now : seen);
+}
+
+void _mi_heap_counts_gather(mi_heap_t* heap, mi_heap_counts_t* counts) {
+  mi_tally_t tally;
+  _mi_heap_tally(heap, &tally);
+  uint64_t made = 0, live = 0, pages = 0;
+  for (size_t bin = 1; bin <= MI_BIN_SOLO; bin++) {
+    made += tally.made[bin];
+    live += tally.live[bin];
+    pages += tally.pages[bin];
+  }
+  counts->blocks = live;
+  counts->bytes = tally.bytes + tally.single_bytes;
+  counts->allocations = made;
+  counts->frees = (made > live ? made - live : 0);
+  counts->remote_frees = tally.remote_frees;
+  counts->pages = pages;
+  counts->committed = tally.reserved;
+  counts->peak = peak_of(heap, tally.reserved);
 }
 
 // Peaks start again from what is there now.

@@ -14,6 +14,7 @@ mi_hidden void _mi_stats_gather(mi_stats_t* stats, bool with_heaps);
 mi_hidden void _mi_heap_stats_gather(mi_heap_t* heap, mi_stats_t* stats);
 // What a heap holds and ever held, before it is put on the interface's bins and less what was taken over.
 mi_hidden void _mi_heap_tally(mi_heap_t* heap, mi_tally_t* tally);
+mi_hidden void _mi_heap_counts_gather(mi_heap_t* heap, mi_heap_counts_t* counts);
 // What one heap holds in one place: a page, or its regions.
 typedef struct mi_heap_share_s {
   uint64_t blocks, bytes;  // that are live

@@ -195,33 +195,6 @@ void mi_heap_table_print(mi_output_fun* out, void* arg) {
 
 // --- as JSON ------------------------------------------------------------------------------------------------------
 
-// The length of the UTF-8 character at `s`; 0 if there is none.
-static size_t character_length(const uint8_t* s) {
-  const size_t length = (s[0] < 0x80 ? 1 : s[0] < 0xc2 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : s[0] < 0xf5 ? 4 : 0);
-  for (size_t i = 1; i < length; i++) {
-    if ((s[i] & 0xc0) != 0x80) return 0;
-  }
-  if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] >= 0xa0)) return 0;  // overlong; surrogates
-  if ((s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] >= 0x90)) return 0;  // overlong; beyond Unicode
-  return length;
-}
-
-// What is no UTF-8 is taken for Latin-1.
-static void append_string(mi_text_t* text, const char* string) {
-  mi_text_append(text, "\"");
-  for (const uint8_t* s = (const uint8_t*)string; *s != 0;) {
-    const size_t length = character_length(s);
-    if (length == 0 || *s < 0x20 || *s == '"' || *s == '\\') {
-      mi_text_append(text, "\\u%04x", *s);
-      s++;
-    } else {
-      mi_text_append(text, "%.*s", (int)length, (const char*)s);
-      s += length;
-    }
-  }
-  mi_text_append(text, "\"");
-}
-
 typedef struct json_s {
   mi_text_t text;
   size_t rows;
@@ -230,7 +203,7 @@ typedef struct json_s {
 static bool append_row(const mi_heap_row_t* row, void* arg) {
   json_t* const json = arg;
   mi_text_append(&json->text, json->rows++ == 0 ? "\n    { \"name\": " : ",\n    { \"name\": ");
-  append_string(&json->text, row->name);
+  mi_text_append_json(&json->text, row->name);
   mi_text_append(&json->text,
                  ", \"live\": %zu, \"peak\": %zu, \"made\": %zu, \"blocks\": %zu, \"bytes\": %zu, \"memory\": %zu }",
                  row->live, row->peak, row->made, row->blocks, row->bytes, row->reserved);

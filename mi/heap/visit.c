@@ -14,6 +14,7 @@
 #include "mi/heap/checked.h"
 #include "mi/internal/os.h"
 #include "mi/internal/stack.h"
+#include "mi/internal/stats.h"
 #include "mi/mimalloc.h"
 
 typedef struct visit_s {
@@ -399,6 +400,11 @@ bool mi_theap_visit_blocks(const mi_theap_t* theap, bool visit_blocks, mi_block_
   return ok && pages_ok;
 }
 
+// A handle may be made or ended at this moment.
+static MI_RACY bool is_open(mi_heap_t* heap) {
+  return mi_load_acquire(&heap->home.id) != 0 && mi_load_relaxed(&heap->state) == MI_HEAP_OPEN;
+}
+
 // Handles lie in pages that hold nothing else: those pages are the list of all heaps, at no cost to who makes one.
 bool mi_heap_visit_all(mi_heap_visit_fun* visitor, void* arg) {
   if (visitor == NULL) {
@@ -426,7 +432,7 @@ bool mi_heap_visit_all(mi_heap_visit_fun* visitor, void* arg) {
         if (!has_handles && !_mi_page_is_arena_handle(page)) continue;
         for (size_t b = 0; b < page->reserved; b++) {
           mi_heap_t* const heap = (mi_heap_t*)(page->start + b * page->block_size);
-          if (mi_load_acquire(&heap->home.id) == 0 || mi_load_relaxed(&heap->state) != MI_HEAP_OPEN) continue;
+          if (!is_open(heap)) continue;
           MI_CALL_USER(more = visitor(heap, arg));
           if (!more) return false;
         }

@@ -11,6 +11,7 @@
 
 #include "mi/internal/core.h"
 #include "mi/internal/options.h"
+#include "mi/internal/stats.h"
 
 static void page_free_remote(mi_page_t* page, mi_block_t* block) {
   mi_thread_free_t tf = mi_load_relaxed(&page->thread_free);
@@ -74,6 +75,7 @@ void _mi_theap_drain_delayed(mi_theap_t* theap) {
     mi_block_t* const next = block->next;
     mi_page_t* const page = page_around(block);
     page->delayed--;
+    _mi_stats_remote_frees(page, 1);
     _mi_page_free_local(page, block);
     block = next;
   }

@@ -65,6 +65,7 @@ static void page_collect_remote(mi_page_t* page) {
     count++;
     mi_assert(count <= page->capacity);
   }
+  _mi_stats_remote_frees(page, count);
   last->next = page->local_free;
   page->local_free = first;
   mi_assert(page->used >= count);
@@ -901,6 +902,7 @@ void _mi_theap_free_pages(mi_theap_t* theap) {
   }
   theap->retire_low = MI_BIN_COUNT - 1;
   theap->retire_high = 0;
+  mi_store_relaxed(&theap->remote_frees, 0);
   mi_store_relaxed(&theap->delayed_free, (mi_block_t*)NULL);
   mi_assert(theap->page_count == 0);
 }
@@ -956,6 +958,7 @@ bool _mi_theap_abandon(mi_theap_t* theap, bool wait) {
   }
   _mi_theap_drain_delayed(theap);
   theap_for_each(theap, abandon_page, false);
+  _mi_stats_theap_ends(theap);
   mi_assert(theap->page_count == 0);
   return true;
 }

@@ -13,6 +13,7 @@ static void add(_Atomic(uint64_t)* to, uint64_t n) {
 void _mi_totals_add(mi_totals_t* to, mi_totals_t* from) {
   add(&to->single_bytes, mi_load_relaxed(&from->single_bytes));
   add(&to->young_slack, mi_load_relaxed(&from->young_slack));
+  add(&to->remote_frees, mi_load_relaxed(&from->remote_frees));
   for (size_t bin = 0; bin <= MI_BIN_SOLO; bin++) {
     add(&to->blocks[bin], mi_load_relaxed(&from->blocks[bin]));
     add(&to->pages[bin], mi_load_relaxed(&from->pages[bin]));
@@ -45,6 +46,24 @@ void _mi_stats_page_emptied(mi_page_t* page, bool released) {
   if (heap == &_mi_heap_internal) return;
   page_add(_mi_upcalls.totals(heap), page, released);
   page->recycled = 0;
+}
+
+// A theap's count is its holder's alone; a page without a theap counts where its heap's pages do when they go.
+void _mi_stats_remote_frees(mi_page_t* page, uint32_t count) {
+  mi_theap_t* const theap = mi_load_relaxed(&page->theap);
+  if (mi_likely(theap != NULL)) {
+    mi_store_relaxed(&theap->remote_frees, mi_load_relaxed(&theap->remote_frees) + count);
+    return;
+  }
+  mi_heap_t* const heap = mi_load_relaxed(&page->heap);
+  if (heap != &_mi_heap_internal) add(&_mi_upcalls.totals(heap)->remote_frees, count);
+}
+
+void _mi_stats_theap_ends(mi_theap_t* theap) {
+  const uint64_t count = mi_load_relaxed(&theap->remote_frees);
+  if (count == 0 || theap->is_internal) return;
+  mi_store_relaxed(&theap->remote_frees, 0);
+  add(&_mi_upcalls.totals(theap->heap)->remote_frees, count);
 }
 
 void _mi_stats_page_dropped(mi_page_t* page, bool released) {
@@ -108,6 +127,7 @@ MI_RACY void _mi_tally_page(mi_tally_t* tally, mi_page_t* page, bool blocks) {
     tally->live[bin] += live;
     tally->single_bytes_made += capacity * size;
     tally->single_bytes += live * size;
+    if (used == 1 && live == 0) tally->remote_frees++;
     return;
   }
   const area_t area = {(uintptr_t)mi_page_segment(page) + at * MI_SLICE_SIZE, slices * MI_SLICE_SIZE};
@@ -120,9 +140,10 @@ MI_RACY void _mi_tally_page(mi_tally_t* tally, mi_page_t* page, bool blocks) {
   tally->live[bin] += live;
   tally->bytes_made += made * size;
   tally->bytes += live * size;
+  tally->remote_frees += used - live;  // not collected yet
 }
 
-void _mi_tally_totals(mi_tally_t* tally, mi_totals_t* totals, bool minus) {
+MI_RACY void _mi_tally_totals(mi_tally_t* tally, mi_totals_t* totals, bool minus) {
   const uint64_t sign = (minus ? ~(uint64_t)0 : 1);
   for (size_t bin = 1; bin <= MI_BIN_SOLO; bin++) {
     const uint64_t blocks = sign * mi_load_relaxed(&totals->blocks[bin]);
@@ -130,6 +151,7 @@ void _mi_tally_totals(mi_tally_t* tally, mi_totals_t* totals, bool minus) {
     tally->pages_made[bin] += sign * mi_load_relaxed(&totals->pages[bin]);
     if (bin < MI_BIN_SOLO) tally->bytes_made += blocks * mi_bin_size(bin);
   }
+  tally->remote_frees += sign * mi_load_relaxed(&totals->remote_frees);
   tally->bytes_made -= sign * mi_load_relaxed(&totals->young_slack);
   tally->single_bytes_made += sign * mi_load_relaxed(&totals->single_bytes);
 }

@@ -72,6 +72,9 @@ mi_hidden void _mi_totals_add(mi_totals_t* to, mi_totals_t* from);
 mi_hidden void _mi_stats_page_emptied(mi_page_t* page, bool released);
 // The same for a page that ends with its heap, or at a reset of it.
 mi_hidden void _mi_stats_page_dropped(mi_page_t* page, bool released);
+// Blocks of the page that others freed come back to its lists; by who has the page.
+mi_hidden void _mi_stats_remote_frees(mi_page_t* page, uint32_t count);
+mi_hidden void _mi_stats_theap_ends(mi_theap_t* theap);  // its pages are abandoned
 
 // --- looking ------------------------------------------------------------------------------------------------------
 
@@ -84,6 +87,7 @@ typedef struct mi_tally_s {
   uint64_t reserved;                                             // bytes of pages and regions
   uint64_t used;                                                 // those of them that were used so far
   uint64_t abandoned;                                            // pages that no theap holds
+  uint64_t remote_frees;                                         // by threads that did not own the block's memory
 } mi_tally_t;
 
 // A word that its owner writes with plain stores, read by another thread. As an atomic access it would be defined, but

@@ -43,6 +43,7 @@ void _mi_theap_init(mi_theap_t* theap, mi_heap_t* heap, mi_thread_t* thread) {
   theap->supplied_blocks = theap->supplied_bytes = 0;
   theap->retire_low = MI_BIN_COUNT - 1;
   theap->retire_high = 0;
+  mi_store_relaxed(&theap->remote_frees, 0);
   mi_store_relaxed(&theap->dead, false);
   theap->is_internal = (heap == &_mi_heap_internal);
   mi_store_relaxed(&theap->delayed_free, (mi_block_t*)NULL);

@@ -165,6 +165,8 @@ typedef struct mi_totals_s {
   _Atomic(uint64_t) id;                       // of the heap; 0 in what needs none, and of closed heaps. Constant
   _Atomic(struct mi_totals_s*) base;          // what mi_heap_stats_merge_to_subproc took over: not shown any more
   _Atomic(uint64_t) single_bytes;             // of blocks in pages of their own
+  _Atomic(uint64_t) remote_frees;             // by threads that did not own the block's memory
+  _Atomic(uint64_t) peak;                     // bytes reserved, the most that a query met (mi_heap_counts_get)
   _Atomic(uint64_t) young_slack;              // what objects in regions are smaller than the blocks of their classes
   _Atomic(uint64_t) blocks[MI_BIN_SOLO + 1];  // by class
   _Atomic(uint64_t) pages[MI_BIN_SOLO + 1];   // that were released, by class
@@ -230,6 +232,7 @@ struct mi_theap_s {
   size_t supplied_blocks;  // blocks that came to free lists, to be handed out, since the last deferred_free
   size_t supplied_bytes;   // and their bytes (heap/deferred.c)
   _Atomic(mi_block_t*) delayed_free __attribute__((aligned(MI_CACHE_LINE)));
+  _Atomic(uint64_t) remote_frees;  // frees by others, as far as they were collected; written by who has the theap
 } __attribute__((aligned(MI_CACHE_LINE)));
 
 // A visit in progress, on the stack of the thread that visits (visit.c): the theaps that it has made BUSY.
