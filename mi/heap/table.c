@@ -116,18 +116,23 @@ static void add_share(mi_heap_t* heap, const mi_heap_share_t* share, void* arg) 
   if (share->is_heap) row->live++;
 }
 
+static size_t fill_row(mi_heap_row_t* row, mi_name_t* entry) {
+  row->name = entry->name;
+  row->made = (size_t)mi_load_relaxed(&entry->heaps.total);
+  row->live = (size_t)mi_load_relaxed(&entry->heaps.current);
+  row->peak = (size_t)mi_load_relaxed(&entry->heaps.peak);
+  return row->made;
+}
+
 static void fill_counts(rows_t* rows) {
-  const mi_name_t* const array = mi_load_acquire(&names);
   size_t named = 0;
-  for (size_t i = 0; i <= MI_NAMES_MAX && array != NULL; i++) {
-    mi_heap_row_t* const row = &rows->row[i];
-    mi_gauge_t* const heaps = (mi_gauge_t*)&array[i].heaps;
-    row->name = array[i].name;
-    row->made = (size_t)mi_load_relaxed(&heaps->total);
-    row->live = (size_t)mi_load_relaxed(&heaps->current);
-    row->peak = (size_t)mi_load_relaxed(&heaps->peak);
-    named += row->made;
+  for (size_t at = 0; at < SLOTS; at++) {
+    // Acquire: the array, and the entry's name, which may be written until its number is here.
+    const uint16_t number = mi_load_acquire(&name_slots[at]);
+    if (number != 0) named += fill_row(&rows->row[number - 1], &mi_load_relaxed(&names)[number - 1]);
   }
+  mi_name_t* const array = mi_load_acquire(&names);
+  if (array != NULL) named += fill_row(&rows->row[MI_NAMES_MAX], &array[MI_NAMES_MAX]);
   mi_heap_row_t* const unnamed = &rows->row[ROW_UNNAMED];
   const size_t made = (size_t)_mi_heaps_made();
   unnamed->name = "";
