@@ -165,7 +165,7 @@ static void heap_free(mi_heap_t* heap) {
   mi_part_t* const home = &heap->home;
   mi_store_relaxed(&home->theap, MI_THEAP_EMPTY);
   mi_store_relaxed(&home->slot, (mi_slot_t*)NULL);
-  home->config = NULL;
+  mi_store_relaxed(mi_heap_extra_word(heap), NULL);
   mi_store_relaxed(&heap->parts, (mi_part_t*)NULL);
   mi_store_relaxed(&heap->abandoned, (mi_abandoned_t*)NULL);
   mi_store_relaxed(&heap->refs, 1u);
