@@ -12,6 +12,7 @@
 
 #include "gtest/gtest.h"
 #include "mi/heap/heap.h"
+#include "mi/mimalloc-stats.h"
 #include "mi/mimalloc.h"
 #include "tests/test_support.h"
 
@@ -237,6 +238,35 @@ TEST(PurgeBoundTest, WhatTheSystemRefusesIsNotTriedOverAndOver) {
   EXPECT_GE(ResidentBytes(), before + kTotal / 10 * 9);
   mi_collect(true);
   EXPECT_LE(ResidentBytes(), before + kKept);
+}
+
+// Memory that goes up and down more slowly than the delay: ticks learn to spare it.
+TEST(PurgeSparedTest, WhatAProgramTakesAgainAndAgainIsNotGivenBackEachTime) {
+  constexpr size_t kSize = 8000, kSwing = 4 * kMiB;
+  mi_stats_t stats = {};
+  stats.size = sizeof(stats);
+  stats.version = MI_STAT_VERSION;
+  const auto read = [&](int64_t* ticks) {
+    EXPECT_TRUE(mi_stats_get(&stats));
+    *ticks = stats.arena_purges.total;
+    return stats.purged.total;
+  };
+  std::vector<void*> kept(64 * kMiB / kSize), swing(kSwing / kSize);
+  for (void*& block : kept) Touch(block = mi_malloc(kSize), kSize);
+  Deadline deadline(20);
+  int64_t given;
+  do {
+    for (void*& block : swing) Touch(block = mi_malloc(kSize), kSize);
+    for (void* block : swing) mi_free(block);
+    int64_t ticks, now;
+    const int64_t before = read(&ticks);
+    do {
+      mi_collect(false);
+      given = read(&now) - before;
+    } while (now < ticks + 4);
+  } while (given > static_cast<int64_t>(kSwing / 4) && !deadline.Passed());
+  EXPECT_LE(given, static_cast<int64_t>(kSwing / 4));
+  for (void* block : kept) mi_free(block);
 }
 
 }  // namespace

@@ -99,6 +99,7 @@ mi_hidden void _mi_held_forget(mi_thread_t* thread);
 // Gives memory of slices back that have been free for a while; `force`: of all free slices, and whole segments.
 // Any thread, any time. Cheap when there is nothing due.
 mi_hidden void _mi_purge(bool force);
+mi_hidden void _mi_purge_spared(void);  // what ticks spared and is due goes back after all
 // Slices that are free with memory behind them, and slices in use; threads keep back up to 15 of each.
 mi_hidden void _mi_held_counts(int64_t* held, int64_t* used);
 

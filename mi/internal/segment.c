@@ -117,9 +117,9 @@ static _Atomic(uint64_t) early_ms;    // when that was, or the last of it was ta
 
 // What ticks purge may be a mistake too: a program whose memory goes up and down more slowly than the delay takes
 // again, and clears again, what it has just given back. So ticks count what they purge of segments in use; where memory
-// is taken anew while some of that is out, as much is *spared* by later ticks, to a quarter of what is in use. Both
+// is taken anew while some of that is out, as much is *spared* by later ticks, to an eighth of what is in use. Both
 // counts fade within seconds of ticks.
-#define MI_SPARED_SHARE 4
+#define MI_SPARED_SHARE 8
 #define MI_SPARED_FADE 256           // ticks
 static _Atomic(int64_t) tick_count;  // what ticks purged and was not taken again
 static _Atomic(int64_t) spared;      // what they leave
@@ -671,6 +671,13 @@ void _mi_purge(bool force) {
   if (now < due || !mi_cas_strong_acq_rel(&next_tick, &due, now + period)) return;
   held_tick();
   purge_pass(false, false, least);
+}
+
+void _mi_purge_spared(void) {
+  if (mi_load_relaxed(&spared) == 0) return;
+  mi_store_relaxed(&spared, (int64_t)0);
+  mi_store_relaxed(&tick_count, (int64_t)0);
+  if (purge_delay() > 0) purge_pass(false, false, purge_least());
 }
 
 // --- in the child of a fork ---------------------------------------------------------------------------------------

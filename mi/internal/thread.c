@@ -255,6 +255,7 @@ void _mi_thread_exit(mi_thread_t* thread) {
   _mi_upcalls.thread_flush(thread);
   _mi_theap_abandon(&thread->main_theap, true);
   _mi_theap_abandon(&thread->internal_theap, true);
+  _mi_purge_spared();
   _mi_tls.theap = MI_THEAP_EMPTY;
   _mi_tls.tid = MI_TID_UNINIT;
   _mi_tls.thread = NULL;
