@@ -61,16 +61,27 @@ mi_always_inline void mi_fast_free(void* p, mi_free_slow_fun* slow) {
   if (mi_unlikely(--page->used == 0)) _mi_page_retire(page);
 }
 
-// Resizes what the calling thread has in pages of its default heap, which are most blocks of most programs: the page is
-// looked up once, for the size, the copy and the free. NULL and nothing done, with `*done` false: a case for
-// _mi_heap_realloc_any.
-mi_always_inline void* mi_fast_realloc(void* p, size_t newsize, bool* done) {
-  *done = false;
+// The page of size classes that the calling thread owns and in which a block begins at p: most blocks of most programs.
+// NULL: another case.
+mi_always_inline mi_page_t* mi_fast_page(const void* p) {
   if (MI_CHECKED || mi_unlikely(!mi_span_contains(p))) return NULL;
   mi_page_t* const page = mi_slot_of(p);
   // The owner's flags: in a full page a block begins at p, in one with interior pointers or regions perhaps not.
   const mi_tid_t other = mi_load_relaxed(&page->owner) ^ _mi_tls.tid;
-  if (mi_unlikely((other & ~MI_OWNER_FULL) != 0 || page->kind != MI_PAGE_CLASS)) return NULL;
+  return (mi_likely((other & ~MI_OWNER_FULL) == 0 && page->kind == MI_PAGE_CLASS) ? page : NULL);
+}
+
+mi_always_inline size_t mi_fast_usable_size(const void* p) {
+  const mi_page_t* const page = mi_fast_page(p);
+  return (mi_likely(page != NULL) ? page->block_size : _mi_usable_size(p));
+}
+
+// Resizes what the calling thread has in pages of its default heap: the page is looked up once, for the size, the copy
+// and the free. NULL and nothing done, with `*done` false: a case for _mi_heap_realloc_any.
+mi_always_inline void* mi_fast_realloc(void* p, size_t newsize, bool* done) {
+  *done = false;
+  mi_page_t* const page = mi_fast_page(p);
+  if (mi_unlikely(page == NULL)) return NULL;
   const size_t size = page->block_size;
   const bool fits = (newsize <= size && newsize >= size / 2 && newsize > 0);
   mi_theap_t* const theap = _mi_tls.theap;

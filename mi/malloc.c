@@ -93,9 +93,9 @@ char* mi_realpath(const char* fname, char* resolved_name) {
   return mi_heap_realpath(_mi_default_heap(), fname, resolved_name);
 }
 
-size_t mi_usable_size(const void* p) { return _mi_usable_size(p); }
-size_t mi_malloc_size(const void* p) { return _mi_usable_size(p); }
-size_t mi_malloc_usable_size(const void* p) { return _mi_usable_size(p); }
+size_t mi_usable_size(const void* p) { return mi_fast_usable_size(p); }
+size_t mi_malloc_size(const void* p) { return mi_fast_usable_size(p); }
+size_t mi_malloc_usable_size(const void* p) { return mi_fast_usable_size(p); }
 static size_t good_size(size_t size) {
   if (size <= MI_CLASS_SIZE_MAX) return mi_bin_size(mi_bin_of(size));
   return (size > MI_ALLOC_MAX ? size : mi_round_up(size, MI_OS_PAGE));

@@ -72,7 +72,7 @@ EXPORT void* reallocarray(void* p, size_t count, size_t size) {
 void cfree(void* p) ALIAS(free);
 
 EXPORT size_t malloc_usable_size(void* p);
-size_t malloc_usable_size(void* p) { return _mi_usable_size(p); }
+size_t malloc_usable_size(void* p) { return mi_fast_usable_size(p); }
 
 // --- aligned -------------------------------------------------------------------------------------------------------
 
