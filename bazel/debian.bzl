@@ -1,6 +1,6 @@
 """Libraries out of installed Debian packages, as Bazel targets; their flags come from pkg-config.
 
-    @debian//:libmicrohttpd  :libcjson  :apr  :talloc  :benchmark  :lua  :sqlite3  :libsodium  :openssl
+    @debian//:libmicrohttpd  :libcjson  :apr  :talloc  :benchmark  :expat  :lua  :sqlite3  :libsodium  :openssl
     @com_google_absl//:flat_hash_map and the other names in ABSEIL_LIBRARIES
 
 Each library is a repository of its own, fetched when the first target that is built depends on it: a package that is
@@ -13,6 +13,7 @@ Headers are included as they are in any program on Debian: <microhttpd.h>, <cjso
 DEBIAN_LIBRARIES = {
     "apr": ("apr-1", "libapr1-dev"),
     "benchmark": ("benchmark", "libbenchmark-dev"),
+    "expat": ("expat", "libexpat1-dev"),
     "libcjson": ("libcjson", "libcjson-dev"),
     "libmicrohttpd": ("libmicrohttpd", "libmicrohttpd-dev"),
     "libsodium": ("libsodium", "libsodium-dev"),

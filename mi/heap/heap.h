@@ -366,6 +366,12 @@ mi_decl_export bool mi_heap_visit_all(mi_heap_visit_fun* visitor, void* arg);
 /// reported), so is a heap that ended (EFAULT); false.
 mi_decl_nodiscard mi_decl_export bool mi_heap_check(mi_heap_t* heap) mi_attr_noexcept;
 
+/// Writes a picture of the heap to `fd`, as SVG: a square for each page or region, by the size of its blocks, the
+/// darker the fuller; a square's title says how many blocks it holds. (Of heaps of more than 16,384 pages a square is
+/// several.) True if all of it was written; else errno is as write(2) or a visit sets it. No other thread may use the
+/// heap meanwhile. What mi_heap_visit_blocks refuses is refused: false.
+mi_decl_export bool mi_heap_dump_svg(mi_heap_t* heap, int fd) mi_attr_noexcept;
+
 /// So many blocks of a size.
 typedef struct mi_survivor_size_s {
   size_t size;    ///< bytes, as visitors are shown them
