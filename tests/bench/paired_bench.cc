@@ -111,6 +111,29 @@ Side DestroySide() {
   return side;
 }
 
+/// Time of the resets alone, of a few heaps in turn that hold W. Amount: rounds over them.
+template <typename Peer>
+Side ResetSide() {
+  constexpr size_t kHeaps = 32;
+  Peer::Prepare();
+  auto* heaps = new std::vector<typename Peer::Heap>(kHeaps);  // lives as long as the row's process
+  for (auto& heap : *heaps) Peer::Create(heap);
+  const int64_t clock_cost = ThreadClockCostNs();
+  Side side{Peer::kName, [heaps, clock_cost](uint64_t rounds) {
+              int64_t total = 0;
+              for (uint64_t i = 0; i < rounds; i++) {
+                for (auto& heap : *heaps) AllocW<Peer>(heap);
+                const int64_t start = ThreadCpuNs();
+                for (auto& heap : *heaps) Peer::Reset(heap);
+                total += ThreadCpuNs() - start - clock_cost;
+              }
+              return static_cast<double>(total);
+            }};
+  side.units = kHeaps;
+  side.fixed_amount = 200;
+  return side;
+}
+
 // ---- hot pairs ------------------------------------------------------------------------------------------------
 
 template <typename Peer>
@@ -346,6 +369,16 @@ std::vector<Row> AllRows() {
   rows.push_back(MixedRow<Obstack>("4-100-obstack", 100, kNoBar));
   rows.push_back(MixedRow<GlibcTracked>("4-100-glibc", 100, kNoBar));
   rows.push_back(MixedRow<Bump>("4-100-bump", 100, kNoBar));
+  rows.push_back(
+      CycleRow<Apr>("6-w-reset", "W + reset of a heap that is kept", 1.0, CycleWReset<Ours>, CycleWReset<Apr>));
+  rows.push_back(CycleRow<AprUnlocked>("6-w-reset-unlocked", "W + reset of a heap that is kept", 1.0, CycleWReset<Ours>,
+                                       CycleWReset<AprUnlocked>));
+  rows.push_back({"6-reset", "reset alone, of a heap that held W", "heap", 1.0, [] {
+                    return std::vector<Side>{ResetSide<Ours>(), ResetSide<Apr>()};
+                  }});
+  rows.push_back({"6-reset-unlocked", "reset alone, of a heap that held W", "heap", 1.0, [] {
+                    return std::vector<Side>{ResetSide<Ours>(), ResetSide<AprUnlocked>()};
+                  }});
   rows.push_back({"7-destroy", "destroy of a heap with 100,000 blocks of 16 to 512 B, purging off", "block", 0.3, [] {
                     mi_option_set(mi_option_purge_delay, -1);
                     return std::vector<Side>{DestroySide<Ours>()};

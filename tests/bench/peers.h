@@ -48,6 +48,7 @@ struct Ours {
   static void* Alloc(Heap& heap, size_t size) { return mi_heap_malloc(heap, size); }
   static void Free(Heap&, void* p) { mi_free(p); }
   static void Destroy(Heap& heap) { mi_heap_destroy(heap); }
+  static void Reset(Heap& heap) { mi_heap_reset(heap); }
 };
 
 /// The heaps of Debian's mimalloc 2.0, loaded privately: RTLD_LOCAL keeps its malloc out of everybody's sight and
@@ -110,6 +111,7 @@ struct Apr {
   }
   static void* Alloc(Heap& heap, size_t size) { return apr_palloc(heap, size); }
   static void Destroy(Heap& heap) { apr_pool_destroy(heap); }
+  static void Reset(Heap& heap) { apr_pool_clear(heap); }
 };
 
 /// The same without the mutex: the fastest form that APR has, for one thread only.
@@ -132,6 +134,7 @@ struct AprUnlocked {
   }
   static void* Alloc(Heap& heap, size_t size) { return apr_palloc(heap, size); }
   static void Destroy(Heap& heap) { apr_pool_destroy(heap); }
+  static void Reset(Heap& heap) { apr_pool_clear(heap); }
 };
 
 /// APR pools without a parent that share one allocator with a mutex: half of Apr's locking, and as safe between

@@ -92,6 +92,18 @@ void CycleW(uint64_t cycles) {
   }
 }
 
+/// W in a heap that is kept and emptied.
+template <typename Peer>
+void CycleWReset(uint64_t cycles) {
+  typename Peer::Heap heap;
+  Peer::Create(heap);
+  for (uint64_t i = 0; i < cycles; i++) {
+    AllocW<Peer>(heap);
+    Peer::Reset(heap);
+  }
+  Peer::Destroy(heap);
+}
+
 /// W with every block freed singly, in the order of allocation, before the heap is destroyed.
 template <typename Peer>
 void CycleWFreed(uint64_t cycles) {
