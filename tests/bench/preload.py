@@ -327,7 +327,7 @@ def main():
             print_program(name, summary)
             result["programs"][name] = {"summary": summary, "verdicts": verdicts(summary), "rounds": rounds}
             sys.stdout.flush()
-    print("\n%-28s %-34s %-34s" % ("against the best", "time", "peak"))
+    print("\n%-28s %-40s %-40s" % ("against the best", "time", "peak"))
     for name, row in result["programs"].items():
         cells = ["%.3f (%.3f to %.3f) %s %s" % (v["median"], *v["quartiles"], v["peer"], "met" if v["met"] else "MISSED")
                  for v in row["verdicts"].values()]
