@@ -297,8 +297,9 @@ typedef struct walk_s {
   uint64_t chunks[MI_CBIN_COUNT];
 } walk_t;
 
-// Is a page or part of this heap counted? Who holds blocks of a merged heap is the heap that its chain ends at.
-static bool walk_wants(const walk_t* walk, mi_heap_t* heap) {
+// Is a page or part of this heap counted? Who holds blocks of a merged heap is the heap that its chain ends at. A
+// handle may be made anew at this moment.
+static MI_RACY bool walk_wants(const walk_t* walk, mi_heap_t* heap) {
   if (walk->heap == NULL || heap == walk->heap) return true;
   for (int steps = 0; heap != NULL && steps < 1000; steps++) {
     heap = mi_load_acquire(&heap->into);

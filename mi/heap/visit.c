@@ -405,6 +405,16 @@ static MI_RACY bool is_open(mi_heap_t* heap) {
   return mi_load_acquire(&heap->home.id) != 0 && mi_load_relaxed(&heap->state) == MI_HEAP_OPEN;
 }
 
+// A page may be made or released at this moment; one of handles is made once, and stays.
+static MI_RACY bool page_has_handles(mi_page_t* page) {
+  // Acquire: `owner` is written last when a page is made.
+  const mi_tid_t owner = mi_load_acquire(&page->owner);
+  if ((owner & MI_OWNER_SPECIAL) == 0) return false;
+  if (mi_racy(page->kind) != MI_PAGE_CLASS) return _mi_page_is_arena_handle(page);
+  // One that was put by has both flags.
+  return mi_racy(page->bin) == MI_BIN_HANDLE && (owner & MI_OWNER_INTERNAL) == MI_OWNER_SPECIAL;
+}
+
 // Handles lie in pages that hold nothing else: those pages are the list of all heaps, at no cost to who makes one.
 bool mi_heap_visit_all(mi_heap_visit_fun* visitor, void* arg) {
   if (visitor == NULL) {
@@ -423,13 +433,7 @@ bool mi_heap_visit_all(mi_heap_visit_fun* visitor, void* arg) {
       mi_segment_t* const segment = (mi_segment_t*)mi_arena_segment(arena, index);
       for (size_t s = 1; s < MI_SLICES_PER_SEGMENT; s++) {
         mi_page_t* const page = &segment->slot[s];
-        // Acquire: `owner` is written last when a page is made.
-        const mi_tid_t owner = mi_load_acquire(&page->owner);
-        if ((owner & MI_OWNER_SPECIAL) == 0) continue;
-        // A page that was put by for handles has both flags.
-        const bool has_handles = (page->kind == MI_PAGE_CLASS && page->bin == MI_BIN_HANDLE &&
-                                  (owner & MI_OWNER_INTERNAL) == MI_OWNER_SPECIAL);
-        if (!has_handles && !_mi_page_is_arena_handle(page)) continue;
+        if (!page_has_handles(page)) continue;
         for (size_t b = 0; b < page->reserved; b++) {
           mi_heap_t* const heap = (mi_heap_t*)(page->start + b * page->block_size);
           if (!is_open(heap)) continue;
