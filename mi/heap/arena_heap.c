@@ -1,7 +1,7 @@
 // Heaps that live in one arena: handle, extras, lanes, theaps and every block lie in the arena's own memory, and
-// nowhere else. What the library needs for such a heap takes a page (one slice) each, of which only the first bytes are
-// touched; there are no regions, so that every size class begins with a page. NUMA affinity is here too: it prefers
-// arenas of a node.
+// nowhere else (functions that the program registers with the heap apart). What the library needs for such a heap takes
+// a page (one slice) each, of which only the first bytes are touched; there are no regions, so that every size class
+// begins with a page. NUMA affinity is here too: it prefers arenas of a node.
 //
 // Invariants:
 //  * MI_HEAP_IN_ARENA is set iff the handle lies in a page of its own, with its extras behind it; it never changes

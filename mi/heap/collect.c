@@ -104,6 +104,7 @@ const mi_upcalls_t _mi_upcalls = {
     .thread_collect = thread_collect,
     .theap_gone = _mi_heap_theap_gone,
     .reclaim = _mi_reclaim_merged,
+    .around_fork = _mi_heaps_around_fork,
     .after_fork = _mi_heaps_after_fork,
 #if MI_CHECKED
     .check_free = _mi_checked_free,

@@ -41,8 +41,12 @@ static bool config_check(const mi_heap_config_t* config) {
   if (config->required != 0) return refuse("required", config->required, "no protection is supported");
   if (config->deferred_free == NULL && config->deferred_arg != NULL)
     return refuse("deferred_arg", (uintptr_t)config->deferred_arg, "there is no deferred_free");
+  if (config->parent != NULL) {
+    const mi_thread_t* const thread = mi_thread();
+    const char* const why = _mi_family_refusal(config->parent, thread == NULL ? NULL : thread->subproc);
+    if (why != NULL) return refuse("parent", (uintptr_t)config->parent, why);
+  }
   // What this library has no policy for yet.
-  if (config->parent != NULL) return refuse("parent", (uintptr_t)config->parent, "not supported");
   if (config->limit != 0) return refuse("limit", config->limit, "not supported");
   if (config->soft_limit != 0) return refuse("soft_limit", config->soft_limit, "not supported");
   if (config->headroom != 0) return refuse("headroom", config->headroom, "not supported");
@@ -58,13 +62,14 @@ static bool config_has_deferred(const mi_heap_config_t* config) {
   return config->deferred_free != NULL || config->deferred_cadence != 0 || config->deferred_bytes != 0;
 }
 static bool config_is_plain(const mi_heap_config_t* config) {
-  return config->name == NULL && config->numa_node == 0 && !config_has_deferred(config);
+  return config->name == NULL && config->numa_node == 0 && config->parent == NULL && !config_has_deferred(config);
 }
 
 mi_heap_t* mi_heap_new_with(const mi_heap_config_t* given) {
   if (given == NULL) return mi_heap_new();
   mi_heap_config_t config;
   if (!config_read(given, &config) || !config_check(&config)) return NULL;
+  if (config.parent != NULL && mi_thread() != NULL) _mi_heap_ids_renew(mi_thread());
   mi_heap_t* const heap = (config.arena == NULL ? mi_heap_new() : mi_heap_new_in_arena(config.arena));
   if (heap == NULL) return NULL;
   if ((config.flags & MI_HEAP_REPORT_SURVIVORS) != 0) heap->flags |= MI_HEAP_REPORTS;
@@ -81,5 +86,10 @@ mi_heap_t* mi_heap_new_with(const mi_heap_config_t* given) {
   }
   if (extra->name[0] != 0) _mi_heap_name_begin(heap, extra->name);
   extra->numa = (uint16_t)config.numa_node;
+  if (config.parent != NULL && !_mi_family_join(heap, config.parent)) {
+    mi_heap_destroy(heap);
+    _mi_error(ENOMEM, "mi_heap_new_with: no memory for the family\n");
+    return NULL;
+  }
   return heap;
 }

@@ -58,14 +58,6 @@ static void callback_leave(mi_thread_t* thread, const mi_callback_t* frame) {
   thread->callback_depth--;
 }
 
-bool _mi_deferred_is_running(const mi_thread_t* thread, const mi_heap_t* heap) {
-  if (thread->callback_heap == heap) return true;
-  for (const mi_callback_t* frame = thread->callbacks; frame != NULL; frame = frame->outer) {
-    if (frame->heap == heap) return true;
-  }
-  return false;
-}
-
 static void process_call(mi_thread_t* thread, mi_heap_t* heap, bool force) {
   const mi_pair_t* const pair = mi_load_acquire(&_mi_deferred_pair);
   if (mi_likely(pair == NULL) || thread->callback_depth > 0) return;

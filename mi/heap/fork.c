@@ -7,7 +7,17 @@
 // put right as far as it can be told, and left alone for ever where it cannot.
 #include "mi/heap/parts.h"
 
+// Nobody changes a family while the process forks.
+void _mi_heaps_around_fork(bool before) {
+  if (before) {
+    _mi_family_enter();
+  } else {
+    _mi_family_leave();
+  }
+}
+
 void _mi_heaps_after_fork(mi_thread_t* self) {
+  _mi_family_leave();  // entered before the fork, by this thread
   _mi_merge_settle();
   if (self == NULL) return;
   // The thread's own visits go on: it forked in a visitor.

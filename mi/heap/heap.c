@@ -29,6 +29,15 @@ uint64_t _mi_heap_next_id(mi_thread_t* thread) {
   return (mi_likely(thread->heap_id_next < thread->heap_id_end) ? thread->heap_id_next++ : heap_id_refill(thread));
 }
 
+// Ids that threads gave up: for _mi_heaps_made.
+static _Atomic(uint64_t) ids_skipped;
+
+// An id from a run of its own is higher than all that other threads gave out of theirs.
+void _mi_heap_ids_renew(mi_thread_t* thread) {
+  mi_fetch_add_relaxed(&ids_skipped, thread->heap_id_end - thread->heap_id_next);
+  thread->heap_id_next = thread->heap_id_end = 0;
+}
+
 static MI_RACY void ids_left(mi_thread_t* thread, void* sum) {
   *(uint64_t*)sum += mi_racy(thread->heap_id_end) - mi_racy(thread->heap_id_next);
 }
@@ -36,7 +45,7 @@ static MI_RACY void ids_left(mi_thread_t* thread, void* sum) {
 // How many heaps were ever made: the ids that were given to threads, less those that the threads still have.
 uint64_t _mi_heaps_made(void) {
   const uint64_t given = mi_load_relaxed(&id_runs) * MI_HEAP_IDS_PER_RUN;
-  uint64_t left = 0;
+  uint64_t left = mi_load_relaxed(&ids_skipped);
   _mi_threads_each(ids_left, &left);
   return (left < given ? given - left : 0);
 }
@@ -110,8 +119,7 @@ bool _mi_heap_check_usable(mi_heap_t* heap, const char* function) {
   return false;
 }
 
-// May the calling thread end this heap? Reports why not.
-static bool heap_check_end(mi_heap_t* heap, const char* function) {
+bool _mi_heap_check_end(mi_heap_t* heap, bool drops, const char* function) {
   if (heap == &_mi_heap_main) {
     _mi_error(EINVAL, "%s: the main heap does not end\n", function);
     return false;
@@ -122,8 +130,11 @@ static bool heap_check_end(mi_heap_t* heap, const char* function) {
     _mi_error(EINVAL, "%s: the main heap of a sub-process ends with the sub-process\n", function);
     return false;
   }
-  const mi_thread_t* const thread = _mi_tls.thread;
-  if (thread != NULL && thread->callback_depth > 0 && _mi_deferred_is_running(thread, heap)) {
+  const mi_thread_t* const thread = _mi_tls.thread;  // NULL: there was no memory for a record; closing needs none
+  const mi_callback_t* frame = (thread == NULL ? NULL : thread->callbacks);
+  while (frame != NULL && frame->heap != heap && !(drops && _mi_family_is_above(heap, frame->heap)))
+    frame = frame->outer;
+  if (frame != NULL || _mi_heap_is_ending(heap)) {
     _mi_error(EINVAL, "%s: heap %p (%s) may not end in its own callback\n", function, (void*)heap, mi_heap_name(heap));
     return false;
   }
@@ -225,13 +236,18 @@ void mi_heap_destroy(mi_heap_t* heap) {
     _mi_handle_free(thread, heap);
     return;
   }
-  if (!heap_check_end(heap, "mi_heap_destroy")) return;
+  if (!_mi_heap_check_end(heap, (heap->flags & MI_HEAP_NO_DESTROY) == 0, "mi_heap_destroy")) return;
   if ((heap->flags & MI_HEAP_NO_DESTROY) != 0) {
     mi_heap_delete(heap);
     return;
   }
   if (heap->home.config != NULL) _mi_deferred_end(heap);
   _mi_heap_leave_default(heap);
+  _mi_heap_before_end(heap, false);
+  _mi_heap_finish(heap);
+}
+
+void _mi_heap_finish(mi_heap_t* heap) {
   if ((heap->flags & MI_HEAP_REPORTS) != 0) _mi_heap_report_survivors(heap);
 #if MI_CHECKED
   _mi_checked_heap_end(heap);
@@ -242,8 +258,9 @@ void mi_heap_destroy(mi_heap_t* heap) {
 // --- reset ----------------------------------------------------------------------------------------------------------
 
 void mi_heap_reset(mi_heap_t* heap) {
-  if (heap == NULL || !heap_check_end(heap, "mi_heap_reset")) return;
+  if (heap == NULL || !_mi_heap_check_end(heap, true, "mi_heap_reset")) return;
   _mi_deferred_reset_begin(heap);
+  _mi_heap_before_end(heap, true);
 #if MI_CHECKED
   _mi_checked_heap_end(heap);
 #endif

@@ -146,6 +146,38 @@ mi_decl_export void mi_heap_reset(mi_heap_t* heap) mi_attr_noexcept;
 /// during the call.
 mi_decl_export void mi_heap_merge(mi_heap_t* heap, mi_heap_t* into) mi_attr_noexcept;
 
+/// A function to be called before a heap's memory goes.
+typedef void mi_heap_destroy_fun(void* arg);
+
+/// Has `fun(arg)` called, once, before the heap's memory goes: in mi_heap_destroy and mi_heap_reset, after the heap's
+/// children ended, and in mi_heap_delete; the last registered first, on the thread that ends the heap, with nothing
+/// held. mi_heap_merge takes it along to the other heap (where it counts as registered then), but a merge into the main
+/// heap, which never ends, calls it. It may free blocks of the heap and allocate anywhere (what it allocates in the
+/// heap goes with it), end other heaps, and register more, which is called after it; it must not end, reset or move
+/// `heap` (EINVAL reported), nor leave by longjmp or an exception. Returns false with errno = ENOMEM without memory,
+/// and reports EINVAL for a `fun` or `heap` that is NULL and for the main heap, EFAULT for a heap that ended. Any
+/// thread.
+mi_decl_export bool mi_heap_on_destroy(mi_heap_t* heap, mi_heap_destroy_fun* fun, void* arg) mi_attr_noexcept;
+/// Takes back the last registration of the same function and argument that was not called yet. False if there is none;
+/// bad input as above. Any thread.
+mi_decl_export bool mi_heap_cancel_on_destroy(mi_heap_t* heap, mi_heap_destroy_fun* fun, void* arg) mi_attr_noexcept;
+
+// Families. A heap may have a parent, which it does not outlive: when the parent is destroyed or reset, its children
+// are destroyed first, the youngest first, each with its own children (those made with allow_destroy = false are
+// deleted). When the parent is deleted, its children go to its own parent if it has one; when it is merged, to the heap
+// that its blocks go to, if that is no main heap. A child may be used, ended or moved at any time by any thread, also
+// while other threads do so with its siblings; but who ends a parent ends its descendants too: no other thread may use
+// those at the time. Of heaps that different threads made without a parent, and that got one later, it is not known
+// which is the youngest.
+
+/// The heap's parent; NULL if it has none. Any thread.
+mi_decl_nodiscard mi_decl_export mi_heap_t* mi_heap_parent(mi_heap_t* heap) mi_attr_noexcept;
+/// Makes `heap` a child of `parent` (NULL: of none); it is no child of its former parent any more. False, with EINVAL
+/// reported and nothing changed: `heap` is NULL or a main heap, `parent` is the main heap of the process, ended, of
+/// another sub-process, `heap` itself or one of its descendants, or `heap` is ending and a callback asks for this.
+/// False with errno = ENOMEM without memory, EFAULT reported for a `heap` that ended. Any thread.
+mi_decl_export bool mi_heap_set_parent(mi_heap_t* heap, mi_heap_t* parent) mi_attr_noexcept;
+
 /// Frees what can be freed without touching live blocks: pages and regions without live blocks, memory of
 /// threads that ended. With `force`, also warm memory. The calling thread's part is done at once, other
 /// running threads' parts at their next slow path. Any thread. NULL is ignored.

@@ -169,34 +169,31 @@ static void heap_close(mi_heap_t* heap, mi_heap_t* target) {
   if (!_mi_heap_free_remains(heap)) forwarder_push(&target->forwarders[0], heap);
 }
 
-static void heap_merge(mi_heap_t* heap, mi_heap_t* into, const char* function) {
-  if (heap == &_mi_heap_main) {
-    _mi_error(EINVAL, "%s: the main heap does not end\n", function);
-    return;
-  }
-  if (!_mi_heap_check_usable(heap, function)) return;
-  const mi_subproc_t* const subproc = _mi_subproc_of(heap);
-  if (subproc != NULL && subproc->heap == heap) {
-    _mi_error(EINVAL, "%s: the main heap of a sub-process ends with the sub-process\n", function);
-    return;
-  }
-  const mi_thread_t* const thread = _mi_tls.thread;  // NULL: there was no memory for a record; closing needs none
-  if (thread != NULL && thread->callback_depth > 0 && _mi_deferred_is_running(thread, heap)) {
-    _mi_error(EINVAL, "%s: heap %p (%s) may not end in its own callback\n", function, (void*)heap, mi_heap_name(heap));
-    return;
-  }
-  if (mi_heap_extra(heap) != NULL && mi_heap_live_end(into) != heap) _mi_deferred_end(heap);
+// The heap's blocks go to `into`, or where that went; the checks are done, and nothing but blocks is left of the heap.
+static void heap_close_into(mi_heap_t* heap, mi_heap_t* into, const char* function) {
   _mi_heap_leave_default(heap);
   const bool serial = (into != &_mi_heap_main || mi_load_acquire(&heap->is_target) != 0);
   if (serial) merge_enter();
   mi_heap_t* const target = mi_heap_live_end(into);
-  if (target == heap) {
-    _mi_error(EINVAL, "%s: heap %p (%s) cannot be merged into itself\n", function, (void*)heap, mi_heap_name(heap));
-  } else if (target == &_mi_heap_main || _mi_heap_check_usable(target, function)) {
+  if (target == &_mi_heap_main || _mi_heap_check_usable(target, function)) {
     if (target != &_mi_heap_main) mi_store_release(&target->is_target, (uint8_t)1);
     heap_close(heap, target);
   }
   if (serial) merge_leave();
+}
+
+void _mi_heap_close(mi_heap_t* heap, mi_heap_t* target) { heap_close_into(heap, target, "mi_heap_delete"); }
+
+static void heap_merge(mi_heap_t* heap, mi_heap_t* into, const char* function) {
+  if (!_mi_heap_check_end(heap, false, function)) return;
+  mi_heap_t* const target = mi_heap_live_end(into);
+  if (target == heap) {
+    _mi_error(EINVAL, "%s: heap %p (%s) cannot be merged into itself\n", function, (void*)heap, mi_heap_name(heap));
+  } else if (target == &_mi_heap_main || _mi_heap_check_usable(target, function)) {
+    if (mi_heap_extra(heap) != NULL) _mi_deferred_end(heap);
+    _mi_heap_leave_default(heap);
+    if (_mi_heap_before_close(heap, target, function)) heap_close_into(heap, target, function);
+  }
 }
 
 void mi_heap_delete(mi_heap_t* heap) {

@@ -3,6 +3,7 @@
 #ifndef MI_HEAP_PARTS_H
 #define MI_HEAP_PARTS_H
 
+#include "mi/heap/family.h"
 #include "mi/heap/heap.h"
 #include "mi/internal/core.h"
 #include "mi/internal/options.h"
@@ -29,6 +30,7 @@ typedef struct mi_heap_extra_s {
   uint16_t numa;                            // of mi_heap_set_numa_affinity, plus 1
   _Atomic(struct mi_name_s*) named;         // of its name (table.c); NULL: unnamed, or ended
   _Atomic(struct mi_deferred_s*) deferred;  // its deferred_free (deferred.c); NULL: never had one
+  mi_family_t family;
 #if MI_GUARDED
   mi_guard_settings_t guard;
 #endif
@@ -134,6 +136,12 @@ mi_hidden mi_heap_extra_t* _mi_heap_extra_make(mi_heap_t* heap);
 static inline const mi_heap_extra_t* mi_heap_extra(const mi_heap_t* heap) {
   return (heap == &_mi_heap_main ? NULL : mi_load_acquire(mi_heap_extra_word((mi_heap_t*)heap)));
 }
+static inline mi_family_t* mi_heap_family(mi_heap_t* heap) {  // NULL: it has none
+  mi_heap_extra_t* const extra = (heap == &_mi_heap_main ? NULL : mi_load_acquire(mi_heap_extra_word(heap)));
+  return (extra == NULL ? NULL : &extra->family);
+}
+// Heaps that the thread makes from now on are younger than those that other threads have made with a parent.
+mi_hidden void _mi_heap_ids_renew(mi_thread_t* thread);
 // A handle in an arena, everything of it set up but the id. NULL: no memory in the arena.
 mi_hidden mi_heap_t* _mi_arena_handle_make(mi_thread_t* thread, mi_arena_t* arena);
 mi_hidden bool _mi_page_is_arena_handle(const mi_page_t* page);
@@ -152,8 +160,12 @@ mi_hidden bool _mi_subproc_exists(mi_subproc_id_t id);
 
 // --- ends (heap.c, merge.c) --------------------------------------------------------------------------------------
 mi_hidden bool _mi_heap_check_usable(mi_heap_t* heap, const char* function);
+// May the calling thread end the heap, or with `drops` its blocks? Reports why not.
+mi_hidden bool _mi_heap_check_end(mi_heap_t* heap, bool drops, const char* function);
 mi_hidden void _mi_heap_theap_gone(mi_heap_t* heap);
-mi_hidden void _mi_heap_end(mi_heap_t* heap);  // destroys a heap, open or closed
+mi_hidden void _mi_heap_finish(mi_heap_t* heap);  // destroys an open heap; all that comes before has happened
+mi_hidden void _mi_heap_close(mi_heap_t* heap, mi_heap_t* target);  // the same for delete
+mi_hidden void _mi_heap_end(mi_heap_t* heap);                       // destroys a heap, open or closed
 mi_hidden void _mi_heap_leave_default(mi_heap_t* heap);
 mi_hidden mi_page_t* _mi_reclaim_merged(mi_theap_t* theap, size_t bin);
 mi_hidden mi_heap_t* _mi_forwarder_pop(mi_heap_t* heap);
@@ -180,6 +192,7 @@ mi_hidden void _mi_heap_report_survivors(mi_heap_t* heap);  // of a heap that is
 mi_hidden void _mi_survivors_at_exit(void);
 
 // --- in the child of a fork (fork.c) --------------------------------------------------------------------------------
+mi_hidden void _mi_heaps_around_fork(bool before);
 mi_hidden void _mi_heaps_after_fork(mi_thread_t* self);
 mi_hidden void _mi_heap_settle(mi_heap_t* heap);
 mi_hidden void _mi_heap_settle_to_close(mi_heap_t* heap);
@@ -207,7 +220,6 @@ mi_hidden void _mi_deferred_reset_end(mi_heap_t* heap);
 // The heap's extras go: without a call.
 mi_hidden void _mi_deferred_drop(mi_heap_extra_t* extra);
 // Does a callback of this heap run on the calling thread?
-mi_hidden bool _mi_deferred_is_running(const mi_thread_t* thread, const mi_heap_t* heap);
 
 // --- collecting (collect.c)
 // --------------------------------------------------------------------------------------------

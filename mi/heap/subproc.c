@@ -136,13 +136,12 @@ bool mi_subproc_visit_heaps(mi_subproc_id_t id, mi_heap_visit_fun* visitor, void
 static bool end_member(mi_heap_t* heap, void* arg) {
   const mi_subproc_t* const subproc = arg;
   if (heap == subproc->heap) return true;
+  // A callback of a heap that ended before may be running this.
+  if (_mi_heap_is_ending(heap)) return true;
   if (mi_heap_extra(heap) != NULL) _mi_deferred_end(heap);
   _mi_heap_leave_default(heap);
-  if ((heap->flags & MI_HEAP_REPORTS) != 0) _mi_heap_report_survivors(heap);
-#if MI_CHECKED
-  _mi_checked_heap_end(heap);
-#endif
-  _mi_heap_end(heap);
+  _mi_heap_before_end(heap, false);
+  _mi_heap_finish(heap);
   return true;
 }
 

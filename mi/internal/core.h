@@ -14,6 +14,7 @@ typedef struct mi_upcalls_s {
   void (*thread_collect)(mi_thread_t* thread);           // a forced collect that another thread asked for
   void (*theap_gone)(mi_heap_t* heap);                   // a theap left the heap: drop its reference
   mi_page_t* (*reclaim)(mi_theap_t* theap, size_t bin);  // from heaps that were merged into the theap's
+  void (*around_fork)(bool before);                      // in the process that forks
   void (*after_fork)(mi_thread_t* self);                 // in the child; `self` NULL: the thread has no record
 #if MI_CHECKED
   bool (*check_free)(void* p);  // looks at a block before it is freed; false: it stays

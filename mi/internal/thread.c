@@ -104,13 +104,15 @@ static void exit_key_set(mi_thread_t* thread) {
 // After the program's destructors and its atexit functions, or when a program closes the library.
 static __attribute__((destructor)) void at_process_end(void) { _mi_upcalls.process_end(); }
 
+static void before_fork(void) { _mi_upcalls.around_fork(true); }
+static void after_fork(void) { _mi_upcalls.around_fork(false); }
 static void after_fork_in_child(void);
 
 static void process_init(void) {
   mi_store_relaxed(&process_id, _mi_os_process_id());
   if (_mi_option(mi_option_allow_thp) == 0) _mi_os_disallow_thp();
   if (pthread_key_create(&exit_key, at_thread_end) == 0) atomic_store(&exit_key_lives, true);
-  pthread_atfork(NULL, NULL, after_fork_in_child);
+  pthread_atfork(before_fork, after_fork, after_fork_in_child);
   _mi_upcalls.process_start();
 }
 
