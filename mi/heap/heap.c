@@ -257,8 +257,8 @@ void _mi_heap_finish(mi_heap_t* heap) {
 
 // --- reset ----------------------------------------------------------------------------------------------------------
 
-void mi_heap_reset(mi_heap_t* heap) {
-  if (heap == NULL || !_mi_heap_check_end(heap, true, "mi_heap_reset")) return;
+static mi_noinline void heap_reset(mi_heap_t* heap) {
+  if (!_mi_heap_check_end(heap, true, "mi_heap_reset")) return;
   _mi_deferred_reset_begin(heap);
   _mi_heap_before_end(heap, true);
 #if MI_CHECKED
@@ -279,9 +279,24 @@ void mi_heap_reset(mi_heap_t* heap) {
       _mi_os_yield();  // its thread is in collect or exit: the heap stays, so its thread must be through first
     }
     _mi_part_reset(part);
+    if ((heap->flags & MI_HEAP_IN_ARENA) != 0) _mi_part_close_young(part);
   }
   for (mi_heap_t* forwarder; (forwarder = _mi_forwarder_pop(heap)) != NULL;) _mi_heap_end(forwarder);
   _mi_abandoned_sweep(heap, true);
   _mi_heap_totals_end(heap);
   _mi_deferred_reset_end(heap);
+}
+
+void mi_heap_reset(mi_heap_t* heap) {
+  if (mi_unlikely(heap == NULL)) return;
+  // The short way, as in mi_heap_destroy. What regions left in the heap's totals goes with a reset.
+  if (mi_likely((mi_load_relaxed(&heap->home.region.owner) ^ _mi_tls.tid) <= MI_OWNER_FLAGS) && heap_is_simple(heap) &&
+      mi_likely(_mi_tls.thread->callback_heap == NULL) && mi_likely(mi_load_relaxed(&heap->home.totals) == NULL)) {
+#if MI_CHECKED
+    _mi_checked_heap_end(heap);
+#endif
+    _mi_part_reset_home(&heap->home);
+    return;
+  }
+  heap_reset(heap);
 }

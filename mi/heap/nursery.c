@@ -38,6 +38,8 @@ static const uint8_t region_shift[] = {10, 10, 11, 12, 12, 13, 13, 14, 14, 15, 1
 #define MI_CACHE_BYTES_MAX (128 * (uint32_t)MI_KiB)
 #define MI_CACHE_LEARN 64  // heaps that were trimmed before the limit doubles
 #define MI_BALANCE_MAX 100
+#define MI_JOIN_REGIONS 3  // regions in use from which they are joined to one,
+#define MI_JOIN_FILLS 2    // if it is so the second time
 
 static size_t region_word_count(const mi_region_t* region) {
   return (region->shift <= 10 ? 1 : (size_t)1 << (region->shift - 10));
@@ -111,6 +113,28 @@ static inline void part_spare_regions(mi_part_t* part) {
   part->spare = first;
 }
 
+// The granule behind the head and the bits of a region.
+static inline size_t region_first(size_t shift) {
+  const size_t words = (size_t)1 << (shift - 10);
+  return mi_round_up(sizeof(mi_region_t) + 3 * sizeof(uint64_t) * words, MI_GRANULE) / MI_GRANULE;
+}
+
+// A region of the given size from the core, with what does not change while it is kept, and room for `need` bytes.
+static mi_region_t* region_make(mi_thread_t* thread, mi_part_t* part, size_t shift, size_t need) {
+  size_t first = region_first(shift);
+  mi_region_t* const region = _mi_internal_alloc(thread, (size_t)1 << shift);
+  if (region == NULL) return NULL;
+  // Regions of 4 KiB and up would all begin in the same cache sets. By number and not by address: see page_fresh.
+  if (shift >= 12 && ((size_t)1 << shift) - first * MI_GRANULE >= need + 192) {
+    first += (mi_load_relaxed(&part->heap->home.id) + part->step) % 4 * (64 / MI_GRANULE);
+  }
+  region->first = (uint16_t)first;
+  region->shift = (uint8_t)shift;
+  mi_store_relaxed(&region->end, (uint16_t)0);
+  part->bytes += 1u << shift;
+  return region;
+}
+
 // Gives spare regions back until the part has at most `keep` bytes of regions.
 static void part_trim_spare(mi_part_t* part, size_t keep) {
   while (part->spare != NULL && part->bytes > keep) {
@@ -120,6 +144,26 @@ static void part_trim_spare(mi_part_t* part, size_t keep) {
     region_go_home(region);
   }
 }
+
+// A part that was filled twice over several regions gets one that holds as much, so that it opens one the next time.
+// All its regions are spare. (One that is filled once only, or so much that the thread would not keep it, stays as it
+// is.)
+static mi_noinline void part_join_spare(mi_part_t* part) {
+  mi_thread_t* const thread = _mi_tls.thread;
+  if (++part->fills < MI_JOIN_FILLS) return;
+  part->fills = 0;
+  const uint32_t bytes = part->bytes;
+  const size_t shift = mi_msb(bytes - 1) + 1;
+  if (thread == NULL || shift > MI_REGION_SHIFT_MAX || (size_t)1 << shift > thread->handle_cache_limit) return;
+  mi_region_t* const region = region_make(thread, part, shift, 0);
+  if (region == NULL) return;
+  part_trim_spare(part, part->bytes - bytes);
+  region->next = NULL;
+  part->spare = region;
+}
+
+// How many regions a part opened since it was empty, roughly: `step` counts no further than sizes grow.
+static inline bool part_opened_several(const mi_part_t* part) { return part->step >= MI_JOIN_REGIONS; }
 
 void _mi_lane_free(mi_part_t* lane) {
   _mi_part_release_regions(lane);
@@ -137,12 +181,42 @@ void _mi_part_close_young(mi_part_t* part) {
   memset(part->seen, 255, sizeof(part->seen));
 }
 
+static inline void part_empty(mi_part_t* part, size_t size) {
+  mi_region_t* const region = &part->region;
+  part->words[0] = part->words[1] = part->words[2] = 0;  // of the part's own region, which has no more
+  mi_stores_in_order();
+  part->current = region;
+  part->limit = (uint8_t*)region + size;
+  mi_store_relaxed(&region->end, (uint16_t)0);
+  mi_store_release(&part->bump, region_at(region, MI_PART_SIZE / MI_GRANULE));
+  part->step = 0;
+  memset(part->seen, 0, sizeof(part->seen));
+}
+
+static mi_noinline void part_reset_slow(mi_part_t* part) {
+  if (part_opened_several(part)) part_join_spare(part);
+  part_trim_spare(part, MI_CACHE_BYTES_MAX);
+  part_empty(part, (size_t)1 << part->region.shift);
+}
+
+static inline bool part_is_large(const mi_part_t* part) {
+  return part_opened_several(part) || part->bytes > MI_CACHE_BYTES_MAX;
+}
+
 // For a reset: nothing is live, what was warm stays.
 void _mi_part_reset(mi_part_t* part) {
   part_spare_regions(part);
-  part_trim_spare(part, MI_CACHE_BYTES_MAX);
-  _mi_part_rewind_embedded(part);
-  if ((part->heap->flags & MI_HEAP_IN_ARENA) != 0) _mi_part_close_young(part);
+  part_reset_slow(part);
+}
+
+// The same for the first part of a heap that has no other: a handle's.
+void _mi_part_reset_home(mi_part_t* part) {
+  part_spare_regions(part);
+  if (mi_unlikely(part_is_large(part))) {
+    part_reset_slow(part);
+    return;
+  }
+  part_empty(part, (size_t)1 << MI_REGION_SHIFT_MIN);
 }
 
 // --- in the child of a fork -------------------------------------------------------------------------------------
@@ -282,6 +356,7 @@ void _mi_handle_free(mi_thread_t* thread, mi_heap_t* heap) {
   mi_stores_in_order();
   part_spare_regions(part);
   mi_store_relaxed(&part->region.owner, MI_TID_NONE);
+  if (mi_unlikely(part_opened_several(part))) part_join_spare(part);
   if (mi_unlikely(thread == NULL)) {
     handle_free_slow(thread, heap);
     return;
@@ -414,32 +489,17 @@ static const uint8_t granules_bin[MI_YOUNG_SIZE_MAX / MI_GRANULE + 1] = {
     0,         BIN(1),    BIN(2),     BIN(3),     BIN4(4),    BIN4(8),    BIN4(12),   BIN16(16),  BIN16(32),
     BIN16(48), BIN64(64), BIN64(128), BIN64(192), BIN64(256), BIN64(320), BIN64(384), BIN64(448), BIN(512)};
 
-// A region from the core, with what does not change while it is kept. A thread that keeps making regions which it had
-// to give back at the end of the last heap learns to keep more.
+// A region for an object that fits no other. A thread that keeps making regions which it had to give back at the end of
+// the last heap learns to keep more.
 static mi_region_t* region_new(mi_thread_t* thread, mi_part_t* part, size_t need) {
   if (thread->handle_trims > MI_CACHE_LEARN && thread->handle_cache_limit < MI_CACHE_BYTES_MAX) {
     thread->handle_cache_limit *= 2;
     thread->handle_trims = 0;
   }
   size_t shift = region_shift[part->step];
-  size_t first;
-  for (;; shift++) {
-    const size_t words = (size_t)1 << (shift - 10);
-    first = mi_round_up(sizeof(mi_region_t) + 3 * sizeof(uint64_t) * words, MI_GRANULE) / MI_GRANULE;
-    // A large object does not get a region that is full with it.
-    if (((size_t)1 << shift) - first * MI_GRANULE >= (need > MI_KiB ? 2 * need : need)) break;
-  }
-  mi_region_t* const region = _mi_internal_alloc(thread, (size_t)1 << shift);
-  if (region == NULL) return NULL;
-  // Regions of 4 KiB and up would all begin in the same cache sets. By number and not by address: see page_fresh.
-  if (shift >= 12 && ((size_t)1 << shift) - first * MI_GRANULE >= need + 192) {
-    first += (mi_load_relaxed(&part->heap->home.id) + part->step) % 4 * (64 / MI_GRANULE);
-  }
-  region->first = (uint16_t)first;
-  region->shift = (uint8_t)shift;
-  mi_store_relaxed(&region->end, (uint16_t)0);
-  part->bytes += 1u << shift;
-  return region;
+  // A large object does not get a region that is full with it.
+  while (((size_t)1 << shift) - region_first(shift) * MI_GRANULE < (need > MI_KiB ? 2 * need : need)) shift++;
+  return region_make(thread, part, shift, need);
 }
 
 static inline size_t region_room(const mi_region_t* region) {

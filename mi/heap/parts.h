@@ -54,6 +54,7 @@ mi_hidden void _mi_part_release_regions(mi_part_t* part);
 mi_hidden void _mi_part_release_empty(mi_part_t* part);
 mi_hidden void _mi_part_release_step(mi_part_t* part);
 mi_hidden void _mi_part_reset(mi_part_t* part);
+mi_hidden void _mi_part_reset_home(mi_part_t* part);
 mi_hidden void _mi_part_settle(mi_part_t* part);
 mi_hidden void _mi_returned_settle(mi_thread_t* self);
 mi_hidden void _mi_lane_free(mi_part_t* lane);

@@ -348,7 +348,8 @@ struct mi_part_s {
   mi_region_t* spare;         // regions kept from earlier use, empty, to be taken before new ones
   uint32_t bytes;             // of both lists
   uint8_t step;               // how far region sizes have grown
-  uint8_t padding[3];
+  uint8_t fills;              // how often it was filled over several regions (nursery.c)
+  uint8_t padding[2];
   _Atomic(mi_slot_t*) slot;  // of the theap
   // line 2: of the handle, see mi_heap_s; unused in lanes
   uint64_t handle_line[8];
