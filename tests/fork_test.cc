@@ -102,7 +102,7 @@ Report* SharedReport() {
   return report;
 }
 
-__attribute__((format(printf, 1, 2))) [[noreturn]] void ChildFails(const char* format, ...) {
+[[noreturn]] __attribute__((format(printf, 1, 2))) void ChildFails(const char* format, ...) {
   va_list args;
   va_start(args, format);
   vsnprintf(SharedReport()->message, sizeof(SharedReport()->message), format, args);

@@ -127,8 +127,8 @@ static mi_heap_t* list_sort(mi_heap_t* list) {
       }
       rest = b;
     }
-    family_of(last)->next = NULL;
-    if (merges == 1) return list;
+    if (last != NULL) family_of(last)->next = NULL;
+    if (merges <= 1) return list;
   }
 }
 
