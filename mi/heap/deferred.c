@@ -45,27 +45,14 @@ void mi_register_deferred_free(mi_deferred_free_fun* deferred_free, void* arg) {
   if (pair != NULL) mi_fetch_or_acq_rel(&_mi_deferred_armed, (uint8_t)ARMED_PROCESS);
 }
 
-static void callback_enter(mi_thread_t* thread, mi_callback_t* frame) {
-  frame->outer = thread->callbacks;
-  thread->callbacks = frame;
-  thread->callback_heap = frame->heap;
-  thread->callback_depth++;
-}
-
-static void callback_leave(mi_thread_t* thread, const mi_callback_t* frame) {
-  thread->callbacks = frame->outer;
-  thread->callback_heap = (frame->outer == NULL ? NULL : frame->outer->heap);
-  thread->callback_depth--;
-}
-
 static void process_call(mi_thread_t* thread, mi_heap_t* heap, bool force) {
   const mi_pair_t* const pair = mi_load_acquire(&_mi_deferred_pair);
   if (mi_likely(pair == NULL) || thread->callback_depth > 0) return;
   mi_callback_t frame = {NULL, heap, 0};
-  callback_enter(thread, &frame);
+  mi_callback_enter(thread, &frame);
   mi_deferred_free_fun* const deferred_free = (mi_deferred_free_fun*)mi_load_relaxed(&pair->fun);
   MI_CALL_USER(deferred_free(force, thread->heartbeat, pair->arg));
-  callback_leave(thread, &frame);
+  mi_callback_leave(thread, &frame);
 }
 
 // --- records ------------------------------------------------------------------------------------------------------
@@ -245,12 +232,12 @@ static void heap_call(mi_thread_t* thread, mi_deferred_t* deferred, bool force, 
   if (pair == NULL) return;
   mi_heap_t* const heap = deferred->heap;
   mi_callback_t frame = {NULL, heap, budget};
-  if (mi_likely(thread != NULL)) callback_enter(thread, &frame);
+  mi_callback_enter(thread, &frame);
   // One number for each call, of whatever thread. Who ends a call before another begins has the smaller one, since the
   // changes of one word have one order.
   const unsigned long long heartbeat = mi_fetch_add_relaxed(&deferred->heartbeat, 1) + 1;
   MI_CALL_USER(pair->fun(heap, force, heartbeat, pair->arg));
-  if (mi_likely(thread != NULL)) callback_leave(thread, &frame);
+  mi_callback_leave(thread, &frame);
 }
 
 // What the calling thread has of a heap: its theap (the empty one: none), and for a heap with regions its part.

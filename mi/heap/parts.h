@@ -220,10 +220,24 @@ mi_hidden void _mi_deferred_reset_begin(mi_heap_t* heap);
 mi_hidden void _mi_deferred_reset_end(mi_heap_t* heap);
 // The heap's extras go: without a call.
 mi_hidden void _mi_deferred_drop(mi_heap_extra_t* extra);
-// Does a callback of this heap run on the calling thread?
 
-// --- collecting (collect.c)
-// --------------------------------------------------------------------------------------------
+// Around a callback that is of a heap's: no other is started meanwhile, and the heap may not end in it. `thread` NULL:
+// there was no memory for a record.
+static inline void mi_callback_enter(mi_thread_t* thread, mi_callback_t* frame) {
+  if (mi_unlikely(thread == NULL)) return;
+  frame->outer = thread->callbacks;
+  thread->callbacks = frame;
+  thread->callback_heap = frame->heap;
+  thread->callback_depth++;
+}
+static inline void mi_callback_leave(mi_thread_t* thread, const mi_callback_t* frame) {
+  if (mi_unlikely(thread == NULL)) return;
+  thread->callbacks = frame->outer;
+  thread->callback_heap = (frame->outer == NULL ? NULL : frame->outer->heap);
+  thread->callback_depth--;
+}
+
+// --- collecting (collect.c) -----------------------------------------------------------------------------------------
 mi_hidden void _mi_thread_collect(mi_thread_t* thread, bool force);
 
 #endif

@@ -51,17 +51,11 @@ static void show(mi_heap_t* heap, const mi_survivors_t* survivors) {
     return;
   }
   mi_thread_t* const thread = _mi_tls.thread;
-  mi_heap_t* const outer = (thread == NULL ? NULL : thread->callback_heap);
-  if (thread != NULL) {
-    thread->callback_depth++;
-    thread->callback_heap = heap;
-  }
+  mi_callback_t frame = {NULL, heap, 0};
+  mi_callback_enter(thread, &frame);
   mi_survivors_fun* const fun = (mi_survivors_fun*)mi_load_relaxed(&pair->fun);
   MI_CALL_USER(fun(survivors, pair->arg));
-  if (thread != NULL) {
-    thread->callback_heap = outer;
-    thread->callback_depth--;
-  }
+  mi_callback_leave(thread, &frame);
 }
 
 // --- at a destroy -------------------------------------------------------------------------------------------------
