@@ -14,6 +14,7 @@
 
 #include "gtest/gtest.h"
 #include "mi/heap/heap.h"
+#include "mi/mimalloc-stats.h"
 #include "mi/mimalloc.h"
 #include "tests/internal/probe.h"
 #include "tests/test_support.h"
@@ -546,10 +547,12 @@ INSTANTIATE_TEST_SUITE_P(Call, FaultTest, ::testing::Values(kMmap, kMadvise, kMu
 
 // In an arena of 32 MiB, and nothing beyond: a thread fills pages of two heaps and ends when there is no slice left in
 // which its heaps could note its pages. `then` runs in that state, with the two heaps and what fills the memory.
-int WithOrphans(void (*then)(mi_heap_t* heap, mi_heap_t* other, Blocks* filler)) {
+// `counted`: the heaps are counted when they end.
+int WithOrphans(void (*then)(mi_heap_t* heap, mi_heap_t* other, Blocks* filler), bool counted = false) {
   return InChild([&] {
     setenv("MIMALLOC_ARENA_RESERVE", "32M", 1);
     mi_free(mi_malloc(1));
+    mi_option_set_enabled(mi_option_show_stats, counted);
     mi_option_set(mi_option_disallow_os_alloc, 1);
     mi_heap_t* heap = nullptr;
     mi_heap_t* other = nullptr;
@@ -586,6 +589,22 @@ TEST(OrphanTest, PagesOfAHeapThatCouldNotBeListedGoBackWhenTheHeapIsDestroyed) {
               mi_collect(true);
               REQUIRE(Look().slices <= kSlicesKept);
             }),
+            0);
+}
+
+TEST(OrphanTest, TheirBlocksAreCountedWhenTheHeapIsDestroyed) {
+  EXPECT_EQ(WithOrphans(
+                [](mi_heap_t* heap, mi_heap_t* other, Blocks*) {
+                  mi_option_disable(mi_option_show_stats);
+                  mi_stats_t_decl(before);
+                  REQUIRE(mi_stats_get(&before));
+                  mi_heap_destroy(heap);
+                  mi_heap_destroy(other);
+                  mi_stats_t_decl(after);
+                  REQUIRE(mi_stats_get(&after));
+                  REQUIRE(after.malloc_normal_count.total == before.malloc_normal_count.total);
+                },
+                true),
             0);
 }
 

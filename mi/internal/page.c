@@ -498,8 +498,7 @@ static bool orphans_settle(mi_heap_t* heap, bool wait, bool release) {
     mi_heap_t* const owner = mi_load_relaxed(&page->heap);  // stays: whoever adopts the page does so for this heap
     if (release && owner == heap) {
       if (page_claim_popped(page)) {
-        page->used = 0;
-        page_give_slices(page);
+        page_drop(page);
         atomic_fetch_sub_explicit(&heap->pages_out, 1, memory_order_acq_rel);
       }
     } else {
