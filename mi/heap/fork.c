@@ -21,7 +21,8 @@ void _mi_heaps_after_fork(mi_thread_t* self) {
   _mi_merge_settle();
   if (self == NULL) return;
   // The thread's own visits go on: it forked in a visitor.
-  for (mi_visit_t* visit = self->visits; visit != NULL; visit = visit->outer) visit->heap->visiting = _mi_fork_stamp;
+  for (mi_visit_t* visit = self->visits; visit != NULL; visit = visit->outer)
+    mi_store_relaxed(&visit->heap->visiting, _mi_fork_stamp);
   _mi_returned_settle(self);
 }
 

@@ -138,6 +138,12 @@ bool _mi_heap_check_end(mi_heap_t* heap, bool drops, const char* function) {
     _mi_error(EINVAL, "%s: heap %p (%s) may not end in its own callback\n", function, (void*)heap, mi_heap_name(heap));
     return false;
   }
+  const mi_visit_t* visit = (thread == NULL ? NULL : thread->visits);
+  while (visit != NULL && !(drops && _mi_family_is_above(heap, visit->heap))) visit = visit->outer;
+  if (visit != NULL || mi_heap_is_visited(heap)) {
+    _mi_error(EINVAL, "%s: heap %p (%s) may not end inside a visit of it\n", function, (void*)heap, mi_heap_name(heap));
+    return false;
+  }
   return true;
 }
 
@@ -183,7 +189,7 @@ static void heap_free(mi_heap_t* heap) {
   mi_store_relaxed(&heap->pages_out, (int64_t)0);
   mi_store_relaxed(&heap->is_target, (uint8_t)0);
   heap->flags = _mi_heap_flags_of_new();
-  heap->visiting = 0;
+  mi_store_relaxed(&heap->visiting, (uint8_t)0);
   mi_store_relaxed(&heap->state, (uint8_t)MI_HEAP_OPEN);
   mi_store_release(&heap->into, (mi_heap_t*)NULL);  // see mi_heap_of
   if (in_arena) {

@@ -369,7 +369,7 @@ typedef bool mi_block_visit_fun(const mi_heap_t* heap, const mi_heap_area_t* are
 /// Visits every area of the heap, and with `visit_blocks` every live block of every thread's part, of every
 /// size. The visitor may free any block of the heap, also the one that it is shown, and may allocate in other
 /// heaps; a block that it freed is not shown later. No other thread may use the heap meanwhile, and a visit of the same
-/// heap inside the visitor is refused (EINVAL reported). Returns
+/// heap inside the visitor is refused (EINVAL reported), as is what would end the heap. Returns
 /// false if the visitor ended it, or (errno = ENOMEM) without memory for the visit itself.
 #ifdef MI_API_V2
 mi_decl_export bool mi_heap_visit_blocks(const mi_heap_t* heap, bool visit_blocks, mi_block_visit_fun* visitor,

@@ -95,7 +95,9 @@ static void forwarder_look(mi_heap_t* heap, mi_heap_t* forwarder) {
   if (!_mi_heap_free_remains(forwarder)) forwarder_push(&heap->forwarders[1], forwarder);
 }
 
+// Are there any to look at? Not while a visitor walks along them.
 static bool heap_has_forwarders(mi_heap_t* heap) {
+  if (mi_heap_is_visited(heap)) return false;
   return !mi_stack_is_empty(&heap->forwarders[0]) || !mi_stack_is_empty(&heap->forwarders[1]);
 }
 
@@ -120,6 +122,7 @@ void _mi_forwarders_step(mi_heap_t* heap) {
 
 // Looks through all forwarders of a heap.
 void _mi_forwarders_collect(mi_heap_t* heap) {
+  if (!heap_has_forwarders(heap)) return;
   for (int i = 0; i < 2; i++) {
     for (mi_heap_t* forwarder = mi_stack_take(&heap->forwarders[i]); forwarder != NULL;) {
       mi_heap_t* const next = mi_load_relaxed(&forwarder->forwarder_next);
@@ -130,8 +133,7 @@ void _mi_forwarders_collect(mi_heap_t* heap) {
   }
 }
 
-// --- closing
-// ----------------------------------------------------------------------------------------------------------
+// --- closing -------------------------------------------------------------------------------------------------------
 
 static void heap_close(mi_heap_t* heap, mi_heap_t* target) {
   mi_thread_t* const thread = _mi_tls.thread;

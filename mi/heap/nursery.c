@@ -417,6 +417,7 @@ bool _mi_region_is_empty(const mi_region_t* region) {
 // by who has a closed heap.
 void _mi_part_release_empty(mi_part_t* part) {
   part_trim_spare(part, 0);
+  if (mi_heap_is_visited(part->heap)) return;
   mi_region_t* last = NULL;
   for (mi_region_t** link = &part->regions; *link != NULL;) {
     mi_region_t* const region = *link;

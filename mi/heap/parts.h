@@ -198,7 +198,9 @@ mi_hidden void _mi_heaps_after_fork(mi_thread_t* self);
 mi_hidden void _mi_heap_settle(mi_heap_t* heap);
 mi_hidden void _mi_heap_settle_to_close(mi_heap_t* heap);
 // Does a visit of the heap run? (One of a thread that did not survive a fork has another stamp.)
-static inline bool mi_heap_is_visited(const mi_heap_t* heap) { return heap->visiting == _mi_fork_stamp; }
+static inline bool mi_heap_is_visited(const mi_heap_t* heap) {
+  return mi_load_relaxed((_Atomic(uint8_t)*)&heap->visiting) == _mi_fork_stamp;
+}
 
 // --- callbacks (deferred.c) -----------------------------------------------------------------------------------------
 mi_hidden extern _Atomic(const mi_pair_t*) _mi_deferred_pair;

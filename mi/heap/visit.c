@@ -289,8 +289,7 @@ static bool visit_part_regions(const visit_t* visit, const mi_part_t* part) {
   return true;
 }
 
-// --- heaps
-// ------------------------------------------------------------------------------------------------------------
+// --- heaps ----------------------------------------------------------------------------------------------------------
 
 // Visits the pages if `ok`, and lets go of everything.
 static bool visit_gathered(visit_t* visit, bool ok) {
@@ -300,6 +299,7 @@ static bool visit_gathered(visit_t* visit, bool ok) {
   }
   if (visit->capacity > 0) _mi_os_free(visit->pages, visit->capacity * sizeof(void*));
   for (size_t i = 0; i < visit->base.slot_count; i++) _mi_slot_leave(visit->base.slots[i], false, true);
+  visit->base.slot_count = 0;
   if (visit->slot_capacity > 0) _mi_os_free(visit->base.slots, visit->slot_capacity * sizeof(void*));
   return ok;
 }
@@ -307,12 +307,15 @@ static bool visit_gathered(visit_t* visit, bool ok) {
 static void visit_begin(mi_thread_t* thread, visit_t* visit) {
   visit->base.outer = thread->visits;
   thread->visits = &visit->base;
-  visit->base.heap->visiting = _mi_fork_stamp;
+  mi_store_relaxed(&visit->base.heap->visiting, _mi_fork_stamp);
 }
 
 static void visit_end(mi_thread_t* thread, visit_t* visit) {
-  visit->base.heap->visiting = 0;
   thread->visits = visit->base.outer;
+  for (const mi_visit_t* outer = thread->visits; outer != NULL; outer = outer->outer) {
+    if (outer->heap == visit->base.heap) return;  // a visit of a theap, inside one of its heap
+  }
+  mi_store_relaxed(&visit->base.heap->visiting, (uint8_t)0);
 }
 
 static bool gather_failed(void) {
@@ -329,6 +332,7 @@ static bool visit_heap(mi_heap_t* heap, mi_heap_t* shown, bool blocks, mi_block_
   }
   visit_t visit = {.base = {.heap = heap}, .shown = shown, .blocks = blocks, .visitor = visitor, .arg = arg};
   visit_begin(thread, &visit);
+  if (heap != &_mi_heap_main) heap->flags |= MI_HEAP_VISITED;  // no simple end. By contract nobody else uses the heap
   bool gathered = true, frozen = false;
   if (heap == &_mi_heap_main) {
     gathered = gather_main(&visit, abandoned_only);
@@ -349,18 +353,17 @@ static bool visit_heap(mi_heap_t* heap, mi_heap_t* shown, bool blocks, mi_block_
       }
     }
   }
-  const bool pages_ok = visit_gathered(&visit, gathered && ok);
-  visit_end(thread, &visit);
-  if (!gathered) return gather_failed();
-  ok = ok && pages_ok;
-  // Blocks of heaps that were merged into this one are its own.
+  ok = visit_gathered(&visit, gathered && ok);
+  // Blocks of heaps that were merged into this one are its own. Nobody looks at what remains of those meanwhile.
   for (int i = 0; i < 2 && ok; i++) {
     mi_heap_t* forwarder = mi_stack_node(mi_load_acquire(&heap->forwarders[i]));
     for (; forwarder != NULL && ok; forwarder = mi_load_relaxed(&forwarder->forwarder_next)) {
       ok = visit_heap(forwarder, shown, blocks, visitor, arg, abandoned_only);
     }
   }
-  return ok;
+  if (heap != &_mi_heap_main) heap->flags &= (uint8_t)~MI_HEAP_VISITED;
+  visit_end(thread, &visit);
+  return gathered ? ok : gather_failed();
 }
 
 bool mi_heap_visit_blocks(mi_heap_t* heap, bool visit_blocks, mi_block_visit_fun* visitor, void* arg) {

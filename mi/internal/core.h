@@ -87,9 +87,9 @@ mi_hidden void _mi_theap_drain_delayed(mi_theap_t* theap);
 // A page with room from another heap's abandoned lists, made the theap's; NULL if none.
 mi_hidden mi_page_t* _mi_theap_reclaim(mi_theap_t* theap, mi_heap_t* forwarder, size_t bin);
 
+mi_hidden void _mi_handle_pages_purge(void);  // gives back the memory of empty handle pages
 // Pops abandoned pages of a heap: frees the empty ones, and with `all` the others too (nobody else may use the heap
 // then); without it gives them back. For collect and destroy.
-mi_hidden void _mi_handle_pages_purge(void);  // gives back the memory of empty handle pages
 mi_hidden void _mi_abandoned_sweep(mi_heap_t* heap, bool all);
 // Moves abandoned pages that could not be listed with their heaps to the heaps' lists. False: there is no memory for
 // those of `heap`.

@@ -223,6 +223,7 @@ mi_cold mi_thread_t* _mi_thread_make(void) {
   thread->handle_cache_limit = MI_HANDLE_CACHE_START;
   thread->handle_trims = 0;
   mi_store_relaxed(&thread->subproc, NULL);
+  thread->visits = NULL;  // who ended inside a visitor left them
   memset(thread->part_cache, 0, sizeof(thread->part_cache));
   mi_store_release(&thread->id, id);
   mi_gauge_add(&_mi_stats.threads, 1);
@@ -338,7 +339,7 @@ static void after_fork_in_child(void) {
     if (thread->gone != gone) thread->gone = gone;
     if (survives || mi_load_relaxed(&thread->id) == MI_TID_NONE) _mi_held_forget(thread);
   }
-  const bool main_visited = (_mi_heap_main.visiting == _mi_fork_stamp && !visits_main(self));
+  const bool main_visited = (mi_load_relaxed(&_mi_heap_main.visiting) == _mi_fork_stamp && !visits_main(self));
   _mi_fork_stamp = (_mi_fork_stamp == UINT8_MAX ? 2 : _mi_fork_stamp + 1);
   _mi_span_settle();
   _mi_arenas_settle();

@@ -372,6 +372,7 @@ struct mi_part_s {
 #define MI_HEAP_COUNTED 2     // what it holds at its end is added to the process's totals (heap/stats.c)
 #define MI_HEAP_REPORTS 8     // its destroy reports what is alive in it (heap/report.c)
 #define MI_HEAP_IN_ARENA 4    // everything of it lies in the arena that its handle lies in
+#define MI_HEAP_VISITED 16    // a visit of it runs, or ran in a thread that is gone: `visiting` says which
 
 typedef enum mi_heap_state_e { MI_HEAP_OPEN = 0, MI_HEAP_CLOSED, MI_HEAP_DYING } mi_heap_state_t;
 
@@ -395,7 +396,7 @@ struct mi_heap_s {
       _Atomic(uint32_t) refs;      // theaps attached, plus one for the heap itself
       _Atomic(uint8_t) state;      // mi_heap_state_t
       uint8_t flags;               // MI_HEAP_NO_DESTROY and so on: what mi_heap_destroy must look at
-      uint8_t visiting;            // _mi_fork_stamp while a visitor runs: no region is reset
+      _Atomic(uint8_t) visiting;   // _mi_fork_stamp while a visitor runs: no region is reset, no forwarder looked at
       _Atomic(uint8_t) is_target;  // something was merged into it, or it has pages among the orphans (page.c)
     };
   };

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "mi/mimalloc-stats.h"
 #include "mi/mimalloc.h"
 
 namespace {
@@ -252,6 +253,32 @@ TEST(ArenaHeap, IsShownByVisitors) {
   Seen after{heap};
   EXPECT_TRUE(mi_heap_visit_all(count_heap, &after));
   EXPECT_EQ(after.times, 0u);
+}
+
+TEST(ArenaHeap, IsCountedWithTheOthers) {
+  const size_t size = 8 * kMiB;
+  const Arena arena = Manage(Map(size), size);
+  mi_stats_t_decl(before);
+  ASSERT_TRUE(mi_stats_get(&before));
+  mi_heap_t* heap = mi_heap_new_in_arena(arena.id);
+  ASSERT_NE(heap, nullptr);
+  std::vector<void*> blocks;
+  for (int i = 0; i < 600; i++) blocks.push_back(mi_heap_malloc(heap, 1000));
+  for (void* block : blocks) mi_free(block);
+  mi_heap_collect(heap, true);  // their pages are gone
+  ASSERT_NE(mi_heap_malloc(heap, 1000), nullptr);
+  mi_stats_t_decl(stats);
+  ASSERT_TRUE(mi_heap_stats_get(heap, &stats));
+  EXPECT_EQ(stats.malloc_normal_count.total, 601);
+  EXPECT_EQ(stats.malloc_normal.current, 1024);
+  EXPECT_EQ(stats.heaps.current, 1);
+  mi_stats_t_decl(process);
+  ASSERT_TRUE(mi_stats_get(&process));
+  EXPECT_EQ(process.heaps.current, before.heaps.current + 1);
+  EXPECT_EQ(process.malloc_normal_count.total, before.malloc_normal_count.total + 601);
+  mi_heap_destroy(heap);
+  ASSERT_TRUE(mi_stats_get(&process));
+  EXPECT_EQ(process.heaps.current, before.heaps.current);
 }
 
 TEST(ArenaHeap, RefusesWhatIsNoArena) {

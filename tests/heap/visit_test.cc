@@ -1,6 +1,8 @@
 // Visiting a heap: every live block of every kind and every thread is shown exactly once, nothing else is, and the
 // visitor may free any block of the heap. Each test keeps a shadow set of what lives and compares.
+#include <cerrno>
 #include <cstddef>
+#include <cstring>
 #include <set>
 #include <vector>
 
@@ -435,6 +437,98 @@ TEST_F(VisitTest, BlocksOfMergedAndDeletedHeapsAreShownInTheirNewHeap) {
     if (random.OneIn(2)) Free(block);
   }
   EXPECT_TRUE(ShowsExactly(heap_, Live()));
+}
+
+// What ends a heap would take away what the visit walks along; a reset would wait for the visit, and the visit for it.
+TEST_F(VisitTest, AHeapDoesNotEndInsideAVisitOfIt) {
+  for (int paged = 0; paged < 2; paged++) {
+    Allocate(40);
+    if (paged != 0) AllocateEveryKind();
+    ErrorRecorder errors;
+    EXPECT_TRUE(mi_heap_visit_blocks(
+                    heap_, false,
+                    [](const mi_heap_t* heap, const mi_heap_area_t*, void*, size_t, void*) {
+                      auto* const visited = const_cast<mi_heap_t*>(heap);
+                      mi_heap_destroy(visited);
+                      mi_heap_delete(visited);
+                      mi_heap_merge(visited, mi_heap_main());
+                      mi_heap_reset(visited);
+                      return false;
+                    },
+                    nullptr) == false);
+    EXPECT_EQ(errors.total(), 4) << errors.text();
+    EXPECT_TRUE(ShowsExactly(heap_, Live()));
+  }
+}
+
+TEST_F(VisitTest, AHeapDoesNotEndWithItsParentInsideAVisitOfIt) {
+  mi_heap_config_t config = {};
+  config.size = sizeof(config);
+  config.parent = heap_;
+  mi_heap_t* child = mi_heap_new_with(&config);
+  void* block = mi_heap_malloc(child, 40);
+  ErrorRecorder errors;
+  EXPECT_FALSE(mi_heap_visit_blocks(
+      child, false,
+      [](const mi_heap_t*, const mi_heap_area_t*, void*, size_t, void* parent) {
+        mi_heap_destroy(static_cast<mi_heap_t*>(parent));
+        mi_heap_reset(static_cast<mi_heap_t*>(parent));
+        return false;
+      },
+      heap_));
+  EXPECT_EQ(errors.count(EINVAL), 2) << errors.text();
+  EXPECT_TRUE(ShowsExactly(child, {block}));
+}
+
+TEST_F(VisitTest, ATheapVisitInsideAVisitOfItsHeapLeavesTheHeapVisited) {
+  Allocate(40);
+  for (int i = 0; i < 2000; i++) Allocate(500);  // has a theap
+  ErrorRecorder errors;
+  int areas = 0;
+  EXPECT_TRUE(mi_heap_visit_blocks(
+      heap_, false,
+      [](const mi_heap_t* heap, const mi_heap_area_t*, void*, size_t, void* arg) {
+        auto all = [](const mi_heap_t*, const mi_heap_area_t*, void*, size_t, void*) { return true; };
+        mi_theap_t* const theap = mi_heap_theap(const_cast<mi_heap_t*>(heap));
+        if (!mi_theap_visit_blocks(theap, true, all, nullptr)) return false;
+        ++*static_cast<int*>(arg);
+        return !mi_heap_visit_blocks(const_cast<mi_heap_t*>(heap), true, all, nullptr);
+      },
+      &areas));
+  EXPECT_GT(areas, 1);
+  EXPECT_EQ(errors.total(), areas) << errors.text();
+  EXPECT_TRUE(ShowsExactly(heap_, Live()));
+}
+
+TEST_F(VisitTest, TheVisitorMayFreeTheBlocksOfMergedHeapsAndCollect) {
+  for (int i = 0; i < 5; i++) {
+    mi_heap_t* other = mi_heap_new();
+    for (int n = 0; n < 301; n++) live_.insert(mi_heap_malloc(other, 200 + n));
+    mi_heap_merge(other, heap_);
+  }
+  for (int n = 0; n < 301; n++) Allocate(200 + n);
+  struct Visit {
+    mi_heap_t* heap;
+    std::set<void*> shown;
+    std::vector<mi_heap_t*> others;  // take what goes back
+  } visit{heap_, {}, {}};
+  EXPECT_TRUE(mi_heap_visit_blocks(
+      heap_, true,
+      [](const mi_heap_t*, const mi_heap_area_t*, void* block, size_t, void* arg) {
+        auto* const v = static_cast<Visit*>(arg);
+        if (block == nullptr) return true;
+        v->shown.insert(block);
+        mi_free(block);
+        mi_heap_collect(v->heap, true);
+        v->others.push_back(mi_heap_new());
+        for (int n = 0; n < 16; n++) memset(mi_heap_malloc(v->others.back(), 1000), 0xff, 1000);
+        return true;
+      },
+      &visit));
+  for (mi_heap_t* other : visit.others) mi_heap_destroy(other);
+  EXPECT_EQ(visit.shown, live_);
+  live_.clear();
+  EXPECT_TRUE(ShowsExactly(heap_, {}));
 }
 
 TEST_F(VisitTest, TheTheapVisitShowsTheCallingThreadsPartAndTheAbandonedVisitTheEndedThreadsPart) {
