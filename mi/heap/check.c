@@ -233,8 +233,10 @@ static int64_t page_delayed(const mi_page_t* page) {
   return page->delayed + (page->in_full != 0 && MI_STATE(tf) != MI_DELAYED ? 1 : 0);
 }
 
-static bool check_full(const check_t* check, const mi_page_t* page, mi_thread_free_t tf) {
-  if (page->kind == MI_PAGE_CLASS && (page->used != page->reserved || page->free != NULL || page->local_free != NULL))
+static bool check_full(const check_t* check, const mi_theap_t* theap, const mi_page_t* page, mi_thread_free_t tf) {
+  const bool sealed = (page->depth < theap->depth);  // waits there for the end of a mark
+  if (page->kind == MI_PAGE_CLASS && !sealed &&
+      (page->used != page->reserved || page->free != NULL || page->local_free != NULL))
     return page_breach(check, page, "%u of %u blocks are in use, but it is on the full list", page->used,
                        page->reserved);
   if (page->kind != MI_PAGE_CLASS && page->used != 1)
@@ -266,7 +268,9 @@ static bool check_queued(check_t* check, const mi_theap_t* theap, mi_page_t* pag
     return page_breach(check, page, "not an empty page of one block, but in the queue of those");
   if (MI_STATE(tf) != MI_NORMAL && (bin != MI_BIN_FULL || MI_STATE(tf) != MI_DELAYED))
     return page_breach(check, page, "state %u in queue %zu", (unsigned)MI_STATE(tf), bin);
-  if (bin == MI_BIN_FULL && !check_full(check, page, tf)) return false;
+  if (page->depth > theap->depth || (page->depth < theap->depth && bin <= MI_BIN_LAST))
+    return page_breach(check, page, "in queue %zu at depth %u of %u marks", bin, page->depth, theap->depth);
+  if (bin == MI_BIN_FULL && !check_full(check, theap, page, tf)) return false;
   if (bin != MI_BIN_LATE && (page_delayed(page) < 0 || page_delayed(page) > page->used))
     return page_breach(check, page, "%lld blocks of it wait on its theap's list", (long long)page_delayed(page));
   return check_blocks(check, page, bin == MI_BIN_LATE);

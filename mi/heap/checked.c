@@ -189,6 +189,28 @@ static bool end_block(const mi_heap_t* heap, const mi_heap_area_t* area, void* b
 }
 #endif
 
+#if MI_TAIL
+typedef struct rewind_s {
+  bool (*is_gone)(const void* block, void* arg);
+  void* arg;
+} rewind_t;
+
+static bool end_gone_block(const mi_heap_t* heap, const mi_heap_area_t* area, void* block, size_t size, void* arg) {
+  const rewind_t* const rewind = arg;
+  if (block != NULL && rewind->is_gone(block, rewind->arg)) end_block(heap, area, block, size, NULL);
+  return true;
+}
+#endif
+
+void _mi_checked_heap_rewind(mi_heap_t* heap, bool (*is_gone)(const void* block, void* arg), void* arg) {
+#if MI_TAIL
+  rewind_t rewind = {is_gone, arg};
+  (void)mi_heap_visit_blocks(heap, true, end_gone_block, &rewind);
+#else
+  (void)heap, (void)is_gone, (void)arg;
+#endif
+}
+
 void _mi_checked_heap_end(mi_heap_t* heap) {
 #if MI_TAIL
   (void)mi_heap_visit_blocks(heap, true, end_block, NULL);

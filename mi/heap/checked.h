@@ -27,6 +27,8 @@ mi_hidden void* _mi_unchecked_alloc(const mi_request_t* request);
 mi_hidden bool _mi_checked_free(void* p);
 // Before the heap's blocks go, all at once.
 mi_hidden void _mi_checked_heap_end(mi_heap_t* heap);
+// Before those of its blocks go that `is_gone` names.
+mi_hidden void _mi_checked_heap_rewind(mi_heap_t* heap, bool (*is_gone)(const void* block, void* arg), void* arg);
 
 #endif
 

@@ -236,6 +236,7 @@ static void end_begin(mi_heap_t* heap) { mi_store_relaxed(&family_of(heap)->ende
 // All that ran before the heap's memory goes is through.
 static void end_leave(mi_heap_t* heap, bool reset) {
   mi_family_t* const family = family_of(heap);
+  if (family->marks != NULL) _mi_marks_drop(heap);
   if (!reset && mi_load_relaxed(&family->parent) != NULL) {
     _mi_family_enter();
     family_set(heap, NULL);
@@ -327,6 +328,7 @@ bool _mi_heap_before_close(mi_heap_t* heap, mi_heap_t* target, const char* funct
     }
     mi_store_release(&family->ender, MI_TID_NONE);
   }
+  if (family->marks != NULL) _mi_marks_drop(heap);
   _mi_family_enter();
   mi_heap_t* above = mi_load_relaxed(&family->parent);
   if (into != NULL) {

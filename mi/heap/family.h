@@ -49,6 +49,9 @@ mi_hidden void _mi_family_run_down(mi_heap_t* heap, uint64_t since);
 // The heap is about to be closed, its blocks go to `target`. False: reported, and nothing happened.
 mi_hidden bool _mi_heap_before_close(mi_heap_t* heap, mi_heap_t* target, const char* function);
 
+// --- mark.c -------------------------------------------------------------------------------------------------------
+mi_hidden void _mi_marks_drop(mi_heap_t* heap);  // the heap ends, is reset or closed: it has no marks any more
+
 // --- cleanup.c ----------------------------------------------------------------------------------------------------
 // The last callback that came after `since`, taken off the list; NULL: none. With the lock.
 mi_hidden mi_cleanup_t* _mi_cleanup_pop(mi_family_t* family, uint64_t since);

@@ -190,6 +190,7 @@ static void heap_free(mi_heap_t* heap) {
   mi_store_relaxed(&heap->is_target, (uint8_t)0);
   heap->flags = _mi_heap_flags_of_new();
   mi_store_relaxed(&heap->visiting, (uint8_t)0);
+  home->depth = 0;
   mi_store_relaxed(&heap->state, (uint8_t)MI_HEAP_OPEN);
   mi_store_release(&heap->into, (mi_heap_t*)NULL);  // see mi_heap_of
   if (in_arena) {

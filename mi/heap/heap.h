@@ -178,6 +178,30 @@ mi_decl_nodiscard mi_decl_export mi_heap_t* mi_heap_parent(mi_heap_t* heap) mi_a
 /// False with errno = ENOMEM without memory, EFAULT reported for a `heap` that ended. Any thread.
 mi_decl_export bool mi_heap_set_parent(mi_heap_t* heap, mi_heap_t* parent) mi_attr_noexcept;
 
+/// A point in the life of a heap. Opaque; a value that may be copied. `serial` is 0 if there is none.
+typedef struct mi_heap_mark_s {
+  uint64_t heap;
+  uint64_t serial;
+} mi_heap_mark_t;
+
+// Marks. mi_heap_mark remembers what is in the heap; mi_heap_rewind frees all that came to it since, as mi_heap_reset
+// frees all: blocks (of every thread, and those of heaps that were merged into it since), children that joined it
+// since, and callbacks that were registered since, which are called, both as at an end of the heap. Older blocks stay,
+// or stay free if they were freed meanwhile. Marks nest: a rewind keeps its mark, for the next one, and ends later
+// ones. While a heap has marks, memory of blocks that are older than the last one is not used again. A reset or the end
+// of the heap ends its marks, and they do not go with a merge.
+//
+// As for reset, no other thread may use the heap or its blocks during these functions. EINVAL is reported for a `heap`
+// that is NULL or a main heap, inside a visit or a callback of the heap, and EFAULT for one that ended.
+
+/// Returns a new mark; `serial` is 0 on bad input, and with errno = ENOMEM without memory or with 65,535 marks.
+mi_decl_nodiscard mi_decl_export mi_heap_mark_t mi_heap_mark(mi_heap_t* heap) mi_attr_noexcept;
+/// Frees what came to the heap since the mark. False, with EINVAL reported and nothing changed, if that is no mark of
+/// the heap (any more).
+mi_decl_export bool mi_heap_rewind(mi_heap_t* heap, mi_heap_mark_t mark) mi_attr_noexcept;
+/// Forgets the mark and later ones; everything stays. False as above.
+mi_decl_export bool mi_heap_unmark(mi_heap_t* heap, mi_heap_mark_t mark) mi_attr_noexcept;
+
 /// Frees what can be freed without touching live blocks: pages and regions without live blocks, memory of
 /// threads that ended. With `force`, also warm memory. The calling thread's part is done at once, other
 /// running threads' parts at their next slow path. Any thread. NULL is ignored.

@@ -133,6 +133,22 @@ void _mi_forwarders_collect(mi_heap_t* heap) {
   }
 }
 
+// For rewind: ends the heaps that were merged since the mark of this depth. For unmark: what is deeper gets the depth.
+void _mi_forwarders_rewind(mi_heap_t* heap, uint16_t depth, bool keep) {
+  for (int i = 0; i < 2; i++) {
+    for (mi_heap_t* forwarder = mi_stack_take(&heap->forwarders[i]); forwarder != NULL;) {
+      mi_heap_t* const next = mi_load_relaxed(&forwarder->forwarder_next);
+      if (!keep && forwarder->home.depth >= depth) {
+        _mi_heap_end(forwarder);
+      } else {
+        if (forwarder->home.depth > depth) forwarder->home.depth = depth;
+        forwarder_push(&heap->forwarders[i], forwarder);
+      }
+      forwarder = next;
+    }
+  }
+}
+
 // --- closing -------------------------------------------------------------------------------------------------------
 
 static void heap_close(mi_heap_t* heap, mi_heap_t* target) {
@@ -140,6 +156,7 @@ static void heap_close(mi_heap_t* heap, mi_heap_t* target) {
   _mi_heap_settle_to_close(heap);
   _mi_heap_totals_settle(heap);
   if (heap->home.config != NULL) _mi_heap_name_end(heap);
+  heap->home.depth = target->home.depth;  // its blocks are as young as the marks that the target has now
   // From here on mi_heap_of follows, and allocation in the heap is refused.
   mi_store_release(&heap->into, target);
   mi_store_release(&heap->state, (uint8_t)MI_HEAP_CLOSED);
@@ -163,6 +180,7 @@ static void heap_close(mi_heap_t* heap, mi_heap_t* target) {
   }
   for (mi_heap_t* forwarder; (forwarder = _mi_forwarder_pop(heap)) != NULL;) {
     mi_store_release(&forwarder->into, target);
+    forwarder->home.depth = target->home.depth;
     forwarder_push(&target->forwarders[0], forwarder);
   }
   // Two looks for each heap that is closed: they do not pile up.

@@ -130,6 +130,7 @@ static mi_region_t* region_make(mi_thread_t* thread, mi_part_t* part, size_t shi
   }
   region->first = (uint16_t)first;
   region->shift = (uint8_t)shift;
+  region->marked = 0;
   mi_store_relaxed(&region->end, (uint16_t)0);
   part->bytes += 1u << shift;
   return region;
@@ -202,6 +203,8 @@ static mi_noinline void part_reset_slow(mi_part_t* part) {
 static inline bool part_is_large(const mi_part_t* part) {
   return part_opened_several(part) || part->bytes > MI_CACHE_BYTES_MAX;
 }
+
+void _mi_part_trim(mi_part_t* part) { part_trim_spare(part, MI_CACHE_BYTES_MAX); }
 
 // For a reset: nothing is live, what was warm stays.
 void _mi_part_reset(mi_part_t* part) {
@@ -421,7 +424,7 @@ void _mi_part_release_empty(mi_part_t* part) {
   mi_region_t* last = NULL;
   for (mi_region_t** link = &part->regions; *link != NULL;) {
     mi_region_t* const region = *link;
-    if (region != part->current && _mi_region_is_empty(region)) {
+    if (region != part->current && region->marked == 0 && _mi_region_is_empty(region)) {
       *link = region->next;
       part->bytes -= 1u << region->shift;
       _mi_region_emptied(region, part);
@@ -454,7 +457,7 @@ static inline void part_rotate_regions(mi_part_t* part) {
 void _mi_part_release_step(mi_part_t* part) {
   mi_region_t* const region = part->regions;
   if (region == NULL || region == part->regions_last || mi_heap_is_visited(part->heap)) return;
-  if (region != part->current && _mi_region_is_empty(region)) {
+  if (region != part->current && region->marked == 0 && _mi_region_is_empty(region)) {
     part->regions = region->next;
     part->bytes -= 1u << region->shift;
     _mi_region_emptied(region, part);
@@ -471,6 +474,7 @@ static inline bool part_try_reuse(mi_part_t* part, mi_region_t* region, size_t n
   if (mi_likely(!region_first_word_is_empty(region))) return false;
   if (((size_t)1 << region->shift) - region->first * (size_t)MI_GRANULE < need || !_mi_region_is_empty(region))
     return false;
+  if (region->marked != 0) return false;  // a mark may stand in it
   if (region != part->current) part_close_current(part);
   _mi_region_emptied(region, part);
   region_clear(region);
@@ -715,7 +719,7 @@ size_t _mi_region_usable(const mi_page_t* page, const void* p) {
 bool _mi_region_resize(const mi_page_t* page, void* p, size_t newsize) {
   mi_region_t* const region = _mi_region_of(page, p);
   mi_part_t* const part = region->part;
-  if (!mi_region_is_mine(region) || part->current != region) return false;
+  if (!mi_region_is_mine(region) || part->current != region || region->marked != 0) return false;
   if (newsize > MI_YOUNG_SIZE_MAX || (size_t)(part->limit - (uint8_t*)p) < newsize) return false;
   const size_t usable = _mi_region_usable(page, p);
   if (usable == 0 || (uint8_t*)p + usable != mi_load_relaxed(&part->bump)) return false;

@@ -75,6 +75,7 @@ mi_theap_t* _mi_part_theap(mi_thread_t* thread, mi_part_t* part) {
   mi_theap_t* theap = mi_load_relaxed(&part->theap);
   if (mi_likely(theap != MI_THEAP_EMPTY)) return theap;
   mi_arena_t* const arena = _mi_heap_arena(part->heap);
+  if (mi_unlikely(part->heap->home.depth != 0) && !_mi_abandoned_ready(part->heap)) return NULL;
   theap = (arena == NULL ? _mi_internal_alloc(thread, sizeof(mi_theap_t))
                          : _mi_internal_alloc_in(thread, arena, sizeof(mi_theap_t)));
   if (theap == NULL) return NULL;

@@ -55,6 +55,7 @@ mi_hidden void _mi_part_release_empty(mi_part_t* part);
 mi_hidden void _mi_part_release_step(mi_part_t* part);
 mi_hidden void _mi_part_reset(mi_part_t* part);
 mi_hidden void _mi_part_reset_home(mi_part_t* part);
+mi_hidden void _mi_part_trim(mi_part_t* part);  // gives back spare regions, but for what stays warm
 mi_hidden void _mi_part_settle(mi_part_t* part);
 mi_hidden void _mi_returned_settle(mi_thread_t* self);
 mi_hidden void _mi_lane_free(mi_part_t* lane);
@@ -172,6 +173,7 @@ mi_hidden mi_page_t* _mi_reclaim_merged(mi_theap_t* theap, size_t bin);
 mi_hidden mi_heap_t* _mi_forwarder_pop(mi_heap_t* heap);
 mi_hidden void _mi_forwarders_collect(mi_heap_t* heap);
 mi_hidden void _mi_forwarders_step(mi_heap_t* heap);  // looks at one
+mi_hidden void _mi_forwarders_rewind(mi_heap_t* heap, uint16_t depth, bool keep);
 mi_hidden void _mi_merge_settle(void);
 mi_hidden bool _mi_heap_free_remains(mi_heap_t* heap);
 

@@ -68,6 +68,17 @@ mi_hidden bool _mi_theap_abandon(mi_theap_t* theap, bool wait);
 // Frees all pages with all their blocks. Nobody else may use them.
 mi_hidden void _mi_theap_free_pages(mi_theap_t* theap);
 
+// Marks (page.c): from here on new pages are of the given depth, older ones serve no more / frees those of that depth
+// and deeper / those that are deeper get that depth.
+mi_hidden void _mi_theap_seal(mi_theap_t* theap, uint16_t depth);
+mi_hidden void _mi_theap_rewind(mi_theap_t* theap, uint16_t depth);
+mi_hidden void _mi_theap_unseal(mi_theap_t* theap, uint16_t depth);
+mi_hidden bool _mi_abandoned_ready(mi_heap_t* heap);  // false: no memory
+mi_hidden void _mi_abandoned_rewind(mi_heap_t* heap, uint16_t depth);
+mi_hidden void _mi_abandoned_unseal(mi_heap_t* heap, uint16_t depth);
+mi_hidden void _mi_frozen_pages_rewind(mi_heap_t* heap, uint16_t depth);
+mi_hidden void _mi_frozen_pages_unseal(mi_heap_t* heap, uint16_t depth);
+
 mi_hidden void _mi_page_retire(mi_page_t* page);
 mi_hidden void _mi_page_collect(mi_page_t* page);
 mi_hidden void _mi_page_mark_interior(mi_page_t* page);

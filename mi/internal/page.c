@@ -147,6 +147,7 @@ static void page_init(mi_theap_t* theap, mi_page_t* page, mi_kind_t kind, size_t
   page->in_full = 0;
   page->pinned = 0;
   page->delayed = 0;
+  page->depth = theap->depth;
   page->recycled = 0;
   page->color = 0;
   page->kind = (uint8_t)kind;
@@ -331,6 +332,18 @@ static bool page_is_delaying(const mi_page_t* page) {
   return MI_STATE(mi_load_acquire(&((mi_page_t*)page)->thread_free)) == MI_DELAYING;
 }
 
+// Older than a mark, the page waits on the full list until the mark is gone: nobody allocates from it, and blocks that
+// are freed stay there. Its theap's depth, or the page's, says that it is sealed.
+static void page_seal(mi_theap_t* theap, mi_page_t* page) {
+  while (!page_to_full(theap, page)) _mi_page_collect(page);
+}
+
+// A sealed page without blocks is as good as new.
+static bool page_empty_opens(const mi_theap_t* theap, mi_page_t* page) {
+  if (page->used == 0) page->depth = theap->depth;
+  return page->used == 0;
+}
+
 // --- retiring ----------------------------------------------------------------------------------------------------
 
 #define MI_RETIRE_CYCLES 4
@@ -437,7 +450,10 @@ void _mi_page_free_local(mi_page_t* page, mi_block_t* block) {
   page->local_free = block;
   mi_assert(page->used > 0);
   page->used--;
-  if (page->in_full) page_unfull(theap, page);
+  if (page->in_full) {
+    if (mi_unlikely(page->depth < theap->depth) && !page_empty_opens(theap, page)) return;  // sealed
+    page_unfull(theap, page);
+  }
   if (page->used == 0) _mi_page_retire(page);
 }
 
@@ -571,6 +587,9 @@ static void page_adopt(mi_theap_t* theap, mi_page_t* page) {
   mi_queue_link(theap, page->bin, page, false);
   theap->page_count++;
   mi_store_release(&page->owner, mi_load_relaxed(&theap->thread->id) | flags);
+  if (from != theap->heap) page->depth = from->home.depth;
+  if (page->used == 0) page->depth = theap->depth;
+  if (mi_unlikely(page->depth < theap->depth)) page_seal(theap, page);
   atomic_fetch_sub_explicit(&from->pages_out, 1, memory_order_acq_rel);
 }
 
@@ -614,6 +633,7 @@ static mi_page_t* theap_reclaim_from(mi_theap_t* theap, mi_heap_t* heap, size_t 
     if (!page_claim_popped(page)) continue;  // who has it will list it again
     mi_count(&_mi_stats.reclaimed_on_alloc, 1);
     page_adopt(theap, page);
+    if (mi_unlikely(page->in_full)) continue;  // sealed
     _mi_page_collect(page);
     if (page->free != NULL || page->capacity < page->reserved) return page;
     page_to_full(theap, page);
@@ -670,6 +690,8 @@ void _mi_page_unpin(mi_page_t* page) {
       page->used--;
     }
   } else if (--page->used == 0) {
+    mi_theap_t* const theap = mi_load_relaxed(&page->theap);
+    if (page->in_full && page_empty_opens(theap, page)) page_unfull(theap, page);  // it was sealed
     _mi_page_retire(page);
   }
 }
@@ -901,10 +923,123 @@ void _mi_theap_free_pages(mi_theap_t* theap) {
   }
   theap->retire_low = MI_BIN_COUNT - 1;
   theap->retire_high = 0;
+  theap->depth = 0;
   mi_store_relaxed(&theap->remote_frees, 0);
   mi_store_relaxed(&theap->delayed_free, (mi_block_t*)NULL);
   mi_assert(theap->page_count == 0);
 }
+
+// --- marks ----------------------------------------------------------------------------------------------------------
+// A heap's marks are counted: a page remembers how many there were when it was made, its depth. Pages of a lower depth
+// than their theap's are sealed (page_seal), so that all blocks of a page are older than a mark, or all are younger.
+// The caller has the theap, and the heap to itself: no free is on its way.
+
+void _mi_theap_seal(mi_theap_t* theap, uint16_t depth) {
+  _mi_theap_drain_delayed(theap);
+  for (size_t bin = 1; bin <= MI_BIN_LAST; bin++) {
+    for (mi_page_t* page; (page = theap->queue[bin]) != NULL;) {
+      _mi_page_collect(page);
+      if (page->used == 0 && !page_is_delaying(page)) {
+        page_release(theap, page);
+      } else {
+        page_seal(theap, page);
+      }
+    }
+  }
+  theap->depth = depth;
+}
+
+static void rewind_page(mi_theap_t* theap, mi_page_t* page, bool unused) {
+  (void)unused;
+  if (page->depth < theap->depth) return;
+  if (!page->in_full && mi_page_is_single(page)) return;  // its block is freed: see theap_sweep_late
+  mi_queue_unlink(theap, page->in_full ? MI_BIN_FULL : page->bin, page);
+  theap->page_count--;
+  free_held_page(theap->heap, page);
+}
+
+// Frees the pages of this depth and more.
+void _mi_theap_rewind(mi_theap_t* theap, uint16_t depth) {
+  _mi_theap_drain_delayed(theap);
+  theap->depth = depth;
+  theap_for_each(theap, rewind_page, false);
+}
+
+static void unseal_page(mi_theap_t* theap, mi_page_t* page, bool unused) {
+  (void)unused;
+  if (page->depth > theap->depth) page->depth = theap->depth;
+  if (!page->in_full || mi_page_is_single(page) || page->depth < theap->depth) return;
+  _mi_page_collect(page);
+  if (page->free == NULL && page->local_free == NULL && page->capacity == page->reserved) return;
+  page_unfull(theap, page);
+  if (page->used == 0) _mi_page_retire(page);
+}
+
+// Pages of more than this depth get it, and those that it does not seal any more serve again.
+void _mi_theap_unseal(mi_theap_t* theap, uint16_t depth) {
+  _mi_theap_drain_delayed(theap);
+  theap->depth = depth;
+  theap_for_each(theap, unseal_page, false);
+}
+
+// A heap with marks has its table of stacks before it has pages that could be abandoned: none is ever an orphan.
+bool _mi_abandoned_ready(mi_heap_t* heap) {
+  return heap_abandoned(heap, _mi_tls.thread) != NULL && _mi_orphans_settle(heap);
+}
+
+void _mi_abandoned_rewind(mi_heap_t* heap, uint16_t depth) {
+  mi_abandoned_t* const abandoned = heap_abandoned(heap, NULL);
+  for (size_t bin = 1; abandoned != NULL && bin < MI_BIN_COUNT; bin++) {
+    for (mi_page_t* page = mi_stack_take(&abandoned->list[bin]); page != NULL;) {
+      mi_page_t* const next = mi_load_relaxed(&page->listed_next);
+      if (page_claim_popped(page)) {
+        if (page->depth >= depth) {
+          page_drop(page);
+          atomic_fetch_sub_explicit(&heap->pages_out, 1, memory_order_acq_rel);
+        } else {
+          page_give_up(page);
+        }
+      }
+      page = next;
+    }
+  }
+}
+
+void _mi_abandoned_unseal(mi_heap_t* heap, uint16_t depth) {
+  for (size_t bin = 1; bin < MI_BIN_COUNT; bin++) {
+    for (mi_page_t* page = _mi_abandoned_first(heap, bin); page != NULL; page = mi_load_relaxed(&page->listed_next)) {
+      if (MI_STATE(mi_load_acquire(&page->thread_free)) == MI_ABANDONED && page->depth > depth) page->depth = depth;
+    }
+  }
+}
+
+typedef struct frozen_s {
+  mi_heap_t* heap;
+  uint16_t depth;
+} frozen_t;
+
+static bool frozen_rewind(mi_page_t* page, void* arg) {
+  const frozen_t* const frozen = arg;
+  if (page->depth >= frozen->depth) free_held_page(frozen->heap, page);
+  return true;
+}
+
+static bool frozen_unseal(mi_page_t* page, void* arg) {
+  const frozen_t* const frozen = arg;
+  if (page->depth > frozen->depth) page->depth = frozen->depth;
+  return true;
+}
+
+// The same for pages of threads that are gone, in the child of a fork.
+void _mi_frozen_pages_rewind(mi_heap_t* heap, uint16_t depth) {
+  _mi_frozen_pages_each(heap, frozen_rewind, &(frozen_t){heap, depth});
+}
+void _mi_frozen_pages_unseal(mi_heap_t* heap, uint16_t depth) {
+  _mi_frozen_pages_each(heap, frozen_unseal, &(frozen_t){heap, depth});
+}
+
+// --- abandoning a theap
+// -----------------------------------------------------------------------------------------------
 
 static void abandon_page(mi_theap_t* theap, mi_page_t* page, bool unused) {
   (void)unused;

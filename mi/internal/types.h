@@ -96,7 +96,8 @@ struct mi_page_s {
   uint8_t in_full;     // is on the full list: copy of MI_OWNER_FULL
   uint8_t pinned;      // visits that count themselves in `used`
   int8_t delayed;      // blocks on the theap's delayed list, less the one that `in_full` without DELAYED stands for
-  uint8_t padding[3];
+  uint8_t padding;
+  uint16_t depth;     // marks of the heap that are older than its blocks (page.c: marks)
   uint64_t recycled;  // blocks that came back to `free` from the other lists: see stats.h
   // --- shared
   _Atomic(mi_tid_t) owner __attribute__((aligned(MI_CACHE_LINE)));  // owner's id | flags; written by the owner only
@@ -229,6 +230,7 @@ struct mi_theap_s {
   bool is_internal;
   uint8_t collect_bin;     // where the last small collect looked
   uint16_t numa;           // the node that arenas are preferred of, plus 1; 0: none
+  uint16_t depth;          // marks that its heap has
   size_t supplied_blocks;  // blocks that came to free lists, to be handed out, since the last deferred_free
   size_t supplied_bytes;   // and their bytes (heap/deferred.c)
   _Atomic(mi_block_t*) delayed_free __attribute__((aligned(MI_CACHE_LINE)));
@@ -322,7 +324,8 @@ typedef struct mi_region_s {
   _Atomic(uint16_t) end;     // first granule never handed out; 0 while the region is its part's current one
   uint16_t first;            // first granule that objects may use
   uint8_t shift;             // its size is 1 << shift
-  uint8_t padding[3];
+  uint8_t padding;
+  uint16_t marked;  // the first mark that it was in use at, by depth; 0: none (heap/mark.c)
   // The bits follow: see mi_region_words.
 } mi_region_t;
 
@@ -349,8 +352,8 @@ struct mi_part_s {
   uint32_t bytes;             // of both lists
   uint8_t step;               // how far region sizes have grown
   uint8_t fills;              // how often it was filled over several regions (nursery.c)
-  uint8_t padding[2];
-  _Atomic(mi_slot_t*) slot;  // of the theap
+  uint16_t depth;             // in the handle: marks that the heap has; of a closed heap, those that its target had
+  _Atomic(mi_slot_t*) slot;   // of the theap
   // line 2: of the handle, see mi_heap_s; unused in lanes
   uint64_t handle_line[8];
   // line 3: KiB of regions that each class of object sizes asked for (nursery.c), saturating at 255
