@@ -332,7 +332,10 @@ static bool visit_heap(mi_heap_t* heap, mi_heap_t* shown, bool blocks, mi_block_
   }
   visit_t visit = {.base = {.heap = heap}, .shown = shown, .blocks = blocks, .visitor = visitor, .arg = arg};
   visit_begin(thread, &visit);
-  if (heap != &_mi_heap_main) heap->flags |= MI_HEAP_VISITED;  // no simple end. By contract nobody else uses the heap
+  // No simple end. By contract nobody else uses the heap; what was merged into it has no simple end anyway, and its
+  // theaps' threads may be giving its pages up.
+  const bool flagged = (heap != &_mi_heap_main && heap == shown);
+  if (flagged) heap->flags |= MI_HEAP_VISITED;
   bool gathered = true, frozen = false;
   if (heap == &_mi_heap_main) {
     gathered = gather_main(&visit, abandoned_only);
@@ -361,7 +364,7 @@ static bool visit_heap(mi_heap_t* heap, mi_heap_t* shown, bool blocks, mi_block_
       ok = visit_heap(forwarder, shown, blocks, visitor, arg, abandoned_only);
     }
   }
-  if (heap != &_mi_heap_main) heap->flags &= (uint8_t)~MI_HEAP_VISITED;
+  if (flagged) heap->flags &= (uint8_t)~MI_HEAP_VISITED;
   visit_end(thread, &visit);
   return gathered ? ok : gather_failed();
 }
