@@ -197,6 +197,7 @@ static void heap_close_into(mi_heap_t* heap, mi_heap_t* into, const char* functi
   mi_heap_t* const target = mi_heap_live_end(into);
   if (target == &_mi_heap_main || _mi_heap_check_usable(target, function)) {
     if (target != &_mi_heap_main) mi_store_release(&target->is_target, (uint8_t)1);
+    // Accounts of limits move with the blocks here (and nowhere else).
     heap_close(heap, target);
   }
   if (serial) merge_leave();
