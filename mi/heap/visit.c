@@ -332,10 +332,11 @@ static bool visit_heap(mi_heap_t* heap, mi_heap_t* shown, bool blocks, mi_block_
   }
   visit_t visit = {.base = {.heap = heap}, .shown = shown, .blocks = blocks, .visitor = visitor, .arg = arg};
   visit_begin(thread, &visit);
-  // No simple end. By contract nobody else uses the heap; what was merged into it has no simple end anyway, and its
-  // theaps' threads may be giving its pages up.
+  // No simple end. By contract nobody else changes the heap's flags; threads that end may read them. What was merged
+  // into it has no simple end anyway.
+  _Atomic(uint8_t)* const flags = (_Atomic(uint8_t)*)&heap->flags;
   const bool flagged = (heap != &_mi_heap_main && heap == shown);
-  if (flagged) heap->flags |= MI_HEAP_VISITED;
+  if (flagged) mi_store_relaxed(flags, (uint8_t)(mi_load_relaxed(flags) | MI_HEAP_VISITED));
   bool gathered = true, frozen = false;
   if (heap == &_mi_heap_main) {
     gathered = gather_main(&visit, abandoned_only);
@@ -364,7 +365,7 @@ static bool visit_heap(mi_heap_t* heap, mi_heap_t* shown, bool blocks, mi_block_
       ok = visit_heap(forwarder, shown, blocks, visitor, arg, abandoned_only);
     }
   }
-  if (flagged) heap->flags &= (uint8_t)~MI_HEAP_VISITED;
+  if (flagged) mi_store_relaxed(flags, (uint8_t)(mi_load_relaxed(flags) & ~MI_HEAP_VISITED));
   visit_end(thread, &visit);
   return gathered ? ok : gather_failed();
 }

@@ -143,7 +143,9 @@ mi_hidden void* _mi_internal_zalloc(mi_thread_t* thread, size_t size);
 mi_hidden void* _mi_internal_alloc_in(mi_thread_t* thread, mi_arena_t* arena, size_t size);
 static inline mi_arena_t* _mi_heap_arena(const mi_heap_t* heap) {  // NULL: of no arena in particular
   size_t index;
-  return (mi_likely((heap->flags & MI_HEAP_IN_ARENA) == 0) ? NULL : _mi_arena_of((const uint8_t*)heap + 1, &index));
+  // A visitor may be setting a flag of its own.
+  const uint8_t flags = mi_load_relaxed((_Atomic(uint8_t)*)&heap->flags);
+  return (mi_likely((flags & MI_HEAP_IN_ARENA) == 0) ? NULL : _mi_arena_of((const uint8_t*)heap + 1, &index));
 }
 mi_hidden void _mi_internal_free(void* block);
 
