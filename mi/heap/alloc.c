@@ -36,6 +36,7 @@ void _mi_slow_path(mi_thread_t* thread, mi_heap_t* heap) {
     _mi_purge(false);
     _mi_forwarders_step(&_mi_heap_main);
     _mi_table_answer(thread);  // the thread may have begun after the request
+    _mi_handle_idle_step(thread);
   }
 }
 

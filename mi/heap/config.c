@@ -52,7 +52,6 @@ static bool config_check(const mi_heap_config_t* config) {
   if (config->headroom != 0) return refuse("headroom", config->headroom, "not supported");
   if (config->on_limit != NULL) return refuse("on_limit", 1, "not supported");
   if (config->limit_arg != NULL) return refuse("limit_arg", (uintptr_t)config->limit_arg, "not supported");
-  if (config->retain != 0) return refuse("retain", config->retain, "not supported");
   if (config->min_align != 0) return refuse("min_align", config->min_align, "not supported");
   return true;
 }
@@ -62,7 +61,8 @@ static bool config_has_deferred(const mi_heap_config_t* config) {
   return config->deferred_free != NULL || config->deferred_cadence != 0 || config->deferred_bytes != 0;
 }
 static bool config_is_plain(const mi_heap_config_t* config) {
-  return config->name == NULL && config->numa_node == 0 && config->parent == NULL && !config_has_deferred(config);
+  return config->name == NULL && config->numa_node == 0 && config->parent == NULL && config->retain == 0 &&
+         !config_has_deferred(config);
 }
 
 mi_heap_t* mi_heap_new_with(const mi_heap_config_t* given) {
@@ -70,6 +70,8 @@ mi_heap_t* mi_heap_new_with(const mi_heap_config_t* given) {
   mi_heap_config_t config;
   if (!config_read(given, &config) || !config_check(&config)) return NULL;
   if (config.parent != NULL && mi_thread() != NULL) _mi_heap_ids_renew(mi_thread());
+  mi_name_t* const entry = (config.name == NULL || config.name[0] == 0 ? NULL : _mi_name_of(config.name));
+  if (entry != NULL && mi_thread() != NULL) _mi_handle_prefer(mi_thread(), entry);
   mi_heap_t* const heap = (config.arena == NULL ? mi_heap_new() : mi_heap_new_in_arena(config.arena));
   if (heap == NULL) return NULL;
   if ((config.flags & MI_HEAP_REPORT_SURVIVORS) != 0) heap->flags |= MI_HEAP_REPORTS;
@@ -84,7 +86,8 @@ mi_heap_t* mi_heap_new_with(const mi_heap_config_t* given) {
     for (size_t i = 0; i + 1 < sizeof(extra->name) && config.name[i] != 0; i++) extra->name[i] = config.name[i];
     _mi_track_show(extra->name, sizeof(extra->name));
   }
-  if (extra->name[0] != 0) _mi_heap_name_begin(heap, extra->name);
+  if (entry != NULL) _mi_heap_name_begin(heap, entry);
+  extra->retain = config.retain;
   extra->numa = (uint16_t)config.numa_node;
   if (config.parent != NULL && !_mi_family_join(heap, config.parent)) {
     mi_heap_destroy(heap);

@@ -172,7 +172,9 @@ static void heap_free(mi_heap_t* heap) {
     lane = next;
   }
   const bool in_arena = (heap->flags & MI_HEAP_IN_ARENA) != 0;
-  if (heap->home.config != NULL) {
+  const mi_heap_extra_t* const extra = heap->home.config;
+  if (extra != NULL) {
+    if (extra->retain != 0 && thread != NULL) _mi_handle_retain(thread, extra->retain);
     _mi_deferred_drop(heap->home.config);
     _mi_track_hide(heap->home.config, sizeof(mi_heap_extra_t));
     if (!in_arena) _mi_internal_free(heap->home.config);
@@ -273,19 +275,25 @@ static mi_noinline void heap_reset(mi_heap_t* heap) {
 #endif
   _mi_heap_settle(heap);
   if ((heap->flags & MI_HEAP_COUNTED) != 0) _mi_heap_count_regions(heap);
+  const mi_heap_extra_t* const extra = mi_heap_extra(heap);
+  const size_t retain = (extra == NULL ? 0 : extra->retain);
   MI_FOR_EACH_PART(heap, part) {
     for (;;) {
       mi_slot_t* slot = NULL;
       if (_mi_slot_take_for_reset(part, &slot)) {
-        _mi_theap_free_pages(mi_load_relaxed(&slot->theap));
+        _mi_part_reset(part, retain);
+        _mi_theap_reset(mi_load_relaxed(&slot->theap), retain > part->bytes ? retain - part->bytes : 0,
+                        _mi_part_earned);
         _mi_slot_give_back(slot);
         break;
       }
-      if (slot == NULL) break;
+      if (slot == NULL) {
+        _mi_part_reset(part, retain);
+        break;
+      }
       mi_count(&_mi_stats.heap_waits, 1);
       _mi_os_yield();  // its thread is in collect or exit: the heap stays, so its thread must be through first
     }
-    _mi_part_reset(part);
     if ((heap->flags & MI_HEAP_IN_ARENA) != 0) _mi_part_close_young(part);
   }
   for (mi_heap_t* forwarder; (forwarder = _mi_forwarder_pop(heap)) != NULL;) _mi_heap_end(forwarder);

@@ -96,7 +96,8 @@ typedef struct mi_heap_config_s {
   void* deferred_arg;                        ///< its last argument
   size_t deferred_cadence;                   ///< allocations between calls; 0: by deferred_bytes
   size_t deferred_bytes;                     ///< bytes allocated between calls; 0: by deferred_cadence, or 64 KiB
-  size_t retain;                             ///< bytes that stay warm over reset and for the next heap; 0: learnt
+  size_t retain;                             ///< bytes that stay warm over reset and (regions of young heaps, 4 MiB at
+                                             ///<   most per thread) for the next heap, until a collect; 0: learnt
   mi_arena_ref_t arena;                      ///< where everything of it lies; NULL: anywhere
   int numa_node;                             ///< 0: any; n + 1: memory of node n is preferred
   size_t min_align;                          ///< 8 or 16: of every block, whatever its size; 0: 16 (8 up to 8 bytes)

@@ -38,8 +38,10 @@ static const uint8_t region_shift[] = {10, 10, 11, 12, 12, 13, 13, 14, 14, 15, 1
 #define MI_CACHE_BYTES_MAX (128 * (uint32_t)MI_KiB)
 #define MI_CACHE_LEARN 64  // heaps that were trimmed before the limit doubles
 #define MI_BALANCE_MAX 100
-#define MI_JOIN_REGIONS 3  // regions in use from which they are joined to one,
-#define MI_JOIN_FILLS 2    // if it is so the second time
+#define MI_RETAIN_MAX (4 * (uint32_t)MI_MiB)  // bytes of regions that a thread keeps at most where a heap asks for it
+#define MI_IDLE_STEPS 64                      // looks at the cache in which no heap was made until it goes home
+#define MI_JOIN_REGIONS 3                     // regions in use from which they are joined to one,
+#define MI_JOIN_FILLS 2                       // if it is so the second time
 
 static size_t region_word_count(const mi_region_t* region) {
   return (region->shift <= 10 ? 1 : (size_t)1 << (region->shift - 10));
@@ -194,9 +196,9 @@ static inline void part_empty(mi_part_t* part, size_t size) {
   memset(part->seen, 0, sizeof(part->seen));
 }
 
-static mi_noinline void part_reset_slow(mi_part_t* part) {
+static mi_noinline void part_reset_slow(mi_part_t* part, size_t retain) {
   if (part_opened_several(part)) part_join_spare(part);
-  part_trim_spare(part, MI_CACHE_BYTES_MAX);
+  part_trim_spare(part, retain == 0 ? MI_CACHE_BYTES_MAX : retain);
   part_empty(part, (size_t)1 << part->region.shift);
 }
 
@@ -207,16 +209,16 @@ static inline bool part_is_large(const mi_part_t* part) {
 void _mi_part_trim(mi_part_t* part) { part_trim_spare(part, MI_CACHE_BYTES_MAX); }
 
 // For a reset: nothing is live, what was warm stays.
-void _mi_part_reset(mi_part_t* part) {
+void _mi_part_reset(mi_part_t* part, size_t retain) {
   part_spare_regions(part);
-  part_reset_slow(part);
+  part_reset_slow(part, retain);
 }
 
 // The same for the first part of a heap that has no other: a handle's.
 void _mi_part_reset_home(mi_part_t* part) {
   part_spare_regions(part);
   if (mi_unlikely(part_is_large(part))) {
-    part_reset_slow(part);
+    part_reset_slow(part, 0);
     return;
   }
   part_empty(part, (size_t)1 << MI_REGION_SHIFT_MIN);
@@ -399,6 +401,38 @@ void _mi_handle_cache_flush(mi_thread_t* thread) {
   _mi_returned_flush(thread);
 }
 
+void _mi_handle_prefer(mi_thread_t* thread, const void* name) {
+  mi_heap_t* before = NULL;
+  for (mi_heap_t* heap = thread->handle_cache; heap != NULL; heap = (mi_heap_t*)heap->home.region.next) {
+    if (mi_load_relaxed(&heap->forwarder_next) == name) {
+      if (before == NULL) return;
+      before->home.region.next = heap->home.region.next;
+      heap->home.region.next = (mi_region_t*)thread->handle_cache;
+      thread->handle_cache = heap;
+      return;
+    }
+    before = heap;
+  }
+}
+
+void _mi_handle_retain(mi_thread_t* thread, size_t bytes) {
+  const uint32_t limit = (uint32_t)(bytes < MI_RETAIN_MAX ? bytes : MI_RETAIN_MAX);
+  if (thread->handle_cache_limit < limit) thread->handle_cache_limit = limit;
+}
+
+// Every few dozen slow paths. Handles that were not touched for so many of these go home, and what was learnt is
+// forgotten.
+void _mi_handle_idle_step(mi_thread_t* thread) {
+  if (thread->handle_cache == NULL) return;
+  if (thread->handle_seen != thread->heap_id_next) {  // heaps were made since
+    thread->handle_seen = thread->heap_id_next;
+    thread->handle_idle = 0;
+  } else if (++thread->handle_idle >= MI_IDLE_STEPS) {
+    thread->handle_idle = 0;
+    _mi_handle_cache_flush(thread);
+  }
+}
+
 // --- empty regions ------------------------------------------------------------------------------------------------
 
 static inline bool region_first_word_is_empty(const mi_region_t* region) {
@@ -493,6 +527,10 @@ static inline bool part_try_reuse(mi_part_t* part, mi_region_t* region, size_t n
 static const uint8_t granules_bin[MI_YOUNG_SIZE_MAX / MI_GRANULE + 1] = {
     0,         BIN(1),    BIN(2),     BIN(3),     BIN4(4),    BIN4(8),    BIN4(12),   BIN16(16),  BIN16(32),
     BIN16(48), BIN64(64), BIN64(128), BIN64(192), BIN64(256), BIN64(320), BIN64(384), BIN64(448), BIN(512)};
+
+void _mi_part_earned(mi_part_t* part, size_t size) {
+  if (size <= MI_YOUNG_SIZE_MAX) part->seen[granules_bin[(size + MI_GRANULE - 1) / MI_GRANULE]] = 255;
+}
 
 // A region for an object that fits no other. A thread that keeps making regions which it had to give back at the end of
 // the last heap learns to keep more.

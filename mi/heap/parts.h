@@ -28,6 +28,7 @@ typedef struct mi_heap_extra_s {
   mi_subproc_t* subproc;                    // NULL: the main one
   int tag;                                  // of mi_heap_new_ex
   uint16_t numa;                            // of mi_heap_set_numa_affinity, plus 1
+  size_t retain;                            // bytes that stay warm; 0: as much as is usual
   _Atomic(struct mi_name_s*) named;         // of its name (table.c); NULL: unnamed, or ended
   _Atomic(struct mi_deferred_s*) deferred;  // its deferred_free (deferred.c); NULL: never had one
   mi_family_t family;
@@ -53,9 +54,11 @@ mi_hidden bool _mi_region_is_empty(const mi_region_t* region);
 mi_hidden void _mi_part_release_regions(mi_part_t* part);
 mi_hidden void _mi_part_release_empty(mi_part_t* part);
 mi_hidden void _mi_part_release_step(mi_part_t* part);
-mi_hidden void _mi_part_reset(mi_part_t* part);
+mi_hidden void _mi_part_reset(mi_part_t* part, size_t retain);  // 0: what is usual
 mi_hidden void _mi_part_reset_home(mi_part_t* part);
 mi_hidden void _mi_part_trim(mi_part_t* part);  // gives back spare regions, but for what stays warm
+// Objects of this size have pages from now on.
+mi_hidden void _mi_part_earned(mi_part_t* part, size_t size);
 mi_hidden void _mi_part_settle(mi_part_t* part);
 mi_hidden void _mi_returned_settle(mi_thread_t* self);
 mi_hidden void _mi_lane_free(mi_part_t* lane);
@@ -96,6 +99,12 @@ mi_hidden void _mi_part_close_young(mi_part_t* part);
 // A handle with an empty first part of the calling thread, but without an id; recycled if possible.
 mi_hidden mi_heap_t* _mi_handle_alloc(mi_thread_t* thread);
 mi_hidden void _mi_handle_free(mi_thread_t* thread, mi_heap_t* heap);
+// The next handle that the thread takes is one of a heap of this name, if it keeps one.
+mi_hidden void _mi_handle_prefer(mi_thread_t* thread, const void* name);
+// The thread keeps at least so many bytes of regions for heaps to come, within bounds, until a collect.
+mi_hidden void _mi_handle_retain(mi_thread_t* thread, size_t bytes);
+// What the thread keeps and has not used for a while goes home.
+mi_hidden void _mi_handle_idle_step(mi_thread_t* thread);
 
 // --- parts (part.c) ------------------------------------------------------------------------------------------
 // The calling thread's part of an open heap, adopted or made if need be. NULL: no memory, or not an open heap

@@ -37,9 +37,13 @@ static mi_name_t* names_array(void) {
   return array;
 }
 
-static mi_name_t* entry_of(const char* name) {
+mi_name_t* _mi_name_of(const char* given) {
   mi_name_t* const array = names_array();
   if (array == NULL) return NULL;
+  char name[sizeof(array->name)];
+  size_t length = 0;
+  for (; length + 1 < sizeof(name) && given[length] != 0; length++) name[length] = given[length];
+  name[length] = 0;
   uint64_t hash = 0xcbf29ce484222325;  // FNV-1a
   for (const char* s = name; *s != 0; s++) hash = (hash ^ (uint8_t)*s) * 0x100000001b3;
   uint32_t made = 0;  // the number of an entry that is ours to give, plus 1
@@ -60,10 +64,8 @@ static mi_name_t* entry_of(const char* name) {
   }
 }
 
-void _mi_heap_name_begin(mi_heap_t* heap, const char* name) {
+void _mi_heap_name_begin(mi_heap_t* heap, mi_name_t* entry) {
   mi_heap_extra_t* const extra = heap->home.config;
-  mi_name_t* const entry = entry_of(name);
-  if (entry == NULL) return;
   mi_store_relaxed(&extra->named, entry);
   mi_gauge_add(&entry->heaps, 1);
 }
@@ -74,6 +76,8 @@ void _mi_heap_name_end(mi_heap_t* heap) {
   if (entry == NULL) return;
   mi_store_relaxed(&extra->named, (mi_name_t*)NULL);
   mi_gauge_sub(&entry->heaps, 1);
+  // The handle, if it is kept, is for the next heap of the name (_mi_handle_prefer).
+  mi_store_relaxed(&heap->forwarder_next, (void*)entry);
 }
 
 // --- rows ---------------------------------------------------------------------------------------------------------

@@ -13,8 +13,10 @@ typedef struct mi_name_s {
   mi_gauge_t heaps;
 } __attribute__((aligned(MI_CACHE_LINE))) mi_name_t;
 
-// A new heap is one of those with this name. Nothing if there is no memory for its extras.
-mi_hidden void _mi_heap_name_begin(mi_heap_t* heap, const char* name);
+// The entry of a name, made if need be; NULL without memory. Only the first 63 bytes count.
+mi_hidden mi_name_t* _mi_name_of(const char* name);
+// A new heap, which has extras, is one of those with this name.
+mi_hidden void _mi_heap_name_begin(mi_heap_t* heap, mi_name_t* entry);
 // The heap ends, or its blocks become another's.
 mi_hidden void _mi_heap_name_end(mi_heap_t* heap);
 

@@ -67,6 +67,8 @@ mi_hidden void _mi_theap_collect_step(mi_theap_t* theap);
 mi_hidden bool _mi_theap_abandon(mi_theap_t* theap, bool wait);
 // Frees all pages with all their blocks. Nobody else may use them.
 mi_hidden void _mi_theap_free_pages(mi_theap_t* theap);
+// The same for a reset, but that up to `keep` bytes of pages stay, empty; `kept` is told their block sizes.
+mi_hidden void _mi_theap_reset(mi_theap_t* theap, size_t keep, void (*kept)(mi_part_t* part, size_t size));
 
 // Marks (page.c): from here on new pages are of the given depth, older ones serve no more / frees those of that depth
 // and deeper / those that are deeper get that depth.

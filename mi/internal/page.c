@@ -929,6 +929,50 @@ void _mi_theap_free_pages(mi_theap_t* theap) {
   mi_assert(theap->page_count == 0);
 }
 
+// A page of a theap that is reset starts again with nothing in it. It is in no queue and in no stack.
+static void page_start_again(mi_page_t* page) {
+  _mi_stats_page_dropped(page, false);
+  page->free = page->local_free = NULL;
+  page->used = page->capacity = 0;
+  page->fresh_zero = page->free_zero = 0;
+  page->in_full = 0;
+  page->retire = 0;
+  page->delayed = 0;
+  page->recycled = 0;
+  page->depth = 0;
+  mi_store_relaxed(&page->owner, mi_load_relaxed(&page->owner) & ~MI_OWNER_FLAGS);
+  mi_store_release(&page->thread_free, (mi_thread_free_t)MI_NORMAL);
+}
+
+// Empties a theap for a reset: pages of classes stay, up to `keep` bytes of them, and the others go.
+void _mi_theap_reset(mi_theap_t* theap, size_t keep, void (*kept)(mi_part_t* part, size_t size)) {
+  mi_page_t* list = NULL;
+  for (size_t bin = 1; bin <= MI_BIN_FULL && keep > 0; bin++) {
+    mi_page_t* page = theap->queue[bin];
+    for (uint32_t left = theap->page_count; page != NULL && left > 0; left--) {
+      mi_page_t* const next = (page->next == theap->queue[bin] ? NULL : page->next);
+      const size_t size = page->slices * MI_SLICE_SIZE;
+      if (page->kind == MI_PAGE_CLASS && size <= keep && (mi_load_acquire(&page->thread_free) & MI_LISTED) == 0) {
+        mi_queue_unlink(theap, bin, page);
+        theap->page_count--;
+        page->next = list;
+        list = page;
+        keep -= size;
+      }
+      page = next;
+    }
+  }
+  _mi_theap_free_pages(theap);
+  while (list != NULL) {
+    mi_page_t* const page = list;
+    list = page->next;
+    page_start_again(page);
+    mi_queue_link(theap, page->bin, page, false);
+    theap->page_count++;
+    kept(theap->part, page->block_size);
+  }
+}
+
 // --- marks ----------------------------------------------------------------------------------------------------------
 // A heap's marks are counted: a page remembers how many there were when it was made, its depth. Pages of a lower depth
 // than their theap's are sealed (page_seal), so that all blocks of a page are older than a mark, or all are younger.

@@ -286,6 +286,8 @@ struct mi_thread_s {
   uint32_t handle_cache_bytes;
   uint32_t handle_cache_limit;  // how much it keeps, learnt
   uint32_t handle_trims;        // heaps that were larger
+  uint32_t handle_idle;         // looks at the cache since a heap was made,
+  uint64_t handle_seen;         // told by the next heap's id
   int8_t heap_balance;          // heaps made less heaps ended, saturating
   int32_t held_change;          // slices, not yet counted for all (segment.c): held more than before,
   int32_t used_change;          // in use more than before,

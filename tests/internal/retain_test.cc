@@ -1,0 +1,224 @@
+// What stays warm: over a reset, for the next heap of a thread, and for the next heap of a name; and that it is given
+// back.
+#include <string.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "mi/mimalloc-stats.h"
+#include "tests/internal/probe.h"
+#include "tests/test_support.h"
+
+namespace mi_test {
+namespace {
+
+mi_heap_t* NewHeap(const char* name, size_t retain) {
+  mi_heap_config_t config = {};
+  config.size = sizeof(config);
+  config.name = name;
+  config.retain = retain;
+  return mi_heap_new_with(&config);
+}
+
+uint64_t CommittedBy(mi_heap_t* heap) {
+  mi_heap_counts_t counts = {};
+  counts.size = sizeof(counts);
+  EXPECT_TRUE(mi_heap_counts_get(heap, &counts));
+  EXPECT_EQ(counts.blocks, 0u);
+  return counts.committed;
+}
+
+void Fill(mi_heap_t* heap, size_t bytes, size_t size) {
+  for (size_t n = 0; n < bytes; n += size) ASSERT_NE(mi_heap_malloc(heap, size), nullptr);
+}
+
+TEST(RetainTest, AHeapThatIsFilledOverSeveralRegionsTwiceGetsOneThatHoldsAsMuch) {
+  InThread([] {
+    mi_heap_t* heap = mi_heap_new();
+    Fill(heap, 6000, 100);
+    size_t regions = probe_part(heap).regions;
+    ASSERT_GE(regions, 3u);
+    mi_heap_reset(heap);
+    EXPECT_EQ(probe_part(heap).spare, regions) << "once is not enough";
+    Fill(heap, 6000, 100);
+    ASSERT_GE(probe_part(heap).regions, 3u);
+    size_t bytes = probe_part(heap).bytes;
+    mi_heap_reset(heap);
+    EXPECT_EQ(probe_part(heap).spare, 1u);
+    EXPECT_GE(probe_part(heap).spare_bytes, bytes);
+    EXPECT_LT(probe_part(heap).spare_bytes, 2 * bytes);
+    for (int i = 0; i < 10; i++) {
+      Fill(heap, 6000, 100);
+      EXPECT_EQ(probe_part(heap).regions, 1u);
+      EXPECT_TRUE(mi_heap_check(heap));
+      mi_heap_reset(heap);
+    }
+    mi_heap_destroy(heap);
+  });
+}
+
+TEST(RetainTest, SoDoesTheNextHeapOfTheThread) {
+  InThread([] {
+    for (int i = 0; i < 3; i++) {
+      mi_heap_t* heap = mi_heap_new();
+      Fill(heap, 6000, 100);
+      if (i == 2) {
+        EXPECT_EQ(probe_part(heap).regions, 1u);
+      }
+      mi_heap_destroy(heap);
+    }
+  });
+}
+
+TEST(RetainTest, PagesStayOverAResetAsFarAsTheConfigurationSays) {
+  for (size_t size : {64, 900, 5000, 20000}) {
+    SCOPED_TRACE(size);
+    mi_heap_t* heap = NewHeap("pages", 1 * kMiB);
+    Fill(heap, 3 * kMiB, size);
+    ASSERT_NE(mi_heap_malloc(heap, 2 * kMiB), nullptr);
+    mi_heap_reset(heap);
+    uint64_t warm = CommittedBy(heap);
+    EXPECT_LE(warm, 1 * kMiB + 128 * kKiB);
+    EXPECT_GE(warm, 512 * kKiB);
+    EXPECT_TRUE(mi_heap_check(heap));
+    uint64_t most = warm;
+    for (int i = 0; i < 5; i++) {  // it is what serves next
+      Fill(heap, 400 * kKiB, size);
+      mi_heap_counts_t counts = {};
+      counts.size = sizeof(counts);
+      ASSERT_TRUE(mi_heap_counts_get(heap, &counts));
+      most = std::max<uint64_t>(most, counts.committed);
+      mi_heap_reset(heap);
+    }
+    EXPECT_LE(most, warm + 128 * kKiB);
+    mi_heap_collect(heap, true);
+    EXPECT_LE(CommittedBy(heap), 2 * kKiB) << "a collect gives it back";
+    EXPECT_TRUE(mi_heap_check(heap));
+    mi_heap_destroy(heap);
+  }
+}
+
+TEST(RetainTest, WithoutItPagesGo) {
+  mi_heap_t* heap = mi_heap_new();
+  Fill(heap, 3 * kMiB, 900);
+  mi_heap_reset(heap);
+  EXPECT_LE(CommittedBy(heap), 130 * kKiB);
+  mi_heap_destroy(heap);
+}
+
+TEST(RetainTest, ASmallOneGivesRegionsBack) {
+  mi_heap_t* heap = NewHeap("regions", 4 * kKiB);
+  Fill(heap, 30 * kKiB, 100);
+  ASSERT_GT(probe_part(heap).bytes, 16 * kKiB);
+  mi_heap_reset(heap);
+  EXPECT_LE(probe_part(heap).bytes, 4 * kKiB);
+  mi_heap_destroy(heap);
+}
+
+TEST(RetainTest, TheNextHeapOfANameGetsWhatTheLastOneHad) {
+  InThread([] {
+    auto run = [](const char* name, size_t bytes) {
+      mi_heap_t* heap = NewHeap(name, 0);
+      size_t warm = probe_part(heap).bytes;
+      if (bytes > 0) Fill(heap, bytes, 100);
+      mi_heap_destroy(heap);
+      return warm;
+    };
+    // Several alive at once, so that the thread keeps several handles.
+    mi_heap_t* small[4];
+    mi_heap_t* large = NewHeap("large", 0);
+    for (mi_heap_t*& heap : small) heap = NewHeap("small", 0);
+    Fill(large, 12000, 100);
+    mi_heap_destroy(large);
+    for (mi_heap_t* heap : small) mi_heap_destroy(heap);
+    for (int i = 0; i < 10; i++) {
+      EXPECT_GE(run("large", 12000), 8 * kKiB) << i;
+      EXPECT_EQ(run("small", 0), 0u) << i;
+      EXPECT_EQ(run("small", 0), 0u) << i;
+    }
+  });
+}
+
+TEST(RetainTest, AThreadKeepsAsMuchAsAHeapAskedForUntilACollect) {
+  InThread([] {
+    const size_t wanted = 300 * kKiB;
+    mi_heap_t* heap = NewHeap("asks", wanted);
+    for (size_t size = 16; size <= 1600; size += 16) Fill(heap, 4 * kKiB, size);  // no class earns pages
+    ASSERT_GT(probe_part(heap).bytes, 200 * kKiB);
+    mi_heap_destroy(heap);
+    probe_cache_t kept = probe_cache(probe_thread_record());
+    EXPECT_GT(kept.bytes, 150 * kKiB) << kept.count << " handles, at most " << kept.limit << " bytes, balance "
+                                      << kept.balance;
+    EXPECT_LE(probe_cache(probe_thread_record()).bytes, wanted);
+    mi_collect(true);
+    EXPECT_EQ(probe_cache(probe_thread_record()).bytes, 0u);
+    EXPECT_EQ(probe_cache(probe_thread_record()).limit, 32 * kKiB);
+  });
+}
+
+TEST(RetainTest, WhatAThreadDoesNotUseForAWhileGoesHome) {
+  InThread([] {
+    mi_heap_t* heap = mi_heap_new();
+    Fill(heap, 6000, 100);
+    mi_heap_destroy(heap);
+    ASSERT_GT(probe_cache(probe_thread_record()).bytes, 0u);
+    for (int i = 0; i < 1000; i++) mi_free(mi_malloc(kMiB));  // slow paths
+    EXPECT_GT(probe_cache(probe_thread_record()).bytes, 0u) << "not yet";
+    for (int i = 0; i < 10000; i++) mi_free(mi_malloc(kMiB));
+    EXPECT_EQ(probe_cache(probe_thread_record()).bytes, 0u);
+    for (int i = 0; i < 200; i++) {  // a thread that makes heaps keeps it
+      mi_heap_t* h = mi_heap_new();
+      Fill(h, 6000, 100);
+      mi_heap_destroy(h);
+      for (int k = 0; k < 100; k++) mi_free(mi_malloc(kMiB));
+    }
+    EXPECT_GT(probe_cache(probe_thread_record()).bytes, 0u);
+  });
+}
+
+// Pages that stay are as good as new: zeroed blocks are zero, counts agree, whoever frees what.
+TEST(RetainTest, AHeapIsSoundOverManyResets) {
+  for (uint64_t seed = 1; seed <= 4; seed++) {
+    SCOPED_TRACE(testing::Message() << "seed " << seed);
+    Random random(seed);
+    mi_heap_t* heap = NewHeap("many resets", random.Below(3 * kMiB) + 1);
+    auto worker = std::make_unique<Worker>();
+    for (int round = 0; round < Scaled(60); round++) {
+      std::vector<void*> blocks;
+      auto work = [&] {
+        size_t common = random.Below(9000);
+        for (int i = 0; i < 1500; i++) {
+          size_t size = random.OneIn(3) ? common : random.Below(random.OneIn(50) ? 200000 : 3000);
+          void* p = mi_heap_zalloc(heap, size);
+          ASSERT_NE(p, nullptr);
+          ASSERT_TRUE(IsZero(p, 0, size));
+          memset(p, 0xff, size);
+          blocks.push_back(p);
+          if (random.OneIn(3)) {
+            std::swap(blocks[random.Below(blocks.size())], blocks.back());
+            mi_free(blocks.back());
+            blocks.pop_back();
+          }
+        }
+      };
+      random.OneIn(2) ? work() : worker->Run(work);
+      if (random.OneIn(2)) {
+        worker->Run([&] {
+          for (size_t i = 0; i < blocks.size(); i += 2) mi_free(blocks[i]);
+        });
+      }
+      if (random.OneIn(10)) worker = std::make_unique<Worker>();  // the former one ends
+      ASSERT_TRUE(mi_heap_check(heap));
+      mi_heap_reset(heap);
+      ASSERT_TRUE(mi_heap_check(heap));
+      if (random.OneIn(10)) mi_heap_collect(heap, random.OneIn(2));
+    }
+    worker = nullptr;
+    mi_heap_destroy(heap);
+  }
+}
+
+}  // namespace
+}  // namespace mi_test
