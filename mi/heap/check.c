@@ -246,6 +246,11 @@ static bool check_full(const check_t* check, const mi_theap_t* theap, const mi_p
   return true;
 }
 
+// The thread that made a theap; it may end while the heap is checked, and leaves its pages as they are.
+static mi_tid_t theap_owner(const mi_theap_t* theap) {
+  return (theap->slot != NULL ? mi_load_relaxed(&theap->slot->owner) : mi_load_relaxed(&theap->thread->id));
+}
+
 // A page in the queue `bin` of a theap.
 static bool check_queued(check_t* check, const mi_theap_t* theap, mi_page_t* page, size_t bin) {
   check->pages++;
@@ -256,9 +261,9 @@ static bool check_queued(check_t* check, const mi_theap_t* theap, mi_page_t* pag
     return page_breach(check, page, "it names heap %p", (void*)mi_load_relaxed(&page->heap));
   if (mi_load_relaxed(&page->theap) != theap)
     return page_breach(check, page, "it names theap %p", (void*)mi_load_relaxed(&page->theap));
-  if ((owner & ~MI_OWNER_FLAGS) != mi_load_relaxed(&theap->thread->id) || (owner & MI_OWNER_SPECIAL) != 0)
+  if ((owner & ~MI_OWNER_FLAGS) != theap_owner(theap) || (owner & MI_OWNER_SPECIAL) != 0)
     return page_breach(check, page, "its owner is %llx, its theap's thread %llx", (unsigned long long)owner,
-                       (unsigned long long)mi_load_relaxed(&theap->thread->id));
+                       (unsigned long long)theap_owner(theap));
   if ((page->in_full != 0) != (bin == MI_BIN_FULL) || ((owner & MI_OWNER_FULL) != 0) != (page->in_full != 0))
     return page_breach(check, page, "in queue %zu, but in_full is %u and the owner's flag %u", bin, page->in_full,
                        (owner & MI_OWNER_FULL) != 0);
@@ -553,9 +558,9 @@ static bool check_part(check_t* check, mi_part_t* part) {
     return part_breach(check, part, "its theap is %p, its slot's %p", (const void*)theap,
                        slot == NULL ? NULL : (void*)mi_load_relaxed(&slot->theap));
   if (slot != NULL && mi_load_relaxed(&part->heap->state) == MI_HEAP_OPEN &&
-      mi_part_owner(part) != mi_load_relaxed(&slot->thread->id))
+      mi_part_owner(part) != mi_load_relaxed(&slot->owner))
     return part_breach(check, part, "its owner is %llx, its theap's thread %llx",
-                       (unsigned long long)mi_part_owner(part), (unsigned long long)mi_load_relaxed(&slot->thread->id));
+                       (unsigned long long)mi_part_owner(part), (unsigned long long)mi_load_relaxed(&slot->owner));
   if (!check_regions(check, part)) return false;
   return slot == NULL || check_theap(check, mi_load_relaxed(&slot->theap), part, slot);
 }

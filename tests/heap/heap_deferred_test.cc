@@ -718,7 +718,7 @@ int ForkedInACallback() {
 }
 
 TEST(HeapDeferredTest, ACallMayFork) {
-  if (kTsan) GTEST_SKIP() << "its threads do not survive a fork of a process with several";
+  if (kSanitized) GTEST_SKIP() << "its threads do not survive a fork of a process with several";
   EXPECT_EQ(InChild(&ForkedInACallback), 0);
 }
 
