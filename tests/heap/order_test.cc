@@ -553,6 +553,7 @@ class Player {
   }
 
   void Verify(Heap* heap) {
+    ASSERT_TRUE(mi_heap_check(heap->handle)) << Errors::breach();
     for (const Block& b : heap->blocks) CheckBlock(b, heap->handle);
     ASSERT_EQ(LiveBlocks(heap->handle), heap->blocks.size());
   }
