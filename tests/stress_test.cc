@@ -1,6 +1,7 @@
 // Threads against each other at full speed, with as little synchronisation between them as possible, so that
 // ThreadSanitizer sees the library's own ordering and not the harness's: blocks and heaps change hands through single
 // atomic words only. Checked: contents at every free, and that nothing is left in the main heap at the end.
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <memory>
@@ -376,10 +377,15 @@ TEST_F(StressTest, MemoryStaysBoundedWhenThreadsAllocateForEachOther) {
   };
   exchange_many(Scaled(50000));
   size_t before = ResidentBytes();
-  for (int i = 0; i < Scaled(10, 1000); i++) exchange_many(Scaled(50000));
-  size_t after = ResidentBytes();
+  // How much is free but held at a moment goes up and down by some MiB; what grows is never small again.
+  const int rounds = Scaled(10, 1000);
+  size_t least = SIZE_MAX;
+  for (int i = 0; i < rounds; i++) {
+    exchange_many(Scaled(50000));
+    if (i >= rounds / 2) least = std::min(least, ResidentBytes());
+  }
   if (!kSanitized) {
-    EXPECT_LE(after, before + 20 * kMiB) << "20000 slots of 500 bytes are 10 MiB";
+    EXPECT_LE(least, before + 20 * kMiB) << "20000 slots of 500 bytes are 10 MiB";
   }
   for (std::atomic<void*>& slot : slots) {
     void* block = slot.exchange(nullptr);
