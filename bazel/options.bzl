@@ -89,8 +89,7 @@ _VALGRIND_FLAGS = [
 _ASAN_FLAGS = [
     "-fno-sanitize=address",
     "-U_FORTIFY_SOURCE",  # the headers' memset is not the one that config.h renames
-    "-fno-builtin",  # no loop becomes a call of the sanitizer's memset: for clang, and
-    "-fno-tree-loop-distribute-patterns",  # for gcc
+    "-fno-builtin",  # no loop becomes a call of the sanitizer's memset: for clang; config.h tells gcc
     "-Wno-ignored-optimization-argument",
 ]
 _TSAN_FLAGS = ["-fsanitize=thread"]

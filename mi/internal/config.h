@@ -120,6 +120,9 @@
 #endif
 
 #if MI_TRACK_ASAN
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("no-tree-loop-distribute-patterns")  // no loop becomes a call of the sanitizer's memset
+#endif
 #include <string.h>
 void* memset(void* to, int value, size_t size) __asm__("_mi_plain_memset");  // track.c
 void* memcpy(void* restrict to, const void* restrict from, size_t size) __asm__("_mi_plain_memcpy");
