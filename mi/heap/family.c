@@ -302,21 +302,37 @@ void _mi_heap_before_end(mi_heap_t* heap, bool reset) {
   end_leave(heap, reset);
 }
 
+// Do children and callbacks go to the heap that the blocks go to?
+static bool takes_family(const mi_heap_t* target) {
+  const mi_subproc_t* const subproc = _mi_subproc_of(target);
+  return target != &_mi_heap_main && (subproc == NULL || target != subproc->heap);
+}
+
+// A descendant that is ending cannot take its ancestor's place: what ends it has gone that way. And what the target
+// needs to take the family is there before the heap's last deferred_free, which may add to that.
+bool _mi_heap_may_close(mi_heap_t* heap, mi_heap_t* target, const char* function) {
+  const mi_heap_extra_t* const extra = mi_heap_extra(heap);
+  if (extra == NULL || !takes_family(target)) return true;
+  if (_mi_heap_is_ending(target) && _mi_family_is_above(heap, target)) {
+    _mi_error(EINVAL, "%s: heap %p (%s) cannot go into a descendant that is ending\n", function, (void*)heap,
+              mi_heap_name(heap));
+    return false;
+  }
+  const mi_family_t* const family = &extra->family;
+  if (family->children == NULL && family->cleanups == NULL && mi_load_relaxed(&extra->deferred) == NULL) return true;
+  if (_mi_family_make(target) != NULL) return true;
+  _mi_error(ENOMEM, "%s: no memory; heap %p (%s) stays\n", function, (void*)heap, mi_heap_name(heap));
+  return false;
+}
+
 // Children and callbacks of a heap whose blocks live on. Into the main heap, which never ends: callbacks run now, and
 // children go up. Else all of it goes with the blocks.
-bool _mi_heap_before_close(mi_heap_t* heap, mi_heap_t* target, const char* function) {
+void _mi_heap_before_close(mi_heap_t* heap, mi_heap_t* target) {
   mi_family_t* const family = mi_heap_family(heap);
-  if (family == NULL) return true;
-  const bool moves =
-      (target != &_mi_heap_main && (_mi_subproc_of(target) == NULL || target != _mi_subproc_of(target)->heap));
-  mi_family_t* into = NULL;
-  if (moves && (family->children != NULL || family->cleanups != NULL)) {
-    into = _mi_family_make(target);
-    if (into == NULL) {
-      _mi_error(ENOMEM, "%s: no memory; heap %p (%s) stays\n", function, (void*)heap, mi_heap_name(heap));
-      return false;
-    }
-  }
+  if (family == NULL) return;
+  const bool moves = takes_family(target);
+  mi_family_t* const into =
+      (moves && (family->children != NULL || family->cleanups != NULL) ? mi_heap_family(target) : NULL);
   if (!moves && family->cleanups != NULL) {
     end_begin(heap);
     for (mi_cleanup_t* cleanup;;) {
@@ -349,5 +365,4 @@ bool _mi_heap_before_close(mi_heap_t* heap, mi_heap_t* target, const char* funct
   }
   family_set(heap, NULL);
   _mi_family_leave();
-  return true;
 }

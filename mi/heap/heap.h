@@ -142,9 +142,10 @@ mi_decl_export void mi_heap_destroy(mi_heap_t* heap) mi_attr_noexcept;
 /// use the heap or its blocks at the time. NULL is ignored; the main heap is refused (EINVAL reported).
 mi_decl_export void mi_heap_reset(mi_heap_t* heap) mi_attr_noexcept;
 
-/// Like mi_heap_delete, but the blocks go to `into` (NULL: the main heap). Merging a heap into itself is
-/// refused (EINVAL reported). `into` may be in use by other threads; it may not end (by destroy, delete or merge)
-/// during the call.
+/// Like mi_heap_delete, but the blocks go to `into` (NULL: the main heap). Merging a heap into itself, or in a callback
+/// into a descendant of it that is ending, is refused (EINVAL reported); without memory for what `into` takes over
+/// (ENOMEM reported) the heap stays as it was. `into` may be in use by other threads; it may not end (by destroy,
+/// delete or merge) during the call.
 mi_decl_export void mi_heap_merge(mi_heap_t* heap, mi_heap_t* into) mi_attr_noexcept;
 
 /// A function to be called before a heap's memory goes.
