@@ -646,6 +646,31 @@ void ExpectOwnArgument(mi_heap_t*, bool, unsigned long long, void* arg) {
   if (arg != &expected_argument[kWhich]) mismatches++;
 }
 
+TEST(HeapDeferredTest, AThreadThatJoinsManyHeapsWhileOneIsResetMakesTheLastCallForThatToo) {
+  Calls calls, of_others;
+  mi_heap_t* heap = NewHeap(&calls);
+  std::vector<mi_heap_t*> others;
+  Worker worker;
+  worker.Run([&] { Allocate(heap, 1, 100); });
+  std::function<void()> join = [&] {
+    worker.Run([&] {
+      for (int i = 0; i < 300; i++) {
+        others.push_back(NewHeap(&of_others));
+        Allocate(others.back(), 1, 100);
+      }
+    });
+  };
+  ASSERT_TRUE(mi_heap_on_destroy(
+      heap, [](void* f) { (*static_cast<std::function<void()>*>(f))(); }, &join));
+  mi_heap_reset(heap);
+  worker.Run([&] { Allocate(heap, 1, 100); });
+  const size_t before = calls.forced();
+  worker.Exit();
+  EXPECT_EQ(calls.forced(), before + 1);
+  mi_heap_destroy(heap);
+  for (mi_heap_t* other : others) mi_heap_destroy(other);
+}
+
 TEST(HeapDeferredTest, FunctionAndArgumentAreRegisteredAsOnePair) {
   mi_heap_t* heap = mi_heap_new();
   std::atomic<bool> done{false};
