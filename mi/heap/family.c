@@ -8,7 +8,8 @@
 // own; then the functions that are to run before its memory goes, the last registered first; then the memory goes. What
 // these functions add to the heap, children or functions, ends before the next one runs. While this lasts the heap is
 // *ending*: it names the thread that ends it, and cannot be ended, reset, rewound or moved again by what runs. A child
-// that is ending already, further out on the same thread's stack, is let go instead: its own end goes on.
+// that is ending already, further out on the same thread's stack, is let go instead: its own end goes on. One that is
+// only reset or rewound there would outlive the parent, which may not end then.
 //
 // Invariants:
 //  * no heap is its own ancestor: an existing heap gets a parent under the lock, after a look at all its ancestors;
@@ -257,7 +258,7 @@ static void end_descendant(mi_heap_t* heap) {
 }
 
 // Without recursion: a family may be deep.
-void _mi_family_run_down(mi_heap_t* heap, uint64_t since) {
+static void run_down(mi_heap_t* heap, uint64_t since) {
   mi_heap_t* at = heap;
   for (;;) {
     mi_family_t* const family = family_of(at);
@@ -290,15 +291,28 @@ void _mi_family_run_down(mi_heap_t* heap, uint64_t since) {
   }
 }
 
+// The heap goes on: what runs may not end it, as in a callback of it, nor end or reset what is above it.
+void _mi_family_run_down(mi_heap_t* heap, uint64_t since) {
+  mi_thread_t* const thread = _mi_tls.thread;
+  mi_callback_t frame = {NULL, heap, 0};
+  end_begin(heap);
+  mi_callback_enter(thread, &frame);
+  run_down(heap, since);
+  mi_callback_leave(thread, &frame);
+  mi_store_release(&family_of(heap)->ender, MI_TID_NONE);
+}
+
 void _mi_heap_before_end(mi_heap_t* heap, bool reset) {
   mi_family_t* const family = mi_heap_family(heap);
   if (family == NULL) return;
-  if (family->children == NULL && family->cleanups == NULL) {
-    end_leave(heap, reset);
-    return;
+  if (family->children != NULL || family->cleanups != NULL) {
+    if (reset) {
+      _mi_family_run_down(heap, 0);
+    } else {
+      end_begin(heap);
+      run_down(heap, 0);
+    }
   }
-  end_begin(heap);
-  _mi_family_run_down(heap, 0);
   end_leave(heap, reset);
 }
 

@@ -156,7 +156,7 @@ typedef void mi_heap_destroy_fun(void* arg);
 /// held. mi_heap_merge takes it along to the other heap (where it counts as registered then), but a merge into the main
 /// heap, which never ends, calls it. It may free blocks of the heap and allocate anywhere (what it allocates in the
 /// heap goes with it), end other heaps, and register more, which is called after it; it must not end, reset or move
-/// `heap` (EINVAL reported), nor leave by longjmp or an exception. Returns false with errno = ENOMEM without memory,
+/// `heap` (EINVAL reported), nor in a reset or rewind what is above it, nor leave by longjmp or an exception. Returns false with errno = ENOMEM without memory,
 /// and reports EINVAL for a `fun` or `heap` that is NULL and for the main heap, EFAULT for a heap that ended. Any
 /// thread.
 mi_decl_export bool mi_heap_on_destroy(mi_heap_t* heap, mi_heap_destroy_fun* fun, void* arg) mi_attr_noexcept;

@@ -269,9 +269,7 @@ bool mi_heap_rewind(mi_heap_t* heap, mi_heap_mark_t mark) {
   if (record == NULL) return false;
   mi_family_t* const family = mi_heap_family(heap);
   const uint16_t depth = record->depth;
-  mi_store_relaxed(&family->ender, _mi_tls.tid);
   _mi_family_run_down(heap, record->serial);
-  mi_store_release(&family->ender, MI_TID_NONE);
 #if MI_CHECKED
   _mi_checked_heap_rewind(heap, is_newer, &(newer_t){heap, record});
 #endif

@@ -492,6 +492,30 @@ TEST(Family, AnAncestorCannotGoIntoADescendantThatIsEnding) {
   EXPECT_EQ(errors.count(EFAULT), 0);
 }
 
+TEST(Family, ACallbackOfAChildThatIsResetOrRewoundCannotDestroyOrResetTheParent) {
+  mi_heap_t* parent = mi_heap_new();
+  mi_heap_t* child = NewChild(parent);
+  mi_heap_mark_t mark = mi_heap_mark(child);
+  ErrorRecorder errors;
+  Action action{[&] {
+    mi_heap_destroy(parent);
+    mi_heap_reset(parent);
+  }};
+  for (bool rewind : {true, false}) {
+    ASSERT_TRUE(mi_heap_on_destroy(child, Action::Run, &action));
+    if (rewind) {
+      EXPECT_TRUE(mi_heap_rewind(child, mark));
+    } else {
+      mi_heap_reset(child);
+    }
+    EXPECT_EQ(mi_heap_parent(child), parent) << "the child was left over";
+    EXPECT_EQ(errors.count(EINVAL), rewind ? 2 : 4);
+  }
+  Register(child, 'c');
+  mi_heap_destroy(parent);
+  EXPECT_EQ(TakeLog(), "c");
+}
+
 mi_heap_t* g_above;
 TEST(Family, ADeferredFreeOfAChildCannotDestroyItsParent) {
   g_above = mi_heap_new();
