@@ -167,6 +167,19 @@ void _mi_deferred_region_emptied(const mi_region_t* region, mi_part_t* part) {
   if (state->region == region) state->region = NULL;
 }
 
+void _mi_deferred_count(mi_part_t* part) {
+  mi_deferred_t* const deferred = deferred_of(part->heap);
+  if (deferred != NULL) part_count(deferred, part, part_state(deferred, part));
+}
+
+void _mi_deferred_rewound(mi_part_t* part) {
+  mi_deferred_t* const deferred = deferred_of(part->heap);
+  if (deferred == NULL) return;
+  mi_deferred_part_t* const state = part_state(deferred, part);
+  state->region = part->current;
+  state->counted = mi_load_relaxed(&part->bump);
+}
+
 // The objects in regions: counted, or told from their bytes and the sizes of those in the current region.
 static size_t part_blocks(const mi_deferred_t* deferred, const mi_part_t* part, const mi_deferred_part_t* state) {
   if (deferred->cadence != SIZE_MAX || state->bytes == 0) return state->blocks;

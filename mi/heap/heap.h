@@ -156,9 +156,9 @@ typedef void mi_heap_destroy_fun(void* arg);
 /// held. mi_heap_merge takes it along to the other heap (where it counts as registered then), but a merge into the main
 /// heap, which never ends, calls it. It may free blocks of the heap and allocate anywhere (what it allocates in the
 /// heap goes with it), end other heaps, and register more, which is called after it; it must not end, reset or move
-/// `heap` (EINVAL reported), nor in a reset or rewind what is above it, nor leave by longjmp or an exception. Returns false with errno = ENOMEM without memory,
-/// and reports EINVAL for a `fun` or `heap` that is NULL and for the main heap, EFAULT for a heap that ended. Any
-/// thread.
+/// `heap` (EINVAL reported), nor in a reset or rewind what is above it, nor leave by longjmp or an exception. Returns
+/// false with errno = ENOMEM without memory, and reports EINVAL for a `fun` or `heap` that is NULL and for the main
+/// heap, EFAULT for a heap that ended. Any thread.
 mi_decl_export bool mi_heap_on_destroy(mi_heap_t* heap, mi_heap_destroy_fun* fun, void* arg) mi_attr_noexcept;
 /// Takes back the last registration of the same function and argument that was not called yet. False if there is none;
 /// bad input as above. Any thread.
@@ -211,10 +211,11 @@ mi_decl_export void mi_heap_collect(mi_heap_t* heap, bool force) mi_attr_noexcep
 
 /// Registers `deferred_free` with `arg` as the heap's callback (NULL: none), in place of the one before; also of the
 /// main heap. It is called
-///  * with force false on a slow path of allocation in the heap, when the calling thread has allocated there as much as
-///    the configuration says since its last call: deferred_cadence blocks or deferred_bytes bytes, 64 KiB where neither
-///    is set. Slow paths come at least once per page of allocations, so that a small cadence may be exceeded by as
-///    much. What is counted is allocations, never time: the same program on one thread gets the same calls every time;
+///  * with force false on a slow path of allocation in the heap, and in mi_heap_rewind, when the calling thread has
+///    allocated there as much as the configuration says since its last call: deferred_cadence blocks or deferred_bytes
+///    bytes, 64 KiB where neither is set. Slow paths come at least once per page of allocations, so that a small
+///    cadence may be exceeded by as much. What is counted is allocations, never time: the same program on one thread
+///    gets the same calls every time;
 ///  * with force true before mi_heap_destroy, _delete, _merge and _reset do their work; at the end of each thread that
 ///    allocated in the heap; before an allocation in it fails; and by mi_heap_collect(heap, true).
 /// Calls do not nest on a thread, but a heap that a callback of another one ends gets its last call. Threads that

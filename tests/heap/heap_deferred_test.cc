@@ -186,6 +186,22 @@ TEST(HeapDeferredTest, FreeingTheBudgetKeepsWhatWaitsFromGrowing) {
   }
 }
 
+TEST(HeapDeferredTest, WhatARewindFreesWasAllocatedAllTheSame) {
+  for (size_t cadence : {0, 1000}) {
+    Calls calls;
+    mi_heap_t* heap = NewHeap(&calls, cadence);
+    const mi_heap_mark_t mark = mi_heap_mark(heap);
+    for (int i = 0; i < 20000; i++) {  // never more than fits into the heap's first region
+      Allocate(heap, 2, 48);
+      ASSERT_TRUE(mi_heap_rewind(heap, mark));
+    }
+    const size_t expected = (cadence == 0 ? 20000 * 2 * 48 / (64 * kKiB) : 40);
+    EXPECT_GE(calls.due() + 1, expected) << cadence;
+    EXPECT_LE(calls.due(), expected) << cadence;
+    mi_heap_destroy(heap);
+  }
+}
+
 TEST(HeapDeferredTest, OnlyTheHeapsOwnAllocationsCount) {
   Calls calls;
   mi_heap_t* heap = NewHeap(&calls);
