@@ -274,8 +274,7 @@ mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_heap_mallocn(mi_heap_
 mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_heap_malloc_aligned(mi_heap_t* heap, size_t size,
                                                                                size_t alignment)
     mi_attr_noexcept mi_attr_malloc mi_attr_alloc_size(2) mi_attr_alloc_align(3);
-/// The address plus `offset` is a multiple of `alignment`; `offset` is taken modulo `alignment`. An alignment of 4 MiB
-/// or more with an offset that would put the block 1 to 255 bytes behind a multiple of 4 MiB cannot be served (ENOMEM).
+/// The address plus `offset` is a multiple of `alignment`; `offset` is taken modulo `alignment`.
 mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_heap_malloc_aligned_at(mi_heap_t* heap, size_t size,
                                                                                   size_t alignment, size_t offset)
     mi_attr_noexcept mi_attr_malloc mi_attr_alloc_size(2);
