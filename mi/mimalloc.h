@@ -307,8 +307,8 @@ mi_decl_nodiscard mi_decl_export mi_subproc_id_t mi_subproc_main(void) mi_attr_n
 mi_decl_nodiscard mi_decl_export mi_subproc_id_t mi_subproc_current(void) mi_attr_noexcept;
 mi_decl_nodiscard mi_decl_export mi_subproc_id_t mi_subproc_new(void) mi_attr_noexcept;
 /// Ends a sub-process that has no thread any more (EINVAL reported else, and for the main one): mi_subproc_destroy with
-/// all its heaps and blocks, mi_subproc_delete (2.x) keeps the blocks, which are the main heap's from then on. NULL is
-/// ignored.
+/// all its heaps and blocks, mi_subproc_delete (2.x) keeps the blocks, which are the main heap's from then on. Refused
+/// (EINVAL reported) in a callback or a visit of one of its heaps. NULL is ignored.
 mi_decl_export void mi_subproc_destroy(mi_subproc_id_t subproc) mi_attr_noexcept;
 mi_decl_export void mi_subproc_delete(mi_subproc_id_t subproc) mi_attr_noexcept;
 mi_decl_export void mi_subproc_add_current_thread(mi_subproc_id_t subproc) mi_attr_noexcept;

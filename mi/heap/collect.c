@@ -25,10 +25,13 @@ void mi_collect(bool force) {
   _mi_deferred_call(thread, _mi_tls.theap->heap, force);
   _mi_thread_read_mail(thread);
   _mi_table_answer(thread);
+  mi_heap_t* const main = _mi_thread_main_heap();  // of the thread's sub-process
   _mi_forwarders_collect(&_mi_heap_main);
+  if (main != &_mi_heap_main) _mi_forwarders_collect(main);
   if (force) {
     _mi_threads_reap();
     _mi_abandoned_sweep(&_mi_heap_main, false);
+    if (main != &_mi_heap_main) _mi_abandoned_sweep(main, false);
     _mi_threads_each_free(_mi_returned_flush);
     _mi_thread_collect(thread, true);
     _mi_abandoned_sweep(&_mi_heap_internal, false);

@@ -25,7 +25,7 @@ typedef struct mi_deferred_pair_s {
 
 // A heap's deferred_free. Type-stable and recycled, never returned: threads that end look whether the heap still lives.
 typedef struct mi_deferred_s {
-  _Atomic(uint64_t) id;                     // of the heap; 0: it ended, or is being reset
+  _Atomic(uint64_t) id;                     // of the heap; 0: it ended; or-ed with PAUSED: it is being reset
   _Atomic(uint64_t) pins;                   // threads that end and are in a call; (fork stamp << 32) | number
   mi_heap_t* heap;                          // constant while id is not 0, as are the next two
   size_t cadence;                           // blocks between calls; SIZE_MAX: not by blocks

@@ -8,7 +8,8 @@
 // own; then the functions that are to run before its memory goes, the last registered first; then the memory goes. What
 // these functions add to the heap, children or functions, ends before the next one runs. While this lasts the heap is
 // *ending*: it names the thread that ends it, and cannot be ended, reset, rewound or moved again by what runs. A child
-// that is ending already, further out on the same thread's stack, is let go instead: its own end goes on.
+// that is ending already, further out on the same thread's stack, is let go instead: its own end goes on. One that is
+// only reset or rewound there would outlive the parent, which may not end then.
 //
 // Invariants:
 //  * no heap is its own ancestor: an existing heap gets a parent under the lock, after a look at all its ancestors;
@@ -257,7 +258,7 @@ static void end_descendant(mi_heap_t* heap) {
 }
 
 // Without recursion: a family may be deep.
-void _mi_family_run_down(mi_heap_t* heap, uint64_t since) {
+static void run_down(mi_heap_t* heap, uint64_t since) {
   mi_heap_t* at = heap;
   for (;;) {
     mi_family_t* const family = family_of(at);
@@ -290,33 +291,62 @@ void _mi_family_run_down(mi_heap_t* heap, uint64_t since) {
   }
 }
 
+// The heap goes on: what runs may not end it, as in a callback of it, nor end or reset what is above it.
+void _mi_family_run_down(mi_heap_t* heap, uint64_t since) {
+  mi_thread_t* const thread = _mi_tls.thread;
+  mi_callback_t frame = {NULL, heap, 0};
+  end_begin(heap);
+  mi_callback_enter(thread, &frame);
+  run_down(heap, since);
+  mi_callback_leave(thread, &frame);
+  mi_store_release(&family_of(heap)->ender, MI_TID_NONE);
+}
+
 void _mi_heap_before_end(mi_heap_t* heap, bool reset) {
   mi_family_t* const family = mi_heap_family(heap);
   if (family == NULL) return;
-  if (family->children == NULL && family->cleanups == NULL) {
-    end_leave(heap, reset);
-    return;
+  if (family->children != NULL || family->cleanups != NULL) {
+    if (reset) {
+      _mi_family_run_down(heap, 0);
+    } else {
+      end_begin(heap);
+      run_down(heap, 0);
+    }
   }
-  end_begin(heap);
-  _mi_family_run_down(heap, 0);
   end_leave(heap, reset);
+}
+
+// Do children and callbacks go to the heap that the blocks go to?
+static bool takes_family(const mi_heap_t* target) {
+  const mi_subproc_t* const subproc = _mi_subproc_of(target);
+  return target != &_mi_heap_main && (subproc == NULL || target != subproc->heap);
+}
+
+// A descendant that is ending cannot take its ancestor's place: what ends it has gone that way. And what the target
+// needs to take the family is there before the heap's last deferred_free, which may add to that.
+bool _mi_heap_may_close(mi_heap_t* heap, mi_heap_t* target, const char* function) {
+  const mi_heap_extra_t* const extra = mi_heap_extra(heap);
+  if (extra == NULL || !takes_family(target)) return true;
+  if (_mi_heap_is_ending(target) && _mi_family_is_above(heap, target)) {
+    _mi_error(EINVAL, "%s: heap %p (%s) cannot go into a descendant that is ending\n", function, (void*)heap,
+              mi_heap_name(heap));
+    return false;
+  }
+  const mi_family_t* const family = &extra->family;
+  if (family->children == NULL && family->cleanups == NULL && mi_load_relaxed(&extra->deferred) == NULL) return true;
+  if (_mi_family_make(target) != NULL) return true;
+  _mi_error(ENOMEM, "%s: no memory; heap %p (%s) stays\n", function, (void*)heap, mi_heap_name(heap));
+  return false;
 }
 
 // Children and callbacks of a heap whose blocks live on. Into the main heap, which never ends: callbacks run now, and
 // children go up. Else all of it goes with the blocks.
-bool _mi_heap_before_close(mi_heap_t* heap, mi_heap_t* target, const char* function) {
+void _mi_heap_before_close(mi_heap_t* heap, mi_heap_t* target) {
   mi_family_t* const family = mi_heap_family(heap);
-  if (family == NULL) return true;
-  const bool moves =
-      (target != &_mi_heap_main && (_mi_subproc_of(target) == NULL || target != _mi_subproc_of(target)->heap));
-  mi_family_t* into = NULL;
-  if (moves && (family->children != NULL || family->cleanups != NULL)) {
-    into = _mi_family_make(target);
-    if (into == NULL) {
-      _mi_error(ENOMEM, "%s: no memory; heap %p (%s) stays\n", function, (void*)heap, mi_heap_name(heap));
-      return false;
-    }
-  }
+  if (family == NULL) return;
+  const bool moves = takes_family(target);
+  mi_family_t* const into =
+      (moves && (family->children != NULL || family->cleanups != NULL) ? mi_heap_family(target) : NULL);
   if (!moves && family->cleanups != NULL) {
     end_begin(heap);
     for (mi_cleanup_t* cleanup;;) {
@@ -349,5 +379,4 @@ bool _mi_heap_before_close(mi_heap_t* heap, mi_heap_t* target, const char* funct
   }
   family_set(heap, NULL);
   _mi_family_leave();
-  return true;
 }

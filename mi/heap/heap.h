@@ -142,9 +142,10 @@ mi_decl_export void mi_heap_destroy(mi_heap_t* heap) mi_attr_noexcept;
 /// use the heap or its blocks at the time. NULL is ignored; the main heap is refused (EINVAL reported).
 mi_decl_export void mi_heap_reset(mi_heap_t* heap) mi_attr_noexcept;
 
-/// Like mi_heap_delete, but the blocks go to `into` (NULL: the main heap). Merging a heap into itself is
-/// refused (EINVAL reported). `into` may be in use by other threads; it may not end (by destroy, delete or merge)
-/// during the call.
+/// Like mi_heap_delete, but the blocks go to `into` (NULL: the main heap). Merging a heap into itself, or in a callback
+/// into a descendant of it that is ending, is refused (EINVAL reported); without memory for what `into` takes over
+/// (ENOMEM reported) the heap stays as it was. `into` may be in use by other threads; it may not end (by destroy,
+/// delete or merge) during the call.
 mi_decl_export void mi_heap_merge(mi_heap_t* heap, mi_heap_t* into) mi_attr_noexcept;
 
 /// A function to be called before a heap's memory goes.
@@ -155,9 +156,9 @@ typedef void mi_heap_destroy_fun(void* arg);
 /// held. mi_heap_merge takes it along to the other heap (where it counts as registered then), but a merge into the main
 /// heap, which never ends, calls it. It may free blocks of the heap and allocate anywhere (what it allocates in the
 /// heap goes with it), end other heaps, and register more, which is called after it; it must not end, reset or move
-/// `heap` (EINVAL reported), nor leave by longjmp or an exception. Returns false with errno = ENOMEM without memory,
-/// and reports EINVAL for a `fun` or `heap` that is NULL and for the main heap, EFAULT for a heap that ended. Any
-/// thread.
+/// `heap` (EINVAL reported), nor in a reset or rewind what is above it, nor leave by longjmp or an exception. Returns
+/// false with errno = ENOMEM without memory, and reports EINVAL for a `fun` or `heap` that is NULL and for the main
+/// heap, EFAULT for a heap that ended. Any thread.
 mi_decl_export bool mi_heap_on_destroy(mi_heap_t* heap, mi_heap_destroy_fun* fun, void* arg) mi_attr_noexcept;
 /// Takes back the last registration of the same function and argument that was not called yet. False if there is none;
 /// bad input as above. Any thread.
@@ -210,10 +211,11 @@ mi_decl_export void mi_heap_collect(mi_heap_t* heap, bool force) mi_attr_noexcep
 
 /// Registers `deferred_free` with `arg` as the heap's callback (NULL: none), in place of the one before; also of the
 /// main heap. It is called
-///  * with force false on a slow path of allocation in the heap, when the calling thread has allocated there as much as
-///    the configuration says since its last call: deferred_cadence blocks or deferred_bytes bytes, 64 KiB where neither
-///    is set. Slow paths come at least once per page of allocations, so that a small cadence may be exceeded by as
-///    much. What is counted is allocations, never time: the same program on one thread gets the same calls every time;
+///  * with force false on a slow path of allocation in the heap, and in mi_heap_rewind, when the calling thread has
+///    allocated there as much as the configuration says since its last call: deferred_cadence blocks or deferred_bytes
+///    bytes, 64 KiB where neither is set. Slow paths come at least once per page of allocations, so that a small
+///    cadence may be exceeded by as much. What is counted is allocations, never time: the same program on one thread
+///    gets the same calls every time;
 ///  * with force true before mi_heap_destroy, _delete, _merge and _reset do their work; at the end of each thread that
 ///    allocated in the heap; before an allocation in it fails; and by mi_heap_collect(heap, true).
 /// Calls do not nest on a thread, but a heap that a callback of another one ends gets its last call. Threads that
@@ -272,8 +274,7 @@ mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_heap_mallocn(mi_heap_
 mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_heap_malloc_aligned(mi_heap_t* heap, size_t size,
                                                                                size_t alignment)
     mi_attr_noexcept mi_attr_malloc mi_attr_alloc_size(2) mi_attr_alloc_align(3);
-/// The address plus `offset` is a multiple of `alignment`; `offset` is taken modulo `alignment`. An alignment of 4 MiB
-/// or more with an offset that would put the block 1 to 255 bytes behind a multiple of 4 MiB cannot be served (ENOMEM).
+/// The address plus `offset` is a multiple of `alignment`; `offset` is taken modulo `alignment`.
 mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_heap_malloc_aligned_at(mi_heap_t* heap, size_t size,
                                                                                   size_t alignment, size_t offset)
     mi_attr_noexcept mi_attr_malloc mi_attr_alloc_size(2);

@@ -135,10 +135,12 @@ static void region_clear_from(mi_region_t* region, size_t granule, size_t end) {
 
 static void part_rewind(mi_part_t* part, const place_t* place, uint16_t depth) {
   part_settle(part);
+  _mi_deferred_count(part);
   if (place == NULL) {
     part_unstamp(part, 0);
     _mi_part_reset(part, 0);
     if ((part->heap->flags & MI_HEAP_IN_ARENA) != 0) _mi_part_close_young(part);
+    _mi_deferred_rewound(part);
     return;
   }
   part_close_current(part);
@@ -163,6 +165,7 @@ static void part_rewind(mi_part_t* part, const place_t* place, uint16_t depth) {
   memcpy(part->seen, place->seen, sizeof(part->seen));
   mi_store_relaxed(&current->end, (uint16_t)0);
   mi_store_release(&part->bump, place->bump);
+  _mi_deferred_rewound(part);
   _mi_part_trim(part);
 }
 
@@ -263,15 +266,15 @@ static bool is_newer(const void* p, void* arg) {
 }
 #endif
 
+// A slow path: a heap that comes and goes within one region has no other.
 bool mi_heap_rewind(mi_heap_t* heap, mi_heap_mark_t mark) {
   if (!check(heap, "mi_heap_rewind")) return false;
+  _mi_slow_path(_mi_tls.thread, heap);
   mi_mark_record_t* const record = record_of(heap, mark, "mi_heap_rewind");
   if (record == NULL) return false;
   mi_family_t* const family = mi_heap_family(heap);
   const uint16_t depth = record->depth;
-  mi_store_relaxed(&family->ender, _mi_tls.tid);
   _mi_family_run_down(heap, record->serial);
-  mi_store_release(&family->ender, MI_TID_NONE);
 #if MI_CHECKED
   _mi_checked_heap_rewind(heap, is_newer, &(newer_t){heap, record});
 #endif

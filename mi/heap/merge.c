@@ -210,10 +210,12 @@ static void heap_merge(mi_heap_t* heap, mi_heap_t* into, const char* function) {
   mi_heap_t* const target = mi_heap_live_end(into);
   if (target == heap) {
     _mi_error(EINVAL, "%s: heap %p (%s) cannot be merged into itself\n", function, (void*)heap, mi_heap_name(heap));
-  } else if (target == &_mi_heap_main || _mi_heap_check_usable(target, function)) {
+  } else if ((target == &_mi_heap_main || _mi_heap_check_usable(target, function)) &&
+             _mi_heap_may_close(heap, target, function)) {
     if (mi_heap_extra(heap) != NULL) _mi_deferred_end(heap);
     _mi_heap_leave_default(heap);
-    if (_mi_heap_before_close(heap, target, function)) heap_close_into(heap, target, function);
+    _mi_heap_before_close(heap, target);
+    heap_close_into(heap, target, function);
   }
 }
 

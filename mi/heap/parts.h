@@ -225,6 +225,9 @@ mi_hidden void _mi_deferred_step(mi_thread_t* thread, mi_heap_t* heap);
 // The calling thread has a part of the heap now.
 mi_hidden void _mi_deferred_join(mi_thread_t* thread, mi_part_t* part);
 mi_hidden void _mi_deferred_region_emptied(const mi_region_t* region, mi_part_t* part);
+// Around a rewind of the part: what was allocated in it is counted / the bump is where it was before.
+mi_hidden void _mi_deferred_count(mi_part_t* part);
+mi_hidden void _mi_deferred_rewound(mi_part_t* part);
 mi_hidden void _mi_deferred_thread_exit(mi_thread_t* thread);
 // Before the heap ends (destroy, delete, merge): the last call, with force, and no call after it.
 mi_hidden void _mi_deferred_end(mi_heap_t* heap);
