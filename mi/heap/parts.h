@@ -196,8 +196,9 @@ mi_hidden void _mi_heap_totals_end(mi_heap_t* heap);
 mi_hidden void _mi_handle_totals_free(mi_heap_t* heap);
 mi_hidden uint8_t _mi_heap_flags_of_new(void);
 mi_hidden uint64_t _mi_heaps_made(void);
-mi_hidden void _mi_stats_at_exit(void);     // mi/stats.c
-mi_hidden void _mi_reserve_at_start(void);  // mi/arenas.c
+mi_hidden void _mi_stats_at_exit(void);       // mi/stats.c
+mi_hidden void _mi_reserve_at_start(void);    // mi/arenas.c
+mi_hidden extern const char _mi_inline_side;  // mi/inline.c
 
 // --- reports (report.c) ---------------------------------------------------------------------------------------------
 mi_hidden void _mi_heap_report_survivors(mi_heap_t* heap);  // of a heap that is about to be destroyed
