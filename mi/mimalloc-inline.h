@@ -127,13 +127,17 @@ static inline bool mi_inline_thread_attach(mi_inline_thread_t* thread) {
 }
 
 // A table without blocks: what a handle leads to where inline code must not be used.
+#define MI_INLINE_NONE_8 &none, &none, &none, &none, &none, &none, &none, &none
+#define MI_INLINE_NONE_64                                                                                     \
+  MI_INLINE_NONE_8, MI_INLINE_NONE_8, MI_INLINE_NONE_8, MI_INLINE_NONE_8, MI_INLINE_NONE_8, MI_INLINE_NONE_8, \
+      MI_INLINE_NONE_8, MI_INLINE_NONE_8
 static inline mi_inline_entry_t const* mi_inline_no_table(void) {
   static mi_inline_page_t none;
-  static mi_inline_entry_t table[MI_INLINE_DIRECT_SIZE / 8 + 1];
-  // Threads may do this at the same time: each stores the same.
-  for (int i = 0; i <= MI_INLINE_DIRECT_SIZE / 8; i++) __atomic_store_n(&table[i], &none, __ATOMIC_RELAXED);
+  static mi_inline_entry_t const table[MI_INLINE_DIRECT_SIZE / 8 + 1] = {MI_INLINE_NONE_64, MI_INLINE_NONE_64, &none};
   return table;
 }
+#undef MI_INLINE_NONE_8
+#undef MI_INLINE_NONE_64
 
 /// Prepares `theap` for the calling thread and `heap`, which must not be NULL. True: inline code is used; false: every
 /// allocation will be a call. Gives a young heap its tables (2 KiB): for heaps that live long, not for one per request.

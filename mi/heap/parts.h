@@ -23,6 +23,7 @@ typedef struct mi_guard_settings_s {
 // What few heaps have, in a block away from the bump regions; part->config of the handle points to it.
 typedef struct mi_subproc_s mi_subproc_t;
 struct mi_deferred_s;
+typedef struct mi_hold_s mi_hold_t;
 typedef struct mi_heap_extra_s {
   char name[64];
   mi_subproc_t* subproc;                    // NULL: the main one
@@ -31,6 +32,7 @@ typedef struct mi_heap_extra_s {
   size_t retain;                            // bytes that stay warm; 0: as much as is usual
   _Atomic(struct mi_name_s*) named;         // of its name (table.c); NULL: unnamed, or ended
   _Atomic(struct mi_deferred_s*) deferred;  // its deferred_free (deferred.c); NULL: never had one
+  _Atomic(mi_hold_t*) hold;                 // that its memory stays (hold.c); NULL: it was never held
   mi_family_t family;
 #if MI_GUARDED
   mi_guard_settings_t guard;
@@ -253,5 +255,11 @@ static inline void mi_callback_leave(mi_thread_t* thread, const mi_callback_t* f
 
 // --- collecting (collect.c) -----------------------------------------------------------------------------------------
 mi_hidden void _mi_thread_collect(mi_thread_t* thread, bool force);
+// Of one heap, what the calling thread can; other threads are asked to. No callback is called.
+mi_hidden void _mi_heap_collect_parts(mi_heap_t* heap, bool force);
+
+// --- holding (hold.c) -----------------------------------------------------------------------------------------------
+mi_hidden bool _mi_heap_has_hold(mi_heap_t* heap);
+mi_hidden void _mi_hold_end(mi_heap_t* heap);
 
 #endif
