@@ -174,3 +174,7 @@ void mi_thread_init(void) { (void)mi_thread(); }
 void mi_thread_done(void) {
   if (_mi_tls.thread != NULL) _mi_thread_exit(_mi_tls.thread);
 }
+
+// Programs with inline paths refer to the library's side of them weakly, which takes nothing out of an archive: with
+// this file comes that one.
+static const char* const inline_side __attribute__((used)) = &_mi_inline_side;

@@ -192,6 +192,7 @@ static bool check_fresh(const check_t* check, const mi_page_t* page) {
   const size_t size = page->block_size, reserved = page->reserved;
   size_t from = page->capacity + page->color, count = reserved - page->capacity;
   if (from >= reserved) from -= reserved;
+  if (page->guard != 0) return true;  // an OS page of it cannot be read
   for (int stretch = 0; stretch < 2; stretch++) {
     const size_t n = (count < reserved - from ? count : reserved - from);
     if (!is_zero(page->start + from * size, n * size))
@@ -202,7 +203,7 @@ static bool check_fresh(const check_t* check, const mi_page_t* page) {
   return true;
 }
 
-// Counts and lists. `late`: an empty page that a remote freer had not let go of.
+// Counts and lists. `late`: an empty page of one block that a remote freer had not let go of, or of a held heap.
 static bool check_blocks(check_t* check, const mi_page_t* page, bool late) {
   const mi_thread_free_t tf = mi_load_acquire((_Atomic(mi_thread_free_t)*)&page->thread_free);
   if (page->pinned != 0) return page_breach(check, page, "%u visits of it never ended", page->pinned);
@@ -264,14 +265,16 @@ static bool check_queued(check_t* check, const mi_theap_t* theap, mi_page_t* pag
   if ((owner & ~MI_OWNER_FLAGS) != theap_owner(theap) || (owner & MI_OWNER_SPECIAL) != 0)
     return page_breach(check, page, "its owner is %llx, its theap's thread %llx", (unsigned long long)owner,
                        (unsigned long long)theap_owner(theap));
-  if ((page->in_full != 0) != (bin == MI_BIN_FULL) || ((owner & MI_OWNER_FULL) != 0) != (page->in_full != 0))
+  // The flag stays with a page of one block when that is freed: a second free is noticed.
+  if ((page->in_full != 0) != (bin == MI_BIN_FULL) ||
+      (((owner & MI_OWNER_FULL) != 0) != (page->in_full != 0) && bin != MI_BIN_LATE))
     return page_breach(check, page, "in queue %zu, but in_full is %u and the owner's flag %u", bin, page->in_full,
                        (owner & MI_OWNER_FULL) != 0);
   if (bin <= MI_BIN_LAST && (page->kind != MI_PAGE_CLASS || page->bin != bin))
     return page_breach(check, page, "class %u in queue %zu", page->bin, bin);
   if (bin == MI_BIN_LATE && (page->kind == MI_PAGE_CLASS || page->used != 0))
     return page_breach(check, page, "not an empty page of one block, but in the queue of those");
-  if (MI_STATE(tf) != MI_NORMAL && (bin != MI_BIN_FULL || MI_STATE(tf) != MI_DELAYED))
+  if (MI_STATE(tf) != MI_NORMAL && (bin < MI_BIN_FULL || MI_STATE(tf) != MI_DELAYED))
     return page_breach(check, page, "state %u in queue %zu", (unsigned)MI_STATE(tf), bin);
   if (page->depth > theap->depth || (page->depth < theap->depth && bin <= MI_BIN_LAST))
     return page_breach(check, page, "in queue %zu at depth %u of %u marks", bin, page->depth, theap->depth);
@@ -363,7 +366,7 @@ static bool check_abandoned_page(check_t* check, mi_page_t* page) {
     return page_breach(check, page, "abandoned, with in_full %u and %d delayed blocks", page->in_full, page->delayed);
   if (MI_LIST(mi_load_acquire(&page->thread_free)) != NULL)
     return page_breach(check, page, "abandoned, with blocks that other threads freed");
-  return check_blocks(check, page, false);
+  return check_blocks(check, page, page->kind != MI_PAGE_CLASS && page->used == 0);
 }
 
 static bool check_stack(check_t* check, mi_heap_t* heap, size_t bin) {

@@ -44,17 +44,15 @@ void mi_collect(bool force) {
   _mi_purge(force);
 }
 
-void mi_heap_collect(mi_heap_t* heap, bool force) {
-  if (heap == NULL) return;
+void _mi_heap_collect_parts(mi_heap_t* heap, bool force) {
+  mi_thread_t* const thread = _mi_tls.thread;
   if (heap == &_mi_heap_main) {
-    mi_collect(force);
+    _mi_theap_collect(&thread->main_theap, force);
+    _mi_threads_want_collect(thread);
+    _mi_forwarders_collect(heap);
+    _mi_abandoned_sweep(heap, false);
     return;
   }
-  mi_thread_t* const thread = mi_thread();
-  if (thread == NULL || !_mi_heap_check_usable(heap, "mi_heap_collect")) return;
-  thread->heartbeat++;
-  _mi_deferred_call(thread, heap, force);
-  if (!_mi_heap_check_usable(heap, "mi_heap_collect")) return;  // ended by the callback
   MI_FOR_EACH_PART(heap, part) {
     mi_slot_t* const slot = mi_load_acquire(&part->slot);
     if (slot != NULL && slot->thread == thread) {
@@ -66,6 +64,20 @@ void mi_heap_collect(mi_heap_t* heap, bool force) {
   }
   _mi_forwarders_collect(heap);
   _mi_abandoned_sweep(heap, false);
+}
+
+void mi_heap_collect(mi_heap_t* heap, bool force) {
+  if (heap == NULL) return;
+  if (heap == &_mi_heap_main) {
+    mi_collect(force);
+    return;
+  }
+  mi_thread_t* const thread = mi_thread();
+  if (thread == NULL || !_mi_heap_check_usable(heap, "mi_heap_collect")) return;
+  thread->heartbeat++;
+  _mi_deferred_call(thread, heap, force);
+  if (!_mi_heap_check_usable(heap, "mi_heap_collect")) return;  // ended by the callback
+  _mi_heap_collect_parts(heap, force);
   if (force) {
     _mi_handle_cache_flush(thread);
     _mi_theap_collect(&thread->internal_theap, true);
@@ -112,6 +124,7 @@ const mi_upcalls_t _mi_upcalls = {
 #if MI_CHECKED
     .check_free = _mi_checked_free,
 #endif
+    .has_hold = _mi_heap_has_hold,
     .totals = _mi_heap_totals,
     .process_start = process_start,
     .process_end = process_end,

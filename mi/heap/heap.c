@@ -214,6 +214,7 @@ void _mi_heap_theap_gone(mi_heap_t* heap) {
 void _mi_heap_end(mi_heap_t* heap) {
   mi_store_release(&heap->state, (uint8_t)MI_HEAP_DYING);
   if (heap->home.config != NULL) _mi_heap_name_end(heap);
+  _mi_hold_end(heap);
   _mi_heap_settle(heap);
   if ((heap->flags & MI_HEAP_COUNTED) != 0) _mi_heap_count_regions(heap);
   MI_FOR_EACH_PART(heap, part) {

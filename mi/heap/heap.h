@@ -209,6 +209,29 @@ mi_decl_export bool mi_heap_unmark(mi_heap_t* heap, mi_heap_mark_t mark) mi_attr
 /// running threads' parts at their next slow path. Any thread. NULL is ignored.
 mi_decl_export void mi_heap_collect(mi_heap_t* heap, bool force) mi_attr_noexcept;
 
+// Holding memory, for readers that a runtime does not count (epochs, QSBR). While a heap is held, memory of blocks that
+// are freed in it stays what it is, so that a thread that still has a pointer to a freed block may look:
+//  * it stays readable, and blocks of the same size class of the same heap are all that it is used for again. It is not
+//    given back to the system, nor to other heaps or sizes; what has no live block goes when the last hold ends: at
+//    once if it is the calling thread's or that of threads which ended, else at a slow path of the thread that has it;
+//  * freeing a block changes its first 8 bytes (a block in a page) or nothing of it (an object of a young heap, until
+//    the hold ends; a block larger than 64 KiB that the thread frees which allocated it). All of it changes when it is
+//    handed out again: a reader checks what it read against something that the program changes first, as a version;
+//  * checked builds (MI_PADDING and so on) also write behind the block, and tools call the reader's access an error.
+// Holds nest. A hold counts for what is freed after it; who takes one and only then reads a pointer is safe from who
+// takes the pointer away and then frees, without more synchronisation. Holds delay only what holds no live block, and
+// cost nothing where nothing becomes empty. An allocation that finds no memory fails although memory is held.
+// mi_heap_destroy, mi_heap_reset and mi_heap_rewind free the memory whatever holds there are (a reset keeps the count);
+// the holds end with mi_heap_destroy, _delete and _merge. What is merged into a heap that is held is held like its own.
+
+/// Takes a hold of the heap, any open heap, the main heap too. False with errno = ENOMEM without memory, EINVAL
+/// reported for NULL, EFAULT for a heap that ended; not while another thread ends it. Any thread; any other may end the
+/// hold.
+mi_decl_export bool mi_heap_hold_pages(mi_heap_t* heap) mi_attr_noexcept;
+/// Ends one hold. False, with EINVAL reported, if the heap is not held; else as above. Any thread. With the last hold
+/// this is a mi_heap_collect(heap, false), but without callbacks, and only if anything was kept.
+mi_decl_export bool mi_heap_release_pages(mi_heap_t* heap) mi_attr_noexcept;
+
 /// Registers `deferred_free` with `arg` as the heap's callback (NULL: none), in place of the one before; also of the
 /// main heap. It is called
 ///  * with force false on a slow path of allocation in the heap, and in mi_heap_rewind, when the calling thread has
@@ -462,6 +485,21 @@ mi_decl_export void mi_register_survivors(mi_survivors_fun* fun, void* arg) mi_a
 /// blocks with a page of their own. `p` is a live block.
 mi_decl_nodiscard mi_decl_export bool mi_unsafe_heap_page_is_under_utilized(mi_heap_t* heap, void* p,
                                                                             size_t perc_threshold) mi_attr_noexcept;
+
+/// The same question at half, of any block of the heap on any part of it: is less than half of the page's room in use
+/// (of a region of a young heap: are most of its objects freed), and is it not where the next allocations of the size
+/// come from? To be asked by the thread that the block's memory belongs to, or while no other thread uses the heap. A
+/// collector that moves such blocks (allocates anew, copies, and frees the old one) empties their pages, which then go
+/// back. False for what is no block of the heap, and for blocks with a page of their own, which moving would not help.
+mi_decl_nodiscard mi_decl_export bool mi_heap_is_under_utilized(mi_heap_t* heap, const void* p) mi_attr_noexcept;
+
+// For collectors. Where the world is stopped (every other thread stands still, outside of this library's functions),
+// one thread may do what "no other thread uses the heap" asks for: mi_heap_visit_blocks shows all parts of a heap,
+// those of running threads, of threads that ended, and of heaps that were merged into it; blocks may be freed from the
+// visitor, which is a sweep, and mi_heap_check be called. A thread that is stopped by a signal inside of a function of
+// this library is not outside: runtimes stop at safepoints. What such a thread frees goes to the block's owner and is
+// used again at that thread's next slow path; mi_heap_collect asks for that. mi_heap_visit_all finds the heaps,
+// heap_tag (of mi_heap_new_ex; in mi_heap_area_t of MI_API_V2) tells a runtime's kinds of heaps apart.
 
 // Guarded builds (MI_GUARDED): every Nth block within the size bounds has an inaccessible OS page behind it, so that
 // the program stops where it reads or writes past the end. Such a block takes 8 KiB of memory at least, and two of the

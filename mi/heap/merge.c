@@ -62,6 +62,7 @@ bool _mi_heap_free_remains(mi_heap_t* heap) {
     if (part->regions != NULL || !_mi_region_is_empty(&part->region)) empty = false;
   }
   if (!empty || mi_load_acquire(&heap->refs) != 1 || mi_load_acquire(&heap->pages_out) != 0) return false;
+  if (_mi_heap_is_held(heap)) return false;  // objects lay in the handle and in lanes
   _mi_heap_totals_move(heap);
   _mi_heap_end(heap);
   return true;
@@ -156,6 +157,7 @@ static void heap_close(mi_heap_t* heap, mi_heap_t* target) {
   _mi_heap_settle_to_close(heap);
   _mi_heap_totals_settle(heap);
   if (heap->home.config != NULL) _mi_heap_name_end(heap);
+  _mi_hold_end(heap);
   heap->home.depth = target->home.depth;  // its blocks are as young as the marks that the target has now
   // From here on mi_heap_of follows, and allocation in the heap is refused.
   mi_store_release(&heap->into, target);

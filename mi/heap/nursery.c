@@ -458,7 +458,8 @@ void _mi_part_release_empty(mi_part_t* part) {
   mi_region_t* last = NULL;
   for (mi_region_t** link = &part->regions; *link != NULL;) {
     mi_region_t* const region = *link;
-    if (region != part->current && region->marked == 0 && _mi_region_is_empty(region)) {
+    if (region != part->current && region->marked == 0 && _mi_region_is_empty(region) &&
+        !_mi_heap_is_held(part->heap)) {
       *link = region->next;
       part->bytes -= 1u << region->shift;
       _mi_region_emptied(region, part);
@@ -491,7 +492,7 @@ static inline void part_rotate_regions(mi_part_t* part) {
 void _mi_part_release_step(mi_part_t* part) {
   mi_region_t* const region = part->regions;
   if (region == NULL || region == part->regions_last || mi_heap_is_visited(part->heap)) return;
-  if (region != part->current && region->marked == 0 && _mi_region_is_empty(region)) {
+  if (region != part->current && region->marked == 0 && _mi_region_is_empty(region) && !_mi_heap_is_held(part->heap)) {
     part->regions = region->next;
     part->bytes -= 1u << region->shift;
     _mi_region_emptied(region, part);
@@ -508,7 +509,7 @@ static inline bool part_try_reuse(mi_part_t* part, mi_region_t* region, size_t n
   if (mi_likely(!region_first_word_is_empty(region))) return false;
   if (((size_t)1 << region->shift) - region->first * (size_t)MI_GRANULE < need || !_mi_region_is_empty(region))
     return false;
-  if (region->marked != 0) return false;  // a mark may stand in it
+  if (region->marked != 0 || _mi_heap_is_held(part->heap)) return false;  // a mark may stand in it
   if (region != part->current) part_close_current(part);
   _mi_region_emptied(region, part);
   region_clear(region);
@@ -763,6 +764,7 @@ bool _mi_region_resize(const mi_page_t* page, void* p, size_t newsize) {
   if (usable == 0 || (uint8_t*)p + usable != mi_load_relaxed(&part->bump)) return false;
   const size_t need = (newsize <= MI_GRANULE ? MI_GRANULE : mi_round_up(newsize, MI_GRANULE));
   if (need > (size_t)(part->limit - (uint8_t*)p)) return false;
+  if (need < usable && _mi_heap_is_held(part->heap)) return false;  // the rest would become part of another object
   mi_store_release(&part->bump, (uint8_t*)p + need);
   return true;
 }

@@ -23,6 +23,7 @@ typedef struct mi_guard_settings_s {
 // What few heaps have, in a block away from the bump regions; part->config of the handle points to it.
 typedef struct mi_subproc_s mi_subproc_t;
 struct mi_deferred_s;
+typedef struct mi_hold_s mi_hold_t;
 typedef struct mi_heap_extra_s {
   char name[64];
   mi_subproc_t* subproc;                    // NULL: the main one
@@ -31,6 +32,7 @@ typedef struct mi_heap_extra_s {
   size_t retain;                            // bytes that stay warm; 0: as much as is usual
   _Atomic(struct mi_name_s*) named;         // of its name (table.c); NULL: unnamed, or ended
   _Atomic(struct mi_deferred_s*) deferred;  // its deferred_free (deferred.c); NULL: never had one
+  _Atomic(mi_hold_t*) hold;                 // that its memory stays (hold.c); NULL: it was never held
   mi_family_t family;
 #if MI_GUARDED
   mi_guard_settings_t guard;
@@ -196,8 +198,9 @@ mi_hidden void _mi_heap_totals_end(mi_heap_t* heap);
 mi_hidden void _mi_handle_totals_free(mi_heap_t* heap);
 mi_hidden uint8_t _mi_heap_flags_of_new(void);
 mi_hidden uint64_t _mi_heaps_made(void);
-mi_hidden void _mi_stats_at_exit(void);     // mi/stats.c
-mi_hidden void _mi_reserve_at_start(void);  // mi/arenas.c
+mi_hidden void _mi_stats_at_exit(void);       // mi/stats.c
+mi_hidden void _mi_reserve_at_start(void);    // mi/arenas.c
+mi_hidden extern const char _mi_inline_side;  // mi/inline.c
 
 // --- reports (report.c) ---------------------------------------------------------------------------------------------
 mi_hidden void _mi_heap_report_survivors(mi_heap_t* heap);  // of a heap that is about to be destroyed
@@ -255,5 +258,11 @@ static inline void mi_callback_leave(mi_thread_t* thread, const mi_callback_t* f
 
 // --- collecting (collect.c) -----------------------------------------------------------------------------------------
 mi_hidden void _mi_thread_collect(mi_thread_t* thread, bool force);
+// Of one heap, what the calling thread can; other threads are asked to. No callback is called.
+mi_hidden void _mi_heap_collect_parts(mi_heap_t* heap, bool force);
+
+// --- holding (hold.c) -----------------------------------------------------------------------------------------------
+mi_hidden bool _mi_heap_has_hold(mi_heap_t* heap);
+mi_hidden void _mi_hold_end(mi_heap_t* heap);
 
 #endif

@@ -19,6 +19,7 @@ typedef struct mi_upcalls_s {
 #if MI_CHECKED
   bool (*check_free)(void* p);  // looks at a block before it is freed; false: it stays
 #endif
+  bool (*has_hold)(mi_heap_t* heap);        // must empty pages of the heap stay?
   mi_totals_t* (*totals)(mi_heap_t* heap);  // where to add what pages of the heap leave behind
   void (*process_start)(void);              // when the first thread's record is ready
   void (*process_end)(void);                // in the library's destructor
@@ -41,6 +42,10 @@ mi_hidden extern mi_heap_t _mi_heap_internal;  // handles, regions, theaps: what
 
 #define MI_THEAP_EMPTY ((mi_theap_t*)&_mi_theap_empty)
 #define MI_PAGE_EMPTY ((mi_page_t*)&_mi_page_empty)
+
+// Must memory of the heap stay what it is when no block is left in it (heap/hold.c)? To be asked before it goes.
+mi_hidden bool _mi_heap_is_held(mi_heap_t* heap);
+mi_hidden extern _Atomic(uint32_t) _mi_holds;  // of all heaps
 
 // --- theaps and pages ---------------------------------------------------------------------------------------
 mi_hidden void _mi_theap_init(mi_theap_t* theap, mi_heap_t* heap, mi_thread_t* thread);

@@ -12,6 +12,7 @@
 // Abandoned pages stand in a stack per heap and size class, so that allocation and destroy find them; LISTED says that
 // a page is in the stack or on its way. A page is linked only by who set LISTED, and only once; a page that is LISTED
 // is not released, but left (empty, ABANDONED) for who pops it. The models in tests/models check this.
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -123,6 +124,22 @@ static void page_extend(mi_page_t* page) {
   page->capacity += (uint32_t)count;
   page->free_zero = page->fresh_zero;
   mi_count_own(&_mi_tls.thread->counts.pages_extended, 1);
+}
+
+// --- holding
+// ----------------------------------------------------------------------------------------------------------
+
+_Atomic(uint32_t) _mi_holds;
+
+bool _mi_heap_is_held(mi_heap_t* heap) {
+  // The stores by which the program unlinked the block that was freed come before the question (heap/hold.c).
+#if MI_WITH_TSAN
+  const uint32_t holds = atomic_fetch_add_explicit(&_mi_holds, 0u, memory_order_seq_cst);  // it knows no fences
+#else
+  atomic_thread_fence(memory_order_seq_cst);
+  const uint32_t holds = mi_load_relaxed(&_mi_holds);
+#endif
+  return mi_unlikely(holds != 0) && _mi_upcalls.has_hold(heap);
 }
 
 // --- making and releasing pages --------------------------------------------------------------------------------
@@ -275,7 +292,7 @@ static void page_drop(mi_page_t* page) {
   page_return_slices(page);
 }
 
-static void page_give_up(mi_page_t* page);
+static void page_give_up(mi_page_t* page, bool may_stay);
 
 // Releases an empty page of the calling thread's theap (or of one that it holds). A page that was adopted while it
 // stood in a stack of abandoned pages may stand there still: it is left for who pops it.
@@ -285,7 +302,7 @@ static void page_release(mi_theap_t* theap, mi_page_t* page) {
   theap->page_count--;
   if (mi_unlikely((mi_load_acquire(&page->thread_free) & MI_LISTED) != 0)) {
     mi_fetch_add_acq_rel(&theap->heap->pages_out, 1);
-    page_give_up(page);
+    page_give_up(page, true);
   } else {
     page_give_slices(page);
   }
@@ -372,7 +389,7 @@ void _mi_page_retire(mi_page_t* page) {
   if (page->next == page || page_is_delaying(page)) {
     mi_count_own(&_mi_tls.thread->counts.pages_retired, 1);
     page_release_later(theap, page);
-  } else {
+  } else if (!_mi_heap_is_held(theap->heap)) {  // else it stays in its queue, and serves its class
     page_release(theap, page);
   }
 }
@@ -387,7 +404,7 @@ static void theap_sweep_retired(mi_theap_t* theap, bool force) {
       continue;
     }
     page->retire--;
-    if ((force || page->retire == 0) && !page_is_delaying(page)) {
+    if ((force || page->retire == 0) && !page_is_delaying(page) && !_mi_heap_is_held(theap->heap)) {
       page_release(theap, page);
     } else {
       if (page->retire == 0) page->retire = 1;
@@ -399,10 +416,13 @@ static void theap_sweep_retired(mi_theap_t* theap, bool force) {
   theap->retire_high = high;
 }
 
-// Single-block pages that were freed while their remote freer was still DELAYING.
-static void theap_sweep_late(mi_theap_t* theap) {
+#define MI_LATE_STEP 8
+
+// Single-block pages that were freed while their remote freer was still DELAYING, or the heap held. At most so many.
+static void theap_sweep_late(mi_theap_t* theap, size_t most) {
   mi_page_t* page = theap->queue[MI_BIN_LATE];
-  for (size_t n = 0; page != NULL && n < 8; n++) {
+  if (page == NULL || _mi_heap_is_held(theap->heap)) return;
+  for (size_t n = 0; page != NULL && n < most; n++) {
     mi_page_t* const next = (page->next == page ? NULL : page->next);
     if (!page_is_delaying(page)) {
       mi_queue_unlink(theap, MI_BIN_LATE, page);
@@ -424,7 +444,7 @@ void _mi_theap_tidy(mi_theap_t* theap) {
     theap_sweep_retired(theap, false);
   }
   if (++theap->tidy_count % MI_TIDY_EVERY == MI_TIDY_EVERY / 2) _mi_theap_collect_step(theap);
-  if (theap->queue[MI_BIN_LATE] != NULL) theap_sweep_late(theap);
+  if (theap->queue[MI_BIN_LATE] != NULL) theap_sweep_late(theap, MI_LATE_STEP);
 }
 
 // --- a free by the owner ---------------------------------------------------------------------------------------
@@ -432,13 +452,17 @@ void _mi_theap_tidy(mi_theap_t* theap) {
 void _mi_page_free_local(mi_page_t* page, mi_block_t* block) {
   mi_theap_t* const theap = mi_load_relaxed(&page->theap);
   if (mi_page_is_single(page)) {
+    if (mi_unlikely(page->used == 0)) {  // of a held heap: its page is still there
+      _mi_error(EAGAIN, "mi_free: double free of %p\n", (void*)block);
+      return;
+    }
     if (--page->used != 0) {  // a visitor has it pinned
       page->local_free = block;
       return;
     }
     mi_queue_unlink(theap, MI_BIN_FULL, page);
     page->in_full = 0;
-    if (page_is_delaying(page)) {
+    if (page_is_delaying(page) || _mi_heap_is_held(theap->heap)) {
       mi_queue_link(theap, MI_BIN_LATE, page, false);
       return;
     }
@@ -531,15 +555,16 @@ static bool orphans_settle(mi_heap_t* heap, bool wait, bool release) {
 bool _mi_orphans_settle(mi_heap_t* heap) { return orphans_settle(heap, true, false); }
 void _mi_orphans_after_fork(void) { mi_store_relaxed(&orphans_flag, 0u); }
 
-// Gives up a page that the caller owns and that is in no queue. Its heap counts it in `pages_out` already.
-static void page_give_up(mi_page_t* page) {
+// Gives up a page that the caller owns and that is in no queue. Its heap counts it in `pages_out` already. `may_stay`:
+// if it is empty, and the heap held, it stays as it is, among the abandoned pages.
+static void page_give_up(mi_page_t* page, bool may_stay) {
   mi_heap_t* const heap = mi_load_relaxed(&page->heap);
   mi_abandoned_t* const abandoned = heap_abandoned(heap, _mi_tls.thread);
   _Atomic(uint64_t)* const stack = (abandoned == NULL ? &orphans : &abandoned->list[page->bin]);
   if (mi_unlikely(abandoned == NULL)) mi_store_relaxed(&heap->is_target, (uint8_t)1);  // its end is not simple
   // A page of the main or the internal heap that holds a single block needs no finder but the block's free.
   const bool is_endless = (heap == &_mi_heap_main || heap == &_mi_heap_internal);
-  const mi_thread_free_t list_it = (is_endless && mi_page_is_single(page) ? 0 : MI_LISTED);
+  mi_thread_free_t list_it = (is_endless && mi_page_is_single(page) ? 0 : MI_LISTED);
   mi_store_relaxed(&page->theap, (mi_theap_t*)NULL);
   mi_store_relaxed(&page->owner, mi_load_relaxed(&page->owner) & (MI_OWNER_INTERIOR | MI_OWNER_SPECIAL));
   for (;;) {
@@ -547,7 +572,9 @@ static void page_give_up(mi_page_t* page) {
     mi_thread_free_t tf = mi_load_acquire(&page->thread_free);
     if (MI_LIST(tf) != NULL) continue;
     mi_assert(MI_STATE(tf) == MI_NORMAL);
-    if (page->used == 0) {
+    if (page->used == 0 && may_stay && _mi_heap_is_held(heap)) {
+      list_it = MI_LISTED;  // no free will come that finds it
+    } else if (page->used == 0) {
       if ((tf & MI_LISTED) == 0) {
         page_give_slices(page);
         atomic_fetch_sub_explicit(&heap->pages_out, 1, memory_order_acq_rel);  // the last touch of the heap
@@ -619,7 +646,7 @@ void _mi_page_claimed(mi_page_t* page) {
     }
     mi_count(&_mi_stats.abandoned_again, 1);
   }
-  page_give_up(page);
+  page_give_up(page, true);
 }
 
 // Pops a page of the bin that has room; full ones that come first are taken over into the full list, so that no later
@@ -654,7 +681,7 @@ void _mi_abandoned_sweep(mi_heap_t* heap, bool all) {
           page_drop(page);
           atomic_fetch_sub_explicit(&heap->pages_out, 1, memory_order_acq_rel);
         } else {
-          page_give_up(page);
+          page_give_up(page, true);
         }
       }
       page = next;
@@ -680,7 +707,7 @@ void _mi_page_unpin(mi_page_t* page) {
   while (MI_STATE(tf) == MI_ABANDONED) {
     if (!mi_cas_weak_acq_rel(&page->thread_free, &tf, MI_WITH_STATE(tf, MI_NORMAL))) continue;
     page->used--;
-    page_give_up(page);
+    page_give_up(page, true);
     return;
   }
   if (mi_page_is_single(page)) {
@@ -852,7 +879,8 @@ static void theap_for_each(mi_theap_t* theap, void (*fn)(mi_theap_t*, mi_page_t*
 static void collect_page(mi_theap_t* theap, mi_page_t* page, bool force) {
   if (mi_page_is_single(page)) return;
   _mi_page_collect(page);
-  if (page->used == 0 && !page_is_delaying(page) && (force || page->next != page || page->retire == 0)) {
+  if (page->used == 0 && !page_is_delaying(page) && (force || page->next != page || page->retire == 0) &&
+      !_mi_heap_is_held(theap->heap)) {
     page_release(theap, page);
   }
 }
@@ -861,7 +889,7 @@ void _mi_theap_collect(mi_theap_t* theap, bool force) {
   _mi_theap_drain_delayed(theap);
   theap_for_each(theap, collect_page, force);
   theap_sweep_retired(theap, force);
-  theap_sweep_late(theap);
+  theap_sweep_late(theap, SIZE_MAX);
 }
 
 void _mi_theap_collect_step(mi_theap_t* theap) {
@@ -876,7 +904,7 @@ void _mi_theap_collect_step(mi_theap_t* theap) {
     if (first == NULL) return;
     mi_page_t* const page = first->prev;
     _mi_page_collect(page);
-    if (page->used == 0 && page != first && !page_is_delaying(page)) {
+    if (page->used == 0 && page != first && !page_is_delaying(page) && !_mi_heap_is_held(theap->heap)) {
       page_release(theap, page);
       continue;
     }
@@ -900,7 +928,7 @@ static void free_held_page(mi_heap_t* heap, mi_page_t* page) {
     page->used = 0;
     page->recycled = 0 - (uint64_t)page->capacity;  // its blocks are counted
     mi_fetch_add_acq_rel(&heap->pages_out, 1);
-    page_give_up(page);
+    page_give_up(page, false);
   } else {
     page_drop(page);
   }
@@ -983,7 +1011,7 @@ void _mi_theap_seal(mi_theap_t* theap, uint16_t depth) {
   for (size_t bin = 1; bin <= MI_BIN_LAST; bin++) {
     for (mi_page_t* page; (page = theap->queue[bin]) != NULL;) {
       _mi_page_collect(page);
-      if (page->used == 0 && !page_is_delaying(page)) {
+      if (page->used == 0 && !page_is_delaying(page) && !_mi_heap_is_held(theap->heap)) {
         page_release(theap, page);
       } else {
         page_seal(theap, page);
@@ -1041,7 +1069,7 @@ void _mi_abandoned_rewind(mi_heap_t* heap, uint16_t depth) {
           page_drop(page);
           atomic_fetch_sub_explicit(&heap->pages_out, 1, memory_order_acq_rel);
         } else {
-          page_give_up(page);
+          page_give_up(page, true);
         }
       }
       page = next;
@@ -1094,7 +1122,7 @@ static void abandon_page(mi_theap_t* theap, mi_page_t* page, bool unused) {
   page->delayed = 0;
   page->retire = 0;
   mi_fetch_add_acq_rel(&heap->pages_out, 1);
-  page_give_up(page);
+  page_give_up(page, true);
 }
 
 // DELAYED pages become NORMAL, so that no free leads to the theap any more; false if one is DELAYING.

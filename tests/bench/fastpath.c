@@ -1,14 +1,15 @@
 // A program for counting instructions: pairs of an allocation and a free of 64 B on a warm path, nothing else. Linked
 // statically, so that no jump through a table comes between. fastpath.py runs it under callgrind with two numbers of
-// pairs and takes the difference, in which everything before and after the loop disappears.
+// pairs and takes the difference, in which everything before and after the loop disappears. The inline paths are the
+// whole of a function of their own, loop included.
 //
-// Usage: fastpath malloc|small|heap|heap_small|theap PAIRS
+// Usage: fastpath malloc|small|heap|heap_small|theap|inline_theap|inline_heap|loop PAIRS
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "mi/mimalloc.h"
+#include "mi/mimalloc-inline.h"
 
 enum { kSize = 64, kWarmPairs = 5000, kLiveBlocks = 20, kSpareBlocks = 64 };
 
@@ -22,6 +23,24 @@ static inline void keep(void* p) { __asm__ volatile("" : : "r"(p) : "memory"); }
     mi_free(p);                           \
   }
 
+static __attribute__((noinline)) void run_inline_theap(const mi_inline_thread_t* thread, const mi_inline_theap_t* theap,
+                                                       unsigned long n) {
+  for (unsigned long i = 0; i < n; i++) {
+    void* p = mi_inline_theap_malloc_small(theap, kSize);
+    keep(p);
+    mi_inline_free_small(thread, p);
+  }
+}
+
+static __attribute__((noinline)) void run_inline_heap(const mi_inline_thread_t* thread, mi_heap_t* heap,
+                                                      unsigned long n) {
+  for (unsigned long i = 0; i < n; i++) {
+    void* p = mi_inline_heap_malloc_small(thread, heap, kSize);
+    keep(p);
+    mi_inline_free_small(thread, p);
+  }
+}
+
 static void run(const char* which, mi_heap_t* heap, unsigned long n) {
   if (strcmp(which, "malloc") == 0) {
     PAIRS(mi_malloc(kSize))
@@ -34,6 +53,20 @@ static void run(const char* which, mi_heap_t* heap, unsigned long n) {
   } else if (strcmp(which, "theap") == 0) {
     mi_theap_t* theap = mi_heap_theap(heap);
     PAIRS(mi_theap_malloc(theap, kSize))
+  } else if (strcmp(which, "loop") == 0) {
+    for (unsigned long i = 0; i < n; i++) keep(heap);
+  } else if (strncmp(which, "inline", 6) == 0) {
+    mi_inline_thread_t thread;
+    mi_inline_theap_t theap;
+    if (!mi_inline_thread_attach(&thread) || !mi_inline_theap_attach(&theap, heap)) {
+      fprintf(stderr, "no inline paths with this library\n");
+      exit(2);
+    }
+    if (strcmp(which, "inline_theap") == 0) {
+      run_inline_theap(&thread, &theap, n);
+    } else {
+      run_inline_heap(&thread, heap, n);
+    }
   } else {
     fprintf(stderr, "no such path: %s\n", which);
     exit(2);
@@ -42,7 +75,7 @@ static void run(const char* which, mi_heap_t* heap, unsigned long n) {
 
 int main(int argc, char** argv) {
   if (argc != 3) {
-    fprintf(stderr, "usage: %s malloc|small|heap|heap_small|theap PAIRS\n", argv[0]);
+    fprintf(stderr, "usage: %s malloc|small|heap|heap_small|theap|inline_theap|inline_heap|loop PAIRS\n", argv[0]);
     return 2;
   }
   mi_heap_t* heap = mi_heap_new();
