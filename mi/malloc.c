@@ -78,10 +78,12 @@ void* mi_expand(void* p, size_t newsize) {
 #if MI_TAIL
   return _mi_checked_expand(p, newsize);
 #else
-  const size_t usable = _mi_usable_size(p);
+  if (p == NULL) return NULL;
+  mi_page_t* const page = _mi_page_of_any(p);
+  if (mi_unlikely(page != NULL && page->policy != 0)) return _mi_policy_expand(page, p, newsize);
+  const size_t usable = _mi_block_size_in(page, p);
   if (usable == 0) return NULL;
   if (newsize <= usable) return p;
-  mi_page_t* const page = _mi_page_of_any(p);
   if ((mi_load_relaxed(&page->owner) & MI_OWNER_SPECIAL) == 0) return NULL;
   return (_mi_region_resize(page, p, newsize) ? p : NULL);
 #endif

@@ -14,13 +14,6 @@
 #include "mi/heap/table.h"
 #include "mi/internal/os.h"
 
-typedef struct request_s {
-  size_t size;
-  size_t alignment;  // 1: natural
-  size_t offset;
-  bool zero;
-} request_t;
-
 // --- the slow path ----------------------------------------------------------------------------------------
 
 #define MI_PURGE_EVERY 64
@@ -70,7 +63,7 @@ static inline void* theap_pop_class(mi_theap_t* theap, size_t bin, bool zero) {
   return block;
 }
 
-static void* theap_serve(mi_theap_t* theap, const request_t* r) {
+void* _mi_theap_serve(mi_theap_t* theap, const mi_request_t* r) {
   if (mi_likely(r->alignment <= 1)) return mi_theap_alloc(theap, r->size, r->zero);
   if (r->offset == 0 && r->alignment <= MI_CLASS_SIZE_MAX) {
     // A class size is a multiple of every power of two up to its step, and blocks lie at multiples of it.
@@ -92,7 +85,7 @@ static void* theap_serve(mi_theap_t* theap, const request_t* r) {
 }
 
 // From pages: of the part's theap, or the thread's main theap.
-static mi_noinline void* paged_alloc(mi_thread_t* thread, mi_heap_t* heap, mi_part_t* part, const request_t* r) {
+mi_noinline void* _mi_paged_alloc(mi_thread_t* thread, mi_heap_t* heap, mi_part_t* part, const mi_request_t* r) {
   if (mi_unlikely(r->size > MI_ALLOC_MAX)) {
     _mi_error(ENOMEM, "allocation of %zu bytes refused: larger than PTRDIFF_MAX\n", r->size);
     return NULL;
@@ -104,7 +97,7 @@ static mi_noinline void* paged_alloc(mi_thread_t* thread, mi_heap_t* heap, mi_pa
       _mi_theap_tidy(theap);
       // A heap that lives on pages opens no regions any more, which is when empty ones are met.
       if (part != NULL && theap->tidy_count % 4 == 0) _mi_part_release_step(part);
-      void* const p = theap_serve(theap, r);
+      void* const p = (mi_likely(theap->policy == 0) ? _mi_theap_serve(theap, r) : _mi_policy_serve(theap, r));
       if (mi_likely(p != NULL)) return p;
     }
     if (tries == 1) break;
@@ -121,12 +114,14 @@ static mi_noinline void* paged_alloc(mi_thread_t* thread, mi_heap_t* heap, mi_pa
 mi_noinline void* _mi_part_malloc_paged(mi_part_t* part, size_t size, bool zero) {
   // A class has earned pages: the direct table is worth a look from now on.
   if (size <= MI_YOUNG_SIZE_MAX) mi_store_relaxed(&part->region.owner, mi_part_owner(part));
-  const request_t r = {size, 1, 0, zero};
-  return paged_alloc(_mi_tls.thread, part->heap, part, &r);
+  const mi_request_t r = {.size = size, .alignment = 1, .zero = zero};
+  return _mi_paged_alloc(_mi_tls.thread, part->heap, part, &r);
 }
 
 // In a part that the calling thread owns, when the direct table had nothing.
 static mi_noinline void* part_alloc(mi_part_t* part, size_t size, bool zero) {
+  if (mi_unlikely(mi_heap_has_policy(part->heap)))
+    return _mi_policy_alloc(part->heap, part, &(mi_request_t){.size = size, .alignment = 1, .zero = zero});
   mi_theap_t* const theap = mi_load_relaxed(&part->theap);
   if (mi_likely(size <= MI_CLASS_SIZE_MAX)) {
     if ((MI_CHECKED || size > MI_DIRECT_SIZE_MAX) && theap != MI_THEAP_EMPTY) {
@@ -164,8 +159,8 @@ static inline void* malloc_generic(mi_theap_t* theap, size_t size, bool zero) {
     void* const p = theap_pop_class(theap, mi_bin_of(size), zero);
     if (mi_likely(p != NULL)) return p;
   }
-  const request_t r = {size, 1, 0, zero};
-  return paged_alloc(thread, &_mi_heap_main, NULL, &r);
+  const mi_request_t r = {.size = size, .alignment = 1, .zero = zero};
+  return _mi_paged_alloc(thread, &_mi_heap_main, NULL, &r);
 }
 
 mi_noinline void* _mi_malloc_generic(size_t size, mi_theap_t* theap, bool zero) {
@@ -201,14 +196,16 @@ static inline mi_theap_t* theap_away(mi_thread_t* thread, mi_heap_t* heap, mi_pa
 static mi_noinline void* heap_alloc_away(mi_heap_t* heap, size_t size, bool zero) {
   mi_thread_t* const thread = mi_thread();
   if (mi_unlikely(thread == NULL)) return no_record(size);
+  if (mi_unlikely(mi_heap_has_policy(heap)))
+    return _mi_policy_alloc(heap, NULL, &(mi_request_t){.size = size, .alignment = 1, .zero = zero});
   mi_part_t* part;
   mi_theap_t* const theap = theap_away(thread, heap, &part);
   if (mi_unlikely(theap == NULL)) return NULL;
   void* const p = theap_pop(theap, size, zero);
   if (mi_likely(p != NULL)) return p;
   if (part != NULL) return part_alloc(part, size, zero);
-  const request_t r = {size, 1, 0, zero};
-  return paged_alloc(thread, &_mi_heap_main, NULL, &r);
+  const mi_request_t r = {.size = size, .alignment = 1, .zero = zero};
+  return _mi_paged_alloc(thread, &_mi_heap_main, NULL, &r);
 }
 
 static inline __attribute__((always_inline)) void* heap_alloc(mi_heap_t* heap, size_t size, bool zero) {
@@ -277,6 +274,8 @@ static inline void* heap_alloc_aligned(mi_heap_t* heap, size_t size, size_t alig
     return NULL;
   }
   offset &= alignment - 1;
+  if (mi_unlikely(mi_heap_has_policy(heap)))
+    return _mi_policy_alloc(heap, NULL, &(mi_request_t){NULL, heap, size, alignment, offset, zero});
   if (offset == 0 && alignment <= 16) {
     // Small classes are multiples of their step only.
     if (alignment == 16 && size < 128) size = mi_round_up(size + (size == 0), 16);
@@ -293,8 +292,8 @@ static inline void* heap_alloc_aligned(mi_heap_t* heap, size_t size, size_t alig
       if (p != NULL) return p;
     }
   }
-  const request_t r = {size, alignment, offset, zero};
-  return paged_alloc(thread, heap, part, &r);
+  const mi_request_t r = {NULL, heap, size, alignment, offset, zero};
+  return _mi_paged_alloc(thread, heap, part, &r);
 }
 
 void* _mi_heap_alloc_aligned(mi_heap_t* heap, size_t size, size_t alignment, size_t offset, bool zero) {
@@ -365,7 +364,10 @@ void* _mi_heap_realloc_any(mi_heap_t* heap, void* p, size_t newsize, size_t alig
 #if MI_TAIL
   return _mi_checked_realloc(heap, p, newsize, alignment, offset, zero);
 #endif
-  const size_t usable = _mi_usable_size(p);
+  mi_page_t* const page = _mi_page_of_any(p);
+  if (mi_unlikely(page != NULL && page->policy != 0))
+    return _mi_policy_realloc(heap, page, p, newsize, alignment, offset, zero);
+  const size_t usable = _mi_block_size_in(page, p);
   if (mi_unlikely(usable == 0)) {
     _mi_error(EINVAL, "realloc of %p refused: not a live block\n", p);
     return NULL;
@@ -376,7 +378,6 @@ void* _mi_heap_realloc_any(mi_heap_t* heap, void* p, size_t newsize, size_t alig
     if (zero) memset((uint8_t*)p + newsize, 0, usable - newsize);
     return p;
   }
-  mi_page_t* const page = _mi_page_of_any(p);
   if (aligned && (mi_load_relaxed(&page->owner) & MI_OWNER_SPECIAL) != 0 && _mi_region_resize(page, p, newsize)) {
     if (zero) {
       const size_t now = _mi_usable_size(p);

@@ -137,7 +137,7 @@ void* _mi_checked_alloc(const mi_request_t* request) {
   mi_heap_t* const heap = (theap == NULL                                              ? request->heap
                            : theap == MI_THEAP_EMPTY || mi_load_acquire(&theap->dead) ? _mi_default_heap()
                                                                                       : theap->heap);
-  if (_mi_guarded_is_due(heap, request)) {
+  if (!mi_heap_has_policy(heap) && _mi_guarded_is_due(heap, request)) {
     void* const p = _mi_guarded_alloc(heap, request);
     if (p != NULL) return p;
   }

@@ -9,16 +9,6 @@
 
 #if MI_CHECKED
 
-// What is asked for: of `theap`, or if that is NULL of `heap`. `alignment` 0: natural.
-typedef struct mi_request_s {
-  mi_theap_t* theap;
-  mi_heap_t* heap;
-  size_t size;
-  size_t alignment;
-  size_t offset;
-  bool zero;
-} mi_request_t;
-
 mi_hidden void* _mi_checked_alloc(const mi_request_t* request);
 // The same without checks (alloc.c).
 mi_hidden void* _mi_unchecked_alloc(const mi_request_t* request);

@@ -9,7 +9,11 @@
 #include "mi/heap/table.h"
 #include "mi/internal/arena.h"
 
-#define MI_HEAP_FLAGS_KNOWN ((uint32_t)MI_HEAP_REPORT_SURVIVORS)
+// Flags that make a policy (policy.c), and those of them that this library has.
+#define MI_HEAP_FLAGS_POLICY                                                                          \
+  ((uint32_t)(MI_HEAP_HARDENED | MI_HEAP_GUARDED | MI_HEAP_QUARANTINE | MI_HEAP_WIPE | MI_HEAP_ZERO | \
+              MI_HEAP_ISOLATED | MI_HEAP_SECRET))
+#define MI_HEAP_FLAGS_KNOWN ((uint32_t)(MI_HEAP_REPORT_SURVIVORS | MI_HEAP_ZERO))
 
 static bool refuse(const char* field, unsigned long long value, const char* why) {
   _mi_error(EINVAL, "mi_heap_new_with: field %s is %llu: %s\n", field, value, why);
@@ -62,7 +66,7 @@ static bool config_has_deferred(const mi_heap_config_t* config) {
 }
 static bool config_is_plain(const mi_heap_config_t* config) {
   return config->name == NULL && config->numa_node == 0 && config->parent == NULL && config->retain == 0 &&
-         !config_has_deferred(config);
+         (config->flags & MI_HEAP_FLAGS_POLICY) == 0 && !config_has_deferred(config);
 }
 
 mi_heap_t* mi_heap_new_with(const mi_heap_config_t* given) {
@@ -87,6 +91,7 @@ mi_heap_t* mi_heap_new_with(const mi_heap_config_t* given) {
     _mi_track_show(extra->name, sizeof(extra->name));
   }
   if (entry != NULL) _mi_heap_name_begin(heap, entry);
+  if ((config.flags & MI_HEAP_FLAGS_POLICY) != 0) _mi_policy_begin(heap, config.flags & MI_HEAP_FLAGS_POLICY);
   extra->retain = config.retain;
   extra->numa = (uint16_t)config.numa_node;
   if (config.parent != NULL && !_mi_family_join(heap, config.parent)) {

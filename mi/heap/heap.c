@@ -295,7 +295,7 @@ static mi_noinline void heap_reset(mi_heap_t* heap) {
       mi_count(&_mi_stats.heap_waits, 1);
       _mi_os_yield();  // its thread is in collect or exit: the heap stays, so its thread must be through first
     }
-    if ((heap->flags & MI_HEAP_IN_ARENA) != 0) _mi_part_close_young(part);
+    if (!mi_heap_has_regions(heap)) _mi_part_close_young(part);
   }
   for (mi_heap_t* forwarder; (forwarder = _mi_forwarder_pop(heap)) != NULL;) _mi_heap_end(forwarder);
   _mi_abandoned_sweep(heap, true);

@@ -78,6 +78,13 @@ typedef void mi_heap_deferred_free_fun(mi_heap_t* heap, bool force, unsigned lon
 /// Flags of a configuration.
 typedef enum mi_heap_flag_e {
   MI_HEAP_REPORT_SURVIVORS = 1,  ///< destroy reports what was still alive, by size: see mi_register_survivors
+  MI_HEAP_HARDENED = 2,          ///< not available yet: refused
+  MI_HEAP_GUARDED = 4,           ///< not available yet: refused
+  MI_HEAP_QUARANTINE = 8,        ///< not available yet: refused
+  MI_HEAP_WIPE = 16,             ///< not available yet: refused
+  MI_HEAP_ZERO = 32,             ///< every block is zero when it is allocated, and where it grows, to its last byte
+  MI_HEAP_ISOLATED = 64,         ///< not available yet: refused
+  MI_HEAP_SECRET = 128,          ///< not available yet: refused
 } mi_heap_flag_t;
 
 /// A heap made to order. Set `size` to sizeof(mi_heap_config_t) and every other field that you do not use

@@ -139,7 +139,7 @@ static void part_rewind(mi_part_t* part, const place_t* place, uint16_t depth) {
   if (place == NULL) {
     part_unstamp(part, 0);
     _mi_part_reset(part, 0);
-    if ((part->heap->flags & MI_HEAP_IN_ARENA) != 0) _mi_part_close_young(part);
+    if (!mi_heap_has_regions(part->heap)) _mi_part_close_young(part);
     _mi_deferred_rewound(part);
     return;
   }

@@ -20,7 +20,8 @@ static bool part_adopt(mi_thread_t* thread, mi_part_t* part) {
   if (id == MI_TID_NONE || mi_tid_is_alive(id)) return false;
   if (_mi_part_has_frozen_theap(part)) return false;  // it could not have another
   const mi_tid_t self = mi_load_relaxed(&thread->id);
-  if (!mi_cas_strong_acq_rel(&part->region.owner, &owner, self)) return false;
+  const mi_tid_t policy = (mi_heap_has_policy(part->heap) ? MI_OWNER_INTERIOR : 0);
+  if (!mi_cas_strong_acq_rel(&part->region.owner, &owner, self | policy)) return false;
   for (mi_region_t* region = part->regions; region != NULL; region = region->next) {
     mi_store_relaxed(&region->owner, self);
   }
@@ -43,7 +44,7 @@ static mi_part_t* part_find(mi_thread_t* thread, mi_heap_t* heap) {
       (arena == NULL ? _mi_internal_alloc(thread, lane_size) : _mi_internal_alloc_in(thread, arena, lane_size));
   if (part == NULL) return NULL;
   _mi_part_init(part, heap, self, MI_LANE_SHIFT);
-  if (arena != NULL) _mi_part_close_young(part);
+  if (!mi_heap_has_regions(heap)) _mi_part_close_young(part);
   mi_part_t* head = mi_load_relaxed(&heap->parts);
   do {
     mi_store_relaxed(&part->next, head);
@@ -82,7 +83,10 @@ mi_theap_t* _mi_part_theap(mi_thread_t* thread, mi_part_t* part) {
   _mi_theap_init(theap, part->heap, thread);
   theap->part = part;
   const mi_heap_extra_t* const extra = mi_heap_extra(part->heap);
-  if (extra != NULL) theap->numa = extra->numa;
+  if (extra != NULL) {
+    theap->numa = extra->numa;
+    theap->policy = extra->policy;
+  }
   mi_fetch_add_acq_rel(&part->heap->refs, 1u);
   mi_slot_t* const slot = _mi_slot_open(thread, theap);
   if (slot == NULL) {

@@ -28,6 +28,7 @@ typedef struct mi_heap_extra_s {
   char name[64];
   mi_subproc_t* subproc;                    // NULL: the main one
   int tag;                                  // of mi_heap_new_ex
+  uint8_t policy;                           // MI_HEAP_HARDENED to MI_HEAP_SECRET (policy.c); constant
   uint16_t numa;                            // of mi_heap_set_numa_affinity, plus 1
   size_t retain;                            // bytes that stay warm; 0: as much as is usual
   _Atomic(struct mi_name_s*) named;         // of its name (table.c); NULL: unnamed, or ended
@@ -127,11 +128,37 @@ static inline mi_heap_t* mi_heap_live_end(mi_heap_t* heap) {
   }
 }
 
+// --- policies (policy.c) -----------------------------------------------------------------------------------------
+// What is asked for: of `theap`, or if that is NULL of `heap`. `alignment` 0 or 1: natural.
+typedef struct mi_request_s {
+  mi_theap_t* theap;
+  mi_heap_t* heap;
+  size_t size;
+  size_t alignment;
+  size_t offset;
+  bool zero;
+} mi_request_t;
+
+// Gives a heap that nobody else knows yet a policy; its extras are there.
+mi_hidden void _mi_policy_begin(mi_heap_t* heap, uint32_t policy);
+// The generic entry of every allocation in a heap with a policy. `part` NULL: the calling thread's is looked for.
+mi_hidden void* _mi_policy_alloc(mi_heap_t* heap, mi_part_t* part, const mi_request_t* request);
+// What a theap with a policy serves; NULL: no memory (alloc.c collects, and asks again).
+mi_hidden void* _mi_policy_serve(mi_theap_t* theap, const mi_request_t* request);
+mi_hidden void _mi_policy_free(mi_page_t* page, void* p);
+mi_hidden size_t _mi_policy_size(mi_page_t* page, const void* p);  // 0: no live block starts at p
+mi_hidden void* _mi_policy_realloc(mi_heap_t* heap, mi_page_t* page, void* p, size_t newsize, size_t alignment,
+                                   size_t offset, bool zero);
+mi_hidden void* _mi_policy_expand(mi_page_t* page, void* p, size_t newsize);
+
 // --- allocation (alloc.c) --------------------------------------------------------------------------------------
 // Housekeeping of one slow path: heartbeat, mail, callbacks, now and then a collect.
 mi_hidden void _mi_slow_path(mi_thread_t* thread, mi_heap_t* heap);
 mi_hidden void* _mi_malloc_generic(size_t size, mi_theap_t* theap, bool zero);
 mi_hidden void* _mi_part_malloc_paged(mi_part_t* part, size_t size, bool zero);
+mi_hidden void* _mi_paged_alloc(mi_thread_t* thread, mi_heap_t* heap, mi_part_t* part, const mi_request_t* request);
+// From a theap's pages, with the alignment that is asked for.
+mi_hidden void* _mi_theap_serve(mi_theap_t* theap, const mi_request_t* request);
 mi_hidden void* _mi_heap_alloc(mi_heap_t* heap, size_t size, bool zero);
 mi_hidden void* _mi_heap_alloc_aligned(mi_heap_t* heap, size_t size, size_t alignment, size_t offset, bool zero);
 // `heap` NULL: the heap of the block.
@@ -140,6 +167,7 @@ mi_hidden void* _mi_heap_realloc_any(mi_heap_t* heap, void* p, size_t newsize, s
 mi_hidden bool _mi_count_size(size_t count, size_t size, size_t* total);  // false: EOVERFLOW reported
 mi_hidden mi_heap_t* _mi_default_heap(void);
 mi_hidden size_t _mi_usable_size(const void* p);
+mi_hidden size_t _mi_block_size_in(mi_page_t* page, const void* p);  // of a page that may be NULL
 mi_hidden size_t _mi_block_size(const void* p);  // of what the core gave, with what checked builds keep behind it
 
 // --- beginnings (heap.c, arena_heap.c) -----------------------------------------------------------------------------

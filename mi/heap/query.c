@@ -91,10 +91,11 @@ size_t _mi_usable_size(const void* p) {
 #endif
 }
 
-size_t _mi_block_size(const void* p) {
-  if (p == NULL) return 0;
-  const mi_page_t* const page = _mi_page_of_any(p);
+size_t _mi_block_size(const void* p) { return (p == NULL ? 0 : _mi_block_size_in(_mi_page_of_any(p), p)); }
+
+size_t _mi_block_size_in(mi_page_t* page, const void* p) {
   if (page == NULL) return 0;
+  if (mi_unlikely(page->policy != 0)) return _mi_policy_size(page, p);
   const mi_tid_t owner = mi_load_relaxed((_Atomic(mi_tid_t)*)&page->owner);
   if ((owner & MI_OWNER_INTERNAL) == MI_OWNER_INTERNAL) return 0;
   if ((owner & MI_OWNER_SPECIAL) != 0) return ((uintptr_t)p % 16 != 0 ? 0 : _mi_region_usable(page, p));

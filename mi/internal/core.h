@@ -9,6 +9,7 @@
 // What the core calls of the layers above: filled in by mi/heap, so that the core knows nothing of it.
 typedef struct mi_upcalls_s {
   void (*region_free)(mi_page_t* page, void* p);         // an object in a page that carries regions
+  void (*policy_free)(mi_page_t* page, void* p);         // a block in a page with a policy
   void (*thread_exit)(mi_thread_t* thread);              // callbacks, before the thread's memory is handed over
   void (*thread_flush)(mi_thread_t* thread);             // what the thread keeps for itself goes back
   void (*thread_collect)(mi_thread_t* thread);           // a forced collect that another thread asked for
@@ -155,6 +156,15 @@ static inline mi_arena_t* _mi_heap_arena(const mi_heap_t* heap) {  // NULL: of n
   return (mi_likely((flags & MI_HEAP_IN_ARENA) == 0) ? NULL : _mi_arena_of((const uint8_t*)heap + 1, &index));
 }
 mi_hidden void _mi_internal_free(void* block);
+
+// A heap with a policy: hardened, guarded, quarantined, wiped, zeroed, isolated or secret.
+static inline bool mi_heap_has_policy(const mi_heap_t* heap) {
+  return (mi_load_relaxed((_Atomic(uint8_t)*)&heap->flags) & MI_HEAP_POLICY) != 0;
+}
+// Do objects of the heap lie in regions? Not if everything of it lies in an arena, nor with a policy.
+static inline bool mi_heap_has_regions(const mi_heap_t* heap) {
+  return (mi_load_relaxed((_Atomic(uint8_t)*)&heap->flags) & (MI_HEAP_POLICY | MI_HEAP_IN_ARENA)) == 0;
+}
 
 // --- threads -------------------------------------------------------------------------------------------------
 mi_hidden mi_thread_t* _mi_thread_make(void);  // NULL: no memory

@@ -93,6 +93,10 @@ mi_noinline void _mi_free_slow(void* p) {
     _mi_error(EINVAL, "mi_free: invalid pointer %p: not a block of this library\n", p);
     return;
   }
+  if (mi_unlikely(page->policy != 0)) {
+    _mi_upcalls.policy_free(page, p);
+    return;
+  }
   const mi_tid_t owner = mi_load_relaxed(&page->owner);
   if ((owner & MI_OWNER_SPECIAL) != 0) {
     if ((owner & MI_OWNER_INTERIOR) != 0) goto invalid;

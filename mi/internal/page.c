@@ -175,6 +175,8 @@ static void page_init(mi_theap_t* theap, mi_page_t* page, mi_kind_t kind, size_t
   if (theap->is_internal) {
     flags = (bin >= MI_BIN_HANDLE && mi_is_power_of_two(mi_bin_size(bin)) ? MI_OWNER_SPECIAL : MI_OWNER_INTERNAL);
   }
+  page->policy = theap->policy;
+  if (theap->policy != 0) flags = MI_OWNER_INTERIOR;
   mi_store_release(&page->owner, mi_load_relaxed(&theap->thread->id) | flags);
   theap->page_count++;
   mi_gauge_add(&_mi_stats.pages, 1);
@@ -968,7 +970,8 @@ static void page_start_again(mi_page_t* page) {
   page->delayed = 0;
   page->recycled = 0;
   page->depth = 0;
-  mi_store_relaxed(&page->owner, mi_load_relaxed(&page->owner) & ~MI_OWNER_FLAGS);
+  const mi_tid_t flags = (page->policy != 0 ? MI_OWNER_INTERIOR : 0);
+  mi_store_relaxed(&page->owner, (mi_load_relaxed(&page->owner) & ~MI_OWNER_FLAGS) | flags);
   mi_store_release(&page->thread_free, (mi_thread_free_t)MI_NORMAL);
 }
 

@@ -386,7 +386,7 @@ static mi_page_t* segment_open(mi_thread_t* thread, size_t count, mi_arena_t* on
 }
 
 static void slots_mark_tail(mi_page_t* page, size_t count) {
-  page->slices = (uint16_t)count;
+  page->slices = (uint8_t)count;
   page->distance = 0;
   for (size_t i = 1; i < count; i++) {
     page[i].distance = (uint8_t)i;

@@ -50,7 +50,7 @@ typedef uint64_t mi_tid_t;
 #define MI_TID_GENERATION(id) ((uint64_t)(id) >> (MI_TID_INDEX_BITS + 3))
 #define MI_TID_UNINIT (~(mi_tid_t)0)     // of a thread without a record: equal to no owner ever
 #define MI_OWNER_FULL ((mi_tid_t)1)      // the page is on its theap's full list
-#define MI_OWNER_INTERIOR ((mi_tid_t)2)  // some block was handed out at an address inside it
+#define MI_OWNER_INTERIOR ((mi_tid_t)2)  // some block was handed out at an address inside it; or the page has a policy
 #define MI_OWNER_SPECIAL ((mi_tid_t)4)   // blocks of the page carry objects of their own: handles, regions, lanes
 #define MI_OWNER_INTERNAL (MI_OWNER_SPECIAL | MI_OWNER_INTERIOR)  // blocks of the library's own, and no objects
 #define MI_OWNER_FLAGS ((mi_tid_t)7)
@@ -107,7 +107,8 @@ struct mi_page_s {
   size_t block_size;           // constant while the page lives, as all below
   uint8_t* start;
   _Atomic(void*) listed_next;  // link in an abandoned list, written while LISTED and not yet pushed
-  uint16_t slices;
+  uint8_t slices;
+  uint8_t policy;  // what its heap asked for (theap->policy); not 0: no fast path, see heap/policy.c
   uint8_t distance;
   uint8_t kind;    // mi_kind_t
   uint32_t guard;  // 1 + where its block begins, if an inaccessible OS page lies behind the block (MI_GUARDED); else 0
@@ -228,6 +229,7 @@ struct mi_theap_s {
   uint8_t retire_low, retire_high;  // bins that may hold a retired page
   _Atomic(bool) dead;               // its heap was destroyed while it was its thread's default
   bool is_internal;
+  uint8_t policy;          // of its heap (MI_HEAP_HARDENED and so on); 0: a plain heap. Its pages get it
   uint8_t collect_bin;     // where the last small collect looked
   uint16_t numa;           // the node that arenas are preferred of, plus 1; 0: none
   uint16_t depth;          // marks that its heap has
@@ -334,6 +336,8 @@ typedef struct mi_region_s {
 // Flag in part->region.owner: no class of the part has earned pages. A hint that saves the look at an empty table.
 #define MI_OWNER_YOUNG ((mi_tid_t)1)
 
+// In part->region.owner, MI_OWNER_INTERIOR says that the heap has a policy: every allocation takes the generic path.
+
 // Objects that regions are opened for. A larger one gets a page, unless it happens to fit the current region.
 #define MI_YOUNG_SIZE_MAX ((size_t)8 * 1024)
 
@@ -378,6 +382,7 @@ struct mi_part_s {
 #define MI_HEAP_REPORTS 8     // its destroy reports what is alive in it (heap/report.c)
 #define MI_HEAP_IN_ARENA 4    // everything of it lies in the arena that its handle lies in
 #define MI_HEAP_VISITED 16    // a visit of it runs, or ran in a thread that is gone: `visiting` says which
+#define MI_HEAP_POLICY 32     // it has a policy (heap/policy.c); constant from before the heap is shown to anybody
 
 typedef enum mi_heap_state_e { MI_HEAP_OPEN = 0, MI_HEAP_CLOSED, MI_HEAP_DYING } mi_heap_state_t;
 
