@@ -25,6 +25,7 @@
 #include <string.h>
 
 #include "mi/heap/parts.h"
+#include "mi/internal/account.h"
 
 #define MI_GRANULE 16
 #define MI_SEEN_EARNED 65  // what regions a class was put down for, in KiB, four times over where objects are freed
@@ -33,6 +34,8 @@
 // Beyond 4 KiB only what is used of a region is touched, so that larger steps cost address space only.
 static const uint8_t region_shift[] = {10, 10, 11, 12, 12, 13, 13, 14, 14, 15, 15, 16};
 #define STEPS (sizeof(region_shift) / sizeof(region_shift[0]))
+
+#define REGION_SHIFT_LEAST 10
 
 #define MI_CACHE_COUNT_MAX 16
 #define MI_CACHE_BYTES_MAX (128 * (uint32_t)MI_KiB)
@@ -70,6 +73,11 @@ static inline void region_clear(mi_region_t* region) {
   } while (--count > 0);
 }
 
+// Nothing was opened yet.
+static inline void part_forget_counts(mi_part_t* part) {
+  memset((uint8_t*)part + offsetof(mi_part_t, young), 0, offsetof(mi_part_t, accounted) - offsetof(mi_part_t, young));
+}
+
 // Sets up a part in a block of 1 << shift bytes: a handle or a lane.
 void _mi_part_init(mi_part_t* part, mi_heap_t* heap, mi_tid_t owner, uint8_t shift) {
   memset(part, 0, MI_PART_SIZE);  // a region of up to 1 KiB has one group of words
@@ -88,7 +96,7 @@ void _mi_part_rewind_embedded(mi_part_t* part) {
   region_clear(&part->region);
   part_set_current(part, &part->region);
   part->step = 0;
-  memset(part->seen, 0, sizeof(part->seen));
+  part_forget_counts(part);
 }
 
 static inline void part_close_current(mi_part_t* part) {
@@ -179,6 +187,8 @@ void _mi_part_release_regions(mi_part_t* part) {
   part_trim_spare(part, 0);
 }
 
+static inline bool part_is_home(const mi_part_t* part) { return part == &part->heap->home; }
+
 void _mi_part_close_young(mi_part_t* part) {
   part->limit = mi_load_relaxed(&part->bump);
   memset(part->seen, 255, sizeof(part->seen));
@@ -193,7 +203,7 @@ static inline void part_empty(mi_part_t* part, size_t size) {
   mi_store_relaxed(&region->end, (uint16_t)0);
   mi_store_release(&part->bump, region_at(region, MI_PART_SIZE / MI_GRANULE));
   part->step = 0;
-  memset(part->seen, 0, sizeof(part->seen));
+  part_forget_counts(part);
 }
 
 static mi_noinline void part_reset_slow(mi_part_t* part, size_t retain) {
@@ -211,7 +221,23 @@ void _mi_part_trim(mi_part_t* part) { part_trim_spare(part, MI_CACHE_BYTES_MAX);
 // For a reset: nothing is live, what was warm stays.
 void _mi_part_reset(mi_part_t* part, size_t retain) {
   part_spare_regions(part);
+  const int64_t charged = (part_is_home(part) ? 0 : part->young);
   part_reset_slow(part, retain);
+  if (part->accounted == 0) return;
+  mi_account_t* const account = mi_account_of(part->heap);
+  if (part_is_home(part)) {
+    _mi_account_settle(account, 0);
+  } else {
+    _mi_account_add(account, -charged);
+    part->is_shut = 1;
+  }
+  if (part->is_shut != 0) _mi_part_shut(part);
+}
+
+// The embedded region hands out nothing until it is opened.
+void _mi_part_shut(mi_part_t* part) {
+  part->is_shut = 1;
+  part->limit = mi_load_relaxed(&part->bump);
 }
 
 // The same for the first part of a heap that has no other: a handle's.
@@ -243,11 +269,15 @@ void _mi_part_settle(mi_part_t* part) {
   part->spare = NULL;
   part->regions_last = NULL;
   part->bytes = 0;
+  const uint32_t charged = part->young;
   for (mi_region_t* region = part->regions; region != NULL; region = region->next) {
     region_settle(region, bump);
     part->regions_last = region;
     part->bytes += 1u << region->shift;
   }
+  part->young = part->bytes + (part_is_home(part) || part->is_shut ? 0 : 1u << part->region.shift);
+  if (part->accounted != 0 && !part_is_home(part))
+    _mi_account_add(mi_account_of(part->heap), (int64_t)part->young - (int64_t)charged);
   part->current = &part->region;
   mi_store_relaxed(&part->bump, region_at(&part->region, mi_load_relaxed(&part->region.end)));
 }
@@ -462,6 +492,7 @@ void _mi_part_release_empty(mi_part_t* part) {
         !_mi_heap_is_held(part->heap)) {
       *link = region->next;
       part->bytes -= 1u << region->shift;
+      _mi_part_leave(part, region);
       _mi_region_emptied(region, part);
       region_go_home(region);
     } else {
@@ -495,6 +526,7 @@ void _mi_part_release_step(mi_part_t* part) {
   if (region != part->current && region->marked == 0 && _mi_region_is_empty(region) && !_mi_heap_is_held(part->heap)) {
     part->regions = region->next;
     part->bytes -= 1u << region->shift;
+    _mi_part_leave(part, region);
     _mi_region_emptied(region, part);
     region_go_home(region);
   } else {
@@ -510,6 +542,7 @@ static inline bool part_try_reuse(mi_part_t* part, mi_region_t* region, size_t n
   if (((size_t)1 << region->shift) - region->first * (size_t)MI_GRANULE < need || !_mi_region_is_empty(region))
     return false;
   if (region->marked != 0 || _mi_heap_is_held(part->heap)) return false;  // a mark may stand in it
+  if (mi_unlikely(part->is_shut != 0) && region == &part->region) return false;
   if (region != part->current) part_close_current(part);
   _mi_region_emptied(region, part);
   region_clear(region);
@@ -533,6 +566,66 @@ void _mi_part_earned(mi_part_t* part, size_t size) {
   if (size <= MI_YOUNG_SIZE_MAX) part->seen[granules_bin[(size + MI_GRANULE - 1) / MI_GRANULE]] = 255;
 }
 
+// --- accounts: see account.c ---------------------------------------------------------------------------------------
+
+// Before `size` bytes of regions are opened. The first part of a heap that counts in no other is believed as it is.
+static mi_noinline bool part_charge(mi_part_t* part, size_t size) {
+  mi_account_t* const account = mi_account_of(part->heap);
+  if (part_is_home(part) && mi_account_above(account) == NULL) return _mi_account_fits_alone(account, size);
+  return _mi_account_charge(account, size);
+}
+
+// They were not opened after all.
+static mi_cold void part_charge_back(mi_part_t* part, size_t size) {
+  mi_account_t* const account = mi_account_of(part->heap);
+  if (!part_is_home(part) || mi_account_above(account) != NULL) _mi_account_add(account, -(int64_t)size);
+}
+
+// They were.
+static mi_noinline void part_charged(mi_part_t* part, uint32_t size) {
+  mi_account_t* const account = mi_account_of(part->heap);
+  if (part_is_home(part) && mi_account_above(account) != NULL) _mi_account_settle(account, size);
+}
+
+// A region goes out of use.
+void _mi_part_leave(mi_part_t* part, const mi_region_t* region) {
+  const uint32_t size = 1u << region->shift;
+  mi_account_t* const account = mi_account_of(part->heap);
+  if (account == NULL) {
+    part->young -= size;
+    if (mi_load_relaxed(&part->heap->state) == MI_HEAP_CLOSED) _mi_account_main_add(-(int64_t)size);
+  } else if (!part_is_home(part)) {
+    part->young -= size;
+    _mi_account_add(account, -(int64_t)size);
+  } else if (mi_account_above(account) == NULL) {
+    _mi_account_fell_alone(account, size);
+    part->young -= size;
+  } else {
+    _mi_account_add(account, -(int64_t)size);
+    part->young -= size;
+    _mi_account_settle(account, -(int64_t)size);
+  }
+}
+
+// The embedded region of a lane, which is shut until it is charged.
+static mi_noinline bool part_open_embedded(mi_part_t* part, size_t need) {
+  mi_region_t* const region = &part->region;
+  const size_t size = (size_t)1 << region->shift;
+  if (part_is_home(part) || region->marked != 0 || size - region->first * (size_t)MI_GRANULE < need ||
+      !part_charge(part, size))
+    return false;
+  part->is_shut = 0;
+  part->young += (uint32_t)size;
+  if (part->current != region) {
+    part_close_current(part);
+    region_clear(region);
+    part_set_current(part, region);
+  } else {
+    part->limit = (uint8_t*)region + size;
+  }
+  return true;
+}
+
 // A region for an object that fits no other. A thread that keeps making regions which it had to give back at the end of
 // the last heap learns to keep more.
 static mi_region_t* region_new(mi_thread_t* thread, mi_part_t* part, size_t need) {
@@ -543,7 +636,14 @@ static mi_region_t* region_new(mi_thread_t* thread, mi_part_t* part, size_t need
   size_t shift = region_shift[part->step];
   // A large object does not get a region that is full with it.
   while (((size_t)1 << shift) - region_first(shift) * MI_GRANULE < (need > MI_KiB ? 2 * need : need)) shift++;
-  return region_make(thread, part, shift, need);
+  if (mi_unlikely(part->accounted != 0)) {
+    while (!part_charge(part, (size_t)1 << shift)) {  // a smaller one
+      if (--shift < REGION_SHIFT_LEAST || ((size_t)1 << shift) - region_first(shift) * MI_GRANULE < need) return NULL;
+    }
+  }
+  mi_region_t* const region = region_make(thread, part, shift, need);
+  if (mi_unlikely(region == NULL) && part->accounted != 0) part_charge_back(part, (size_t)1 << shift);
+  return region;
 }
 
 static inline size_t region_room(const mi_region_t* region) {
@@ -572,9 +672,10 @@ static inline void part_count(mi_part_t* part, const mi_region_t* region, size_t
   part->seen[bin] = (uint8_t)(seen < 255 ? seen : 255);
 }
 
-// Makes a region that is not in use the current one, and puts it down to class `bin`.
+// Makes a region that is not in use the current one, and puts it down to class `bin`. It is charged.
 static inline void part_open(mi_part_t* part, mi_region_t* region, size_t bin) {
   part_count(part, region, bin, region_churns(part->current));
+  part->young += 1u << region->shift;
   if (part->step < STEPS - 1) part->step++;
   region_clear(region);
   mi_store_relaxed(&region->end, (uint16_t)0);
@@ -609,9 +710,11 @@ static mi_noinline bool part_grow(mi_thread_t* thread, mi_part_t* part, size_t n
       return true;
     }
   }
+  if (mi_unlikely(part->is_shut != 0) && part_open_embedded(part, need)) return true;
   mi_region_t* const region = region_new(thread, part, need);
   if (region == NULL) return false;
   part_open(part, region, bin);
+  if (mi_unlikely(part->accounted != 0)) part_charged(part, 1u << region->shift);
   return true;
 }
 
@@ -635,9 +738,11 @@ static mi_noinline void* young_alloc_slow(mi_part_t* part, size_t size, size_t a
     const size_t bin = granules_bin[need / MI_GRANULE], room = need + alignment - MI_GRANULE;
     if (part->seen[bin] >= MI_SEEN_EARNED) return NULL;
     mi_region_t* const spare = part->spare;
-    if (spare != NULL && region_room(spare) >= room) {
+    const bool accounted = (part->accounted != 0);
+    if (spare != NULL && region_room(spare) >= room && (!accounted || part_charge(part, (size_t)1 << spare->shift))) {
       part->spare = spare->next;
       part_open(part, spare, bin);
+      if (mi_unlikely(accounted)) part_charged(part, 1u << spare->shift);
     } else if (!part_grow(thread, part, room, bin)) {
       return NULL;
     }
@@ -655,13 +760,16 @@ mi_noinline void* _mi_young_malloc_slow(mi_part_t* part, size_t size) {
     const size_t bin = granules_bin[granules];
     mi_region_t* const spare = part->spare;
     if (mi_likely(spare != NULL && region_room(spare) >= need && part->seen[bin] < MI_SEEN_EARNED &&
-                  (size_t)(part->limit - mi_load_relaxed(&part->bump)) < need)) {
+                  (size_t)(part->limit - mi_load_relaxed(&part->bump)) < need && part->accounted == 0)) {
       part->spare = spare->next;
       part_open(part, spare, bin);
       return mi_part_bump(part, mi_load_relaxed(&part->bump), need);
     }
     void* const p = young_alloc_slow(part, size, MI_GRANULE);
-    if (mi_likely(p != NULL)) return p;
+    if (mi_likely(p != NULL)) {
+      if (mi_unlikely(_mi_tls.thread->alarm)) _mi_limit_alarm(_mi_tls.thread, part->heap);
+      return p;
+    }
   }
   return _mi_part_malloc_paged(part, size, false);
 }
@@ -679,6 +787,7 @@ void* _mi_young_alloc(mi_part_t* part, size_t size, size_t alignment, bool zero)
   } else {
     _mi_slow_path(_mi_tls.thread, part->heap);
     p = young_alloc_slow(part, size, alignment);
+    if (mi_unlikely(_mi_tls.thread->alarm) && p != NULL) _mi_limit_alarm(_mi_tls.thread, part->heap);
   }
   return (p != NULL && zero ? memset(p, 0, need) : p);
 }

@@ -15,7 +15,9 @@ static inline void mi_direct_update(mi_theap_t* theap, size_t bin) {
   if (MI_CHECKED || bin > MI_BIN_DIRECT_LAST || theap->policy != 0) return;
   mi_page_t* const page = (theap->queue[bin] != NULL ? theap->queue[bin] : MI_PAGE_EMPTY);
   const size_t high = mi_bin_size(bin) / 8;
-  const size_t low = (bin == 1 ? 0 : mi_bin_size(bin - 1) / 8 + 1);
+  size_t below = bin - 1;
+  if (below > 0 && theap->even && mi_bin_size(below) % 16 != 0) below--;
+  const size_t low = (below == 0 ? 0 : mi_bin_size(below) / 8 + 1);
   for (size_t w = low; w <= high; w++) theap->direct[w] = page;
 }
 
