@@ -222,13 +222,15 @@ mi_decl_export void mi_heap_collect(mi_heap_t* heap, bool force) mi_attr_noexcep
 // cost nothing where nothing becomes empty. An allocation that finds no memory fails although memory is held.
 // mi_heap_destroy, mi_heap_reset and mi_heap_rewind free the memory whatever holds there are (a reset keeps the count);
 // the holds end with mi_heap_destroy, _delete and _merge. What is merged into a heap that is held is held like its own.
+// In the child of a fork, holds that other threads took count on: the child may end them.
 
 /// Takes a hold of the heap, any open heap, the main heap too. False with errno = ENOMEM without memory, EINVAL
 /// reported for NULL, EFAULT for a heap that ended; not while another thread ends it. Any thread; any other may end the
 /// hold.
 mi_decl_export bool mi_heap_hold_pages(mi_heap_t* heap) mi_attr_noexcept;
 /// Ends one hold. False, with EINVAL reported, if the heap is not held; else as above. Any thread. With the last hold
-/// this is a mi_heap_collect(heap, false), but without callbacks, and only if anything was kept.
+/// this is a mi_heap_collect(heap, false), but without callbacks, and only if anything was kept; so not in a visitor of
+/// the heap.
 mi_decl_export bool mi_heap_release_pages(mi_heap_t* heap) mi_attr_noexcept;
 
 /// Registers `deferred_free` with `arg` as the heap's callback (NULL: none), in place of the one before; also of the
