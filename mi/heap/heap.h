@@ -496,11 +496,11 @@ mi_decl_nodiscard mi_decl_export bool mi_heap_is_under_utilized(mi_heap_t* heap,
 
 // For collectors. Where the world is stopped (every other thread stands still, outside of this library's functions),
 // one thread may do what "no other thread uses the heap" asks for: mi_heap_visit_blocks shows all parts of a heap,
-// those of running threads, of threads that ended, and of heaps that were merged into it; blocks may be freed from the
-// visitor, which is a sweep, and mi_heap_check be called. A thread that is stopped by a signal inside of a function of
-// this library is not outside: runtimes stop at safepoints. What such a thread frees goes to the block's owner and is
-// used again at that thread's next slow path; mi_heap_collect asks for that. mi_heap_visit_all finds the heaps,
-// heap_tag (of mi_heap_new_ex; in mi_heap_area_t of MI_API_V2) tells a runtime's kinds of heaps apart.
+// those of running threads, of threads that ended, and of heaps that were merged into it; the visitor may free blocks,
+// which is a sweep; and mi_heap_check may be called. Threads stop at safepoints: one that a signal stopped may be in
+// the middle of an allocation. Blocks that a sweep frees go to the threads that have their memory, and are used again
+// at the next slow path of those. mi_heap_visit_all finds the heaps; heap_tag (of mi_heap_new_ex; in mi_heap_area_t of
+// MI_API_V2) tells a runtime's kinds of heaps apart.
 
 // Guarded builds (MI_GUARDED): every Nth block within the size bounds has an inaccessible OS page behind it, so that
 // the program stops where it reads or writes past the end. Such a block takes 8 KiB of memory at least, and two of the
