@@ -232,13 +232,15 @@ mi_decl_export void mi_heap_collect(mi_heap_t* heap, bool force) mi_attr_noexcep
 // cost nothing where nothing becomes empty. An allocation that finds no memory fails although memory is held.
 // mi_heap_destroy, mi_heap_reset and mi_heap_rewind free the memory whatever holds there are (a reset keeps the count);
 // the holds end with mi_heap_destroy, _delete and _merge. What is merged into a heap that is held is held like its own.
+// In the child of a fork, holds that other threads took count on: the child may end them.
 
 /// Takes a hold of the heap, any open heap, the main heap too. False with errno = ENOMEM without memory, EINVAL
 /// reported for NULL, EFAULT for a heap that ended; not while another thread ends it. Any thread; any other may end the
 /// hold.
 mi_decl_export bool mi_heap_hold_pages(mi_heap_t* heap) mi_attr_noexcept;
 /// Ends one hold. False, with EINVAL reported, if the heap is not held; else as above. Any thread. With the last hold
-/// this is a mi_heap_collect(heap, false), but without callbacks, and only if anything was kept.
+/// this is a mi_heap_collect(heap, false), but without callbacks, and only if anything was kept; so not in a visitor of
+/// the heap.
 mi_decl_export bool mi_heap_release_pages(mi_heap_t* heap) mi_attr_noexcept;
 
 /// Registers `deferred_free` with `arg` as the heap's callback (NULL: none), in place of the one before; also of the
@@ -529,11 +531,11 @@ mi_decl_nodiscard mi_decl_export bool mi_heap_is_under_utilized(mi_heap_t* heap,
 
 // For collectors. Where the world is stopped (every other thread stands still, outside of this library's functions),
 // one thread may do what "no other thread uses the heap" asks for: mi_heap_visit_blocks shows all parts of a heap,
-// those of running threads, of threads that ended, and of heaps that were merged into it; blocks may be freed from the
-// visitor, which is a sweep, and mi_heap_check be called. A thread that is stopped by a signal inside of a function of
-// this library is not outside: runtimes stop at safepoints. What such a thread frees goes to the block's owner and is
-// used again at that thread's next slow path; mi_heap_collect asks for that. mi_heap_visit_all finds the heaps,
-// heap_tag (of mi_heap_new_ex; in mi_heap_area_t of MI_API_V2) tells a runtime's kinds of heaps apart.
+// those of running threads, of threads that ended, and of heaps that were merged into it; the visitor may free blocks,
+// which is a sweep; and mi_heap_check may be called. Threads stop at safepoints: one that a signal stopped may be in
+// the middle of an allocation. Blocks that a sweep frees go to the threads that have their memory, and are used again
+// at the next slow path of those. mi_heap_visit_all finds the heaps; heap_tag (of mi_heap_new_ex; in mi_heap_area_t of
+// MI_API_V2) tells a runtime's kinds of heaps apart.
 
 // Guarded builds (MI_GUARDED): every Nth block within the size bounds has an inaccessible OS page behind it, so that
 // the program stops where it reads or writes past the end. Such a block takes 8 KiB of memory at least, and two of the

@@ -72,21 +72,21 @@ static mi_hold_t* hold_make(mi_thread_t* thread, uint64_t id) {
   return hold;
 }
 
-// Where the heap remembers its record; NULL: no memory.
-static _Atomic(mi_hold_t*)* hold_word(mi_heap_t* heap) {
-  static _Atomic(mi_hold_t*) of_main = &main_hold;
-  if (heap == &_mi_heap_main) return &of_main;
-  mi_heap_extra_t* const extra = _mi_heap_extra_make(heap);
-  return (extra == NULL ? NULL : &extra->hold);
+// NULL: the heap was never held.
+static mi_hold_t* heap_hold(mi_heap_t* heap) {
+  if (heap == &_mi_heap_main) return &main_hold;
+  mi_heap_extra_t* const extra = mi_load_acquire(mi_heap_extra_word(heap));
+  return (extra == NULL ? NULL : mi_load_acquire(&extra->hold));
 }
 
-static mi_hold_t* heap_hold(mi_heap_t* heap) {
-  _Atomic(mi_hold_t*)* const word = hold_word(heap);
-  if (word == NULL) return NULL;
-  mi_hold_t* seen = mi_load_acquire(word);
+// NULL: no memory.
+static mi_hold_t* heap_hold_make(mi_heap_t* heap) {
+  mi_hold_t* seen = heap_hold(heap);
   if (seen != NULL) return seen;
+  mi_heap_extra_t* const extra = _mi_heap_extra_make(heap);
+  if (extra == NULL) return NULL;
   mi_hold_t* const made = hold_make(_mi_tls.thread, mi_load_relaxed(&heap->home.id));
-  if (made == NULL || mi_cas_strong_acq_rel(word, &seen, made)) return made;
+  if (made == NULL || mi_cas_strong_acq_rel(&extra->hold, &seen, made)) return made;
   mi_store_release(&made->id, (uint64_t)0);
   return seen;
 }
@@ -104,7 +104,7 @@ static bool usable(mi_heap_t* heap, const char* function) {
 
 bool mi_heap_hold_pages(mi_heap_t* heap) {
   if (!usable(heap, "mi_heap_hold_pages")) return false;
-  mi_hold_t* const hold = heap_hold(heap);
+  mi_hold_t* const hold = heap_hold_make(heap);
   if (hold == NULL) {
     _mi_error(ENOMEM, "mi_heap_hold_pages: no memory to hold heap %p (%s)\n", (void*)heap, mi_heap_name(heap));
     return false;
