@@ -149,7 +149,9 @@ static mi_heap_t* youngest_child(mi_family_t* family, uint64_t since) {
 static bool is_ending(mi_family_t* family) {
   // Acquire: who ended the heap in this thread's absence is through.
   const mi_tid_t ender = (family == NULL ? MI_TID_NONE : mi_load_acquire(&family->ender));
-  return ender != MI_TID_NONE && !mi_tid_is_gone(ender);
+  if (ender == MI_TID_NONE) return false;
+  // A thread without a record has no life to ask for. One that is gone, or ended in the middle, does not go on.
+  return ender == MI_TID_UNINIT || (mi_tid_is_alive(ender) && !mi_tid_is_gone(ender));
 }
 
 bool _mi_heap_is_ending(mi_heap_t* heap) { return is_ending(mi_heap_family(heap)); }

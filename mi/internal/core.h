@@ -9,6 +9,7 @@
 // What the core calls of the layers above: filled in by mi/heap, so that the core knows nothing of it.
 typedef struct mi_upcalls_s {
   void (*region_free)(mi_page_t* page, void* p);         // an object in a page that carries regions
+  void (*thread_unwound)(mi_thread_t* thread);           // its stack is gone, with what called back from it
   void (*thread_exit)(mi_thread_t* thread);              // callbacks, before the thread's memory is handed over
   void (*thread_flush)(mi_thread_t* thread);             // what the thread keeps for itself goes back
   void (*thread_collect)(mi_thread_t* thread);           // a forced collect that another thread asked for
