@@ -179,6 +179,25 @@ mi_heap_t* mi_heap_parent(mi_heap_t* heap) {
   return (family == NULL ? NULL : mi_load_acquire(&family->parent));
 }
 
+// Would a heap whose callback or visitor runs on this thread end with `parent`, if `heap` came below it? Who began to
+// end or reset that has looked for such heaps, and will not look again. With the lock.
+static bool would_end_early(mi_heap_t* heap, mi_heap_t* parent) {
+  const mi_thread_t* const thread = _mi_tls.thread;
+  if (thread == NULL || (thread->callbacks == NULL && thread->visits == NULL)) return false;
+  bool runs = false;
+  for (const mi_callback_t* c = thread->callbacks; c != NULL && !runs; c = c->outer) runs = is_above(heap, c->heap);
+  for (const mi_visit_t* v = thread->visits; v != NULL && !runs; v = v->outer) runs = is_above(heap, v->heap);
+  for (mi_heap_t* at = parent; runs && at != NULL;) {
+    mi_family_t* const family = mi_heap_family(at);
+    if (is_ending(family)) return true;
+    for (const mi_callback_t* c = thread->callbacks; c != NULL; c = c->outer) {
+      if (c->heap == at) return true;
+    }
+    at = (family == NULL ? NULL : mi_load_relaxed(&family->parent));
+  }
+  return false;
+}
+
 // --- joining ------------------------------------------------------------------------------------------------------
 
 const char* _mi_family_refusal(mi_heap_t* parent, const void* subproc) {
@@ -221,6 +240,8 @@ bool mi_heap_set_parent(mi_heap_t* heap, mi_heap_t* parent) {
       refusal = "the heap is ending";
     } else if (parent != NULL && is_above(heap, parent)) {
       refusal = "the new parent is the heap itself or one of its descendants";
+    } else if (parent != NULL && would_end_early(heap, parent)) {
+      refusal = "a callback of the heap or a descendant runs, and the new parent may be ending";
     } else if (mi_load_relaxed(&family_of(heap)->parent) != parent) {
       family_set(heap, parent);
     }
@@ -329,9 +350,16 @@ static bool takes_family(const mi_heap_t* target) {
 bool _mi_heap_may_close(mi_heap_t* heap, mi_heap_t* target, const char* function) {
   const mi_heap_extra_t* const extra = mi_heap_extra(heap);
   if (extra == NULL || !takes_family(target)) return true;
-  if (_mi_heap_is_ending(target) && _mi_family_is_above(heap, target)) {
-    _mi_error(EINVAL, "%s: heap %p (%s) cannot go into a descendant that is ending\n", function, (void*)heap,
-              mi_heap_name(heap));
+  _mi_family_enter();
+  const char* refusal = NULL;
+  if (_mi_heap_is_ending(target) && is_above(heap, target)) {
+    refusal = "cannot go into a descendant that is ending";
+  } else if (would_end_early(heap, target)) {
+    refusal = "has a descendant whose callback runs, and the other heap may be ending";
+  }
+  _mi_family_leave();
+  if (refusal != NULL) {
+    _mi_error(EINVAL, "%s: heap %p (%s) %s\n", function, (void*)heap, mi_heap_name(heap), refusal);
     return false;
   }
   const mi_family_t* const family = &extra->family;
