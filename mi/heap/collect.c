@@ -115,6 +115,7 @@ static void process_end(void) {
 const mi_upcalls_t _mi_upcalls = {
     .region_free = _mi_region_free,
     .policy_free = _mi_policy_free,
+    .thread_unwound = _mi_visits_end,
     .thread_exit = thread_exit,
     .thread_flush = _mi_handle_cache_flush,
     .thread_collect = thread_collect,

@@ -100,6 +100,7 @@ mi_heap_t* mi_heap_new_with(const mi_heap_config_t* given) {
   extra->retain = config.retain;
   extra->numa = (uint16_t)config.numa_node;
   if (config.parent != NULL && !_mi_family_join(heap, config.parent)) {
+    mi_heap_register_deferred_free(heap, NULL, NULL);  // nobody has seen the heap
     mi_heap_destroy(heap);
     _mi_error(ENOMEM, "mi_heap_new_with: no memory for the family\n");
     return NULL;

@@ -163,7 +163,9 @@ static mi_heap_t* youngest_child(mi_family_t* family, uint64_t since) {
 static bool is_ending(mi_family_t* family) {
   // Acquire: who ended the heap in this thread's absence is through.
   const mi_tid_t ender = (family == NULL ? MI_TID_NONE : mi_load_acquire(&family->ender));
-  return ender != MI_TID_NONE && !mi_tid_is_gone(ender);
+  if (ender == MI_TID_NONE) return false;
+  // A thread without a record has no life to ask for. One that is gone, or ended in the middle, does not go on.
+  return ender == MI_TID_UNINIT || (mi_tid_is_alive(ender) && !mi_tid_is_gone(ender));
 }
 
 bool _mi_heap_is_ending(mi_heap_t* heap) { return is_ending(mi_heap_family(heap)); }
@@ -189,6 +191,25 @@ mi_heap_t* mi_heap_parent(mi_heap_t* heap) {
   if (heap == NULL || !_mi_heap_check_usable(heap, "mi_heap_parent")) return NULL;
   mi_family_t* const family = mi_heap_family(heap);
   return (family == NULL ? NULL : mi_load_acquire(&family->parent));
+}
+
+// Would a heap whose callback or visitor runs on this thread end with `parent`, if `heap` came below it? Who began to
+// end or reset that has looked for such heaps, and will not look again. With the lock.
+static bool would_end_early(mi_heap_t* heap, mi_heap_t* parent) {
+  const mi_thread_t* const thread = _mi_tls.thread;
+  if (thread == NULL || (thread->callbacks == NULL && thread->visits == NULL)) return false;
+  bool runs = false;
+  for (const mi_callback_t* c = thread->callbacks; c != NULL && !runs; c = c->outer) runs = is_above(heap, c->heap);
+  for (const mi_visit_t* v = thread->visits; v != NULL && !runs; v = v->outer) runs = is_above(heap, v->heap);
+  for (mi_heap_t* at = parent; runs && at != NULL;) {
+    mi_family_t* const family = mi_heap_family(at);
+    if (is_ending(family)) return true;
+    for (const mi_callback_t* c = thread->callbacks; c != NULL; c = c->outer) {
+      if (c->heap == at) return true;
+    }
+    at = (family == NULL ? NULL : mi_load_relaxed(&family->parent));
+  }
+  return false;
 }
 
 // --- joining ------------------------------------------------------------------------------------------------------
@@ -233,6 +254,8 @@ bool mi_heap_set_parent(mi_heap_t* heap, mi_heap_t* parent) {
       refusal = "the heap is ending";
     } else if (parent != NULL && is_above(heap, parent)) {
       refusal = "the new parent is the heap itself or one of its descendants";
+    } else if (parent != NULL && would_end_early(heap, parent)) {
+      refusal = "a callback of the heap or a descendant runs, and the new parent may be ending";
     } else if (mi_load_relaxed(&family_of(heap)->parent) != parent) {
       family_set(heap, parent);
     }
@@ -341,9 +364,16 @@ static bool takes_family(const mi_heap_t* target) {
 bool _mi_heap_may_close(mi_heap_t* heap, mi_heap_t* target, const char* function) {
   const mi_heap_extra_t* const extra = mi_heap_extra(heap);
   if (extra == NULL || !takes_family(target)) return true;
-  if (_mi_heap_is_ending(target) && _mi_family_is_above(heap, target)) {
-    _mi_error(EINVAL, "%s: heap %p (%s) cannot go into a descendant that is ending\n", function, (void*)heap,
-              mi_heap_name(heap));
+  _mi_family_enter();
+  const char* refusal = NULL;
+  if (_mi_heap_is_ending(target) && is_above(heap, target)) {
+    refusal = "cannot go into a descendant that is ending";
+  } else if (would_end_early(heap, target)) {
+    refusal = "has a descendant whose callback runs, and the other heap may be ending";
+  }
+  _mi_family_leave();
+  if (refusal != NULL) {
+    _mi_error(EINVAL, "%s: heap %p (%s) %s\n", function, (void*)heap, mi_heap_name(heap), refusal);
     return false;
   }
   const mi_family_t* const family = &extra->family;

@@ -23,7 +23,7 @@ void _mi_heaps_after_fork(mi_thread_t* self) {
   if (self == NULL) return;
   // The thread's own visits go on: it forked in a visitor.
   for (mi_visit_t* visit = self->visits; visit != NULL; visit = visit->outer)
-    mi_store_relaxed(&visit->heap->visiting, _mi_fork_stamp);
+    if (visit->marks) mi_store_relaxed(&visit->heap->visiting, _mi_fork_stamp);
   _mi_returned_settle(self);
 }
 

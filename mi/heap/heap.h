@@ -152,9 +152,9 @@ mi_decl_export void mi_heap_destroy(mi_heap_t* heap) mi_attr_noexcept;
 mi_decl_export void mi_heap_reset(mi_heap_t* heap) mi_attr_noexcept;
 
 /// Like mi_heap_delete, but the blocks go to `into` (NULL: the main heap). Merging a heap into itself, or in a callback
-/// into a descendant of it that is ending, is refused (EINVAL reported); without memory for what `into` takes over
-/// (ENOMEM reported) the heap stays as it was. `into` may be in use by other threads; it may not end (by destroy,
-/// delete or merge) during the call.
+/// into a descendant of it that is ending (or as mi_heap_set_parent refuses it), is refused (EINVAL reported); without
+/// memory for what `into` takes over (ENOMEM reported) the heap stays as it was. `into` may be in use by other threads;
+/// it may not end (by destroy, delete or merge) during the call.
 mi_decl_export void mi_heap_merge(mi_heap_t* heap, mi_heap_t* into) mi_attr_noexcept;
 
 /// A function to be called before a heap's memory goes.
@@ -185,7 +185,8 @@ mi_decl_export bool mi_heap_cancel_on_destroy(mi_heap_t* heap, mi_heap_destroy_f
 mi_decl_nodiscard mi_decl_export mi_heap_t* mi_heap_parent(mi_heap_t* heap) mi_attr_noexcept;
 /// Makes `heap` a child of `parent` (NULL: of none); it is no child of its former parent any more. False, with EINVAL
 /// reported and nothing changed: `heap` is NULL or a main heap, `parent` is the main heap of the process, ended, of
-/// another sub-process, `heap` itself or one of its descendants, or `heap` is ending and a callback asks for this.
+/// another sub-process, `heap` itself or one of its descendants, or a callback asks for this and `heap` is ending, or a
+/// callback of `heap` or a descendant is running and `parent` may be ending.
 /// False with errno = ENOMEM without memory, EFAULT reported for a `heap` that ended. Any thread.
 mi_decl_export bool mi_heap_set_parent(mi_heap_t* heap, mi_heap_t* parent) mi_attr_noexcept;
 

@@ -264,9 +264,14 @@ static void heap_merge(mi_heap_t* heap, mi_heap_t* into, const char* function) {
       _mi_error(ENOMEM, "%s: no memory; heap %p (%s) stays\n", function, (void*)heap, mi_heap_name(heap));
       return;
     }
+    // What is called meanwhile may not end the target either.
+    mi_thread_t* const thread = _mi_tls.thread;
+    mi_callback_t frame = {NULL, target, 0};
+    mi_callback_enter(thread, &frame);
     if (mi_heap_extra(heap) != NULL) _mi_deferred_end(heap);
     _mi_heap_leave_default(heap);
     _mi_heap_before_close(heap, target);
+    mi_callback_leave(thread, &frame);
     heap_close_into(heap, target, function);
   }
 }

@@ -252,6 +252,9 @@ static inline bool mi_heap_is_visited(const mi_heap_t* heap) {
   return mi_load_relaxed((_Atomic(uint8_t)*)&heap->visiting) == _mi_fork_stamp;
 }
 
+// --- visits (visit.c) -----------------------------------------------------------------------------------------------
+mi_hidden void _mi_visits_end(mi_thread_t* thread);
+
 // --- callbacks (deferred.c) -----------------------------------------------------------------------------------------
 mi_hidden extern _Atomic(const mi_pair_t*) _mi_deferred_pair;
 mi_hidden extern _Atomic(uint8_t) _mi_deferred_armed;  // is there, or was there ever, a callback of any kind?

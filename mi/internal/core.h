@@ -10,6 +10,7 @@
 typedef struct mi_upcalls_s {
   void (*region_free)(mi_page_t* page, void* p);         // an object in a page that carries regions
   void (*policy_free)(mi_page_t* page, void* p);         // a block in a page with a policy
+  void (*thread_unwound)(mi_thread_t* thread);           // its stack is gone, with what called back from it
   void (*thread_exit)(mi_thread_t* thread);              // callbacks, before the thread's memory is handed over
   void (*thread_flush)(mi_thread_t* thread);             // what the thread keeps for itself goes back
   void (*thread_collect)(mi_thread_t* thread);           // a forced collect that another thread asked for

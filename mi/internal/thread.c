@@ -89,8 +89,18 @@ static _Atomic(bool) exit_key_lives;      // false: not made, or deleted
 static _Atomic(uint32_t) exit_key_users;  // threads between the test of exit_key_lives and the use of the key
 static _Atomic(uint32_t) process_id;      // 0 before the first use
 
+// A thread may end in a callback or a visitor of ours (pthread_exit): nobody comes back to it.
+static void thread_unwound(mi_thread_t* thread) {
+  thread->callback_depth = 0;
+  thread->callbacks = NULL;
+  thread->callback_heap = NULL;
+  if (thread->visits != NULL) _mi_upcalls.thread_unwound(thread);
+}
+
 static void at_thread_end(void* thread) {
-  if (_mi_tls.thread == thread) _mi_thread_exit(thread);
+  if (_mi_tls.thread != thread) return;
+  thread_unwound(thread);
+  _mi_thread_exit(thread);
 }
 
 static void exit_key_set(mi_thread_t* thread) {
@@ -159,9 +169,8 @@ static void thread_exit_for(mi_thread_t* thread) {
       if ((mi_load_acquire(&slot->word) & MI_SLOT_DEFAULT) != 0) _mi_tls.theap = mi_load_relaxed(&slot->theap);
     }
   }
-  thread->callback_depth = 0;
   thread->reaper = own.thread;
-  thread->callbacks = NULL;
+  thread_unwound(thread);
   _mi_thread_exit(thread);
   _mi_tls = own;
   if (own.thread != NULL) exit_key_set(own.thread);
@@ -218,12 +227,13 @@ mi_cold mi_thread_t* _mi_thread_make(void) {
   thread->callback_depth = 0;
   thread->reaper = NULL;
   thread->callbacks = NULL;
+  thread->callback_heap = NULL;
   thread->generic_count = 0;
   thread->heap_balance = 0;
   thread->handle_cache_limit = MI_HANDLE_CACHE_START;
   thread->handle_trims = 0;
   mi_store_relaxed(&thread->subproc, NULL);
-  thread->visits = NULL;  // who ended inside a visitor left them
+  thread->visits = NULL;
   memset(thread->part_cache, 0, sizeof(thread->part_cache));
   mi_store_release(&thread->id, id);
   mi_gauge_add(&_mi_stats.threads, 1);
@@ -242,7 +252,7 @@ mi_cold mi_thread_t* _mi_thread_make(void) {
 }
 
 void _mi_thread_exit(mi_thread_t* thread) {
-  if (thread->callback_depth > 0) return;  // not from inside a callback
+  if (thread->callback_depth > 0 || thread->visits != NULL) return;  // not from inside a callback or a visitor
   if (_mi_tls.theap != &thread->main_theap) {
     mi_theap_t* const former = _mi_tls.theap;
     _mi_tls.theap = &thread->main_theap;

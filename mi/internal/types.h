@@ -273,12 +273,13 @@ struct mi_theap_s {
   _Atomic(uint64_t) remote_frees;  // frees by others, as far as they were collected; written by who has the theap
 } __attribute__((aligned(MI_CACHE_LINE)));
 
-// A visit in progress, on the stack of the thread that visits (visit.c): the theaps that it has made BUSY.
+// A visit in progress (visit.c): the theaps that it has made BUSY.
 typedef struct mi_visit_s {
   struct mi_visit_s* outer;
   mi_heap_t* heap;
   mi_slot_t** slots;
   size_t slot_count;
+  bool marks;  // the heap is one that is visited
 } mi_visit_t;
 
 // A heap's deferred_free that runs, on the stack of the thread that makes the call.

@@ -516,6 +516,62 @@ TEST(Family, ACallbackOfAChildThatIsResetOrRewoundCannotDestroyOrResetTheParent)
   EXPECT_EQ(TakeLog(), "c");
 }
 
+void RunDeferred(mi_heap_t*, bool force, unsigned long long, void* action) {
+  if (force) static_cast<Action*>(action)->body();
+}
+
+TEST(Family, AHeapWhoseCallbackRunsIsNotMovedBelowOneThatIsEnding) {
+  for (bool reset : {true, false}) {
+    for (bool merge : {true, false}) {
+      mi_heap_t* ending = mi_heap_new();
+      mi_heap_t* above = mi_heap_new();
+      mi_heap_t* heap = NewChild(above);
+      ErrorRecorder errors;
+      Action move{[&] {
+        if (merge) {
+          mi_heap_merge(above, ending);
+        } else {
+          EXPECT_FALSE(mi_heap_set_parent(above, ending));
+          EXPECT_FALSE(mi_heap_set_parent(heap, ending));
+        }
+      }};
+      Action end{[&] { reset ? mi_heap_reset(ending) : mi_heap_destroy(ending); }};
+      ASSERT_TRUE(mi_heap_register_deferred_free(ending, RunDeferred, &move));
+      ASSERT_TRUE(mi_heap_register_deferred_free(heap, RunDeferred, &end));
+      Register(heap, 'h');
+      mi_heap_destroy(heap);
+      EXPECT_EQ(TakeLog(), "h");
+      EXPECT_EQ(errors.count(EINVAL), merge ? 1 : 2);
+      EXPECT_EQ(errors.count(EFAULT), 0);
+      mi_heap_destroy(above);
+      if (reset) {
+        ASSERT_TRUE(mi_heap_register_deferred_free(ending, nullptr, nullptr));
+        mi_heap_destroy(ending);
+      }
+    }
+  }
+}
+
+TEST(Family, WhatAMergeCallsCannotEndTheTarget) {
+  mi_heap_t* above = mi_heap_new();
+  mi_heap_t* target = NewChild(above);
+  mi_heap_t* heap = mi_heap_new();
+  void* p = mi_heap_malloc(heap, 100);
+  Fill(p, 100, 1);
+  ErrorRecorder errors;
+  Action end{[&] {
+    mi_heap_destroy(target);
+    mi_heap_merge(target, nullptr);
+    mi_heap_destroy(above);
+  }};
+  ASSERT_TRUE(mi_heap_register_deferred_free(heap, RunDeferred, &end));
+  mi_heap_merge(heap, target);
+  EXPECT_EQ(errors.count(EINVAL), 3);
+  EXPECT_EQ(mi_heap_of(p), target);
+  EXPECT_TRUE(Holds(p, 100, 1));
+  mi_heap_destroy(above);
+}
+
 mi_heap_t* g_above;
 TEST(Family, ADeferredFreeOfAChildCannotDestroyItsParent) {
   g_above = mi_heap_new();
