@@ -73,6 +73,11 @@ static inline void region_clear(mi_region_t* region) {
   } while (--count > 0);
 }
 
+static inline bool part_is_home(const mi_part_t* part) { return part == &part->heap->home; }
+static inline bool part_is_accounted(const mi_part_t* part) {
+  return mi_unlikely(mi_load_relaxed((_Atomic(uint8_t)*)&part->accounted) != 0);
+}
+
 // Nothing was opened yet.
 static inline void part_forget_counts(mi_part_t* part) {
   memset((uint8_t*)part + offsetof(mi_part_t, young), 0, offsetof(mi_part_t, accounted) - offsetof(mi_part_t, young));
@@ -187,7 +192,6 @@ void _mi_part_release_regions(mi_part_t* part) {
   part_trim_spare(part, 0);
 }
 
-static inline bool part_is_home(const mi_part_t* part) { return part == &part->heap->home; }
 
 void _mi_part_close_young(mi_part_t* part) {
   part->limit = mi_load_relaxed(&part->bump);
@@ -223,7 +227,7 @@ void _mi_part_reset(mi_part_t* part, size_t retain) {
   part_spare_regions(part);
   const int64_t charged = (part_is_home(part) ? 0 : part->young);
   part_reset_slow(part, retain);
-  if (part->accounted == 0) return;
+  if (!part_is_accounted(part)) return;
   mi_account_t* const account = mi_account_of(part->heap);
   if (part_is_home(part)) {
     _mi_account_settle(account, 0);
@@ -276,7 +280,7 @@ void _mi_part_settle(mi_part_t* part) {
     part->bytes += 1u << region->shift;
   }
   part->young = part->bytes + (part_is_home(part) || part->is_shut ? 0 : 1u << part->region.shift);
-  if (part->accounted != 0 && !part_is_home(part))
+  if (part_is_accounted(part) && !part_is_home(part))
     _mi_account_add(mi_account_of(part->heap), (int64_t)part->young - (int64_t)charged);
   part->current = &part->region;
   mi_store_relaxed(&part->bump, region_at(&part->region, mi_load_relaxed(&part->region.end)));
@@ -567,51 +571,49 @@ void _mi_part_earned(mi_part_t* part, size_t size) {
 
 // --- accounts: see account.c ---------------------------------------------------------------------------------------
 
-// Before `size` bytes of regions are opened. The first part of a heap that counts in no other is believed as it is.
-static mi_noinline bool part_charge(mi_part_t* part, size_t size) {
+// Before `size` bytes of regions are opened: false if a limit forbids it. The first part of a heap that counts in no
+// other is believed as it is; else `*prepaid` is what was charged.
+static mi_noinline bool part_charge(mi_part_t* part, size_t size, int64_t* prepaid) {
   mi_account_t* const account = mi_account_of(part->heap);
+  *prepaid = 0;
   if (part_is_home(part) && mi_account_above(account) == NULL) return _mi_account_fits_alone(account, size);
-  return _mi_account_charge(account, size);
+  if (!_mi_account_charge(account, size)) return false;
+  *prepaid = (int64_t)size;
+  return true;
 }
 
-// They were not opened after all.
-static mi_cold void part_charge_back(mi_part_t* part, size_t size) {
-  mi_account_t* const account = mi_account_of(part->heap);
-  if (!part_is_home(part) || mi_account_above(account) != NULL) _mi_account_add(account, -(int64_t)size);
-}
-
-// They were.
-static mi_noinline void part_charged(mi_part_t* part, uint32_t size) {
-  mi_account_t* const account = mi_account_of(part->heap);
-  if (part_is_home(part) && mi_account_above(account) != NULL) _mi_account_settle(account, size);
+// After that, or in the course of a change that was charged with.
+static inline void part_settle_account(mi_part_t* part, mi_account_t* account, int64_t prepaid) {
+  if (part_is_home(part) && (prepaid != 0 || mi_account_above(account) != NULL))
+    _mi_account_settle(account, prepaid);
 }
 
 // A region goes out of use.
 void _mi_part_leave(mi_part_t* part, const mi_region_t* region) {
-  const uint32_t size = 1u << region->shift;
-  mi_account_t* const account = mi_account_of(part->heap);
+  const int64_t size = (int64_t)1 << region->shift;
+  const bool closed = (mi_load_relaxed(&part->heap->state) != MI_HEAP_OPEN);
+  mi_account_t* account = mi_account_of(part->heap);
+  if (account == NULL && !closed) account = (mi_account_t*)_mi_heap_extra_make(part->heap);  // for the peak
+  int64_t prepaid = 0;
   if (account == NULL) {
-    part->young -= size;
-    if (mi_load_relaxed(&part->heap->state) == MI_HEAP_CLOSED) _mi_account_main_add(-(int64_t)size);
-  } else if (!part_is_home(part)) {
-    part->young -= size;
-    _mi_account_add(account, -(int64_t)size);
-  } else if (mi_account_above(account) == NULL) {
-    _mi_account_fell_alone(account, size);
-    part->young -= size;
+    if (closed) _mi_account_main_add(-size);
+  } else if (part_is_home(part) && mi_account_above(account) == NULL) {
+    _mi_account_fell_alone(account, (size_t)size);
   } else {
-    _mi_account_add(account, -(int64_t)size);
-    part->young -= size;
-    _mi_account_settle(account, -(int64_t)size);
+    _mi_account_add(account, -size);
+    prepaid = -size;
   }
+  part->young -= (uint32_t)size;
+  if (account != NULL) part_settle_account(part, account, prepaid);
 }
 
 // The embedded region of a lane, which is shut until it is charged.
 static mi_noinline bool part_open_embedded(mi_part_t* part, size_t need) {
+  int64_t prepaid;
   mi_region_t* const region = &part->region;
   const size_t size = (size_t)1 << region->shift;
   if (part_is_home(part) || region->marked != 0 || size - region->first * (size_t)MI_GRANULE < need ||
-      !part_charge(part, size))
+      !part_charge(part, size, &prepaid))
     return false;
   part->is_shut = 0;
   part->young += (uint32_t)size;
@@ -627,7 +629,7 @@ static mi_noinline bool part_open_embedded(mi_part_t* part, size_t need) {
 
 // A region for an object that fits no other. A thread that keeps making regions which it had to give back at the end of
 // the last heap learns to keep more.
-static mi_region_t* region_new(mi_thread_t* thread, mi_part_t* part, size_t need) {
+static mi_region_t* region_new(mi_thread_t* thread, mi_part_t* part, size_t need, bool accounted, int64_t* prepaid) {
   if (thread->handle_trims > MI_CACHE_LEARN && thread->handle_cache_limit < MI_CACHE_BYTES_MAX) {
     thread->handle_cache_limit *= 2;
     thread->handle_trims = 0;
@@ -635,13 +637,13 @@ static mi_region_t* region_new(mi_thread_t* thread, mi_part_t* part, size_t need
   size_t shift = region_shift[part->step];
   // A large object does not get a region that is full with it.
   while (((size_t)1 << shift) - region_first(shift) * MI_GRANULE < (need > MI_KiB ? 2 * need : need)) shift++;
-  if (mi_unlikely(part->accounted != 0)) {
-    while (!part_charge(part, (size_t)1 << shift)) {  // a smaller one
+  if (accounted) {
+    while (!part_charge(part, (size_t)1 << shift, prepaid)) {  // a smaller one
       if (--shift < REGION_SHIFT_LEAST || ((size_t)1 << shift) - region_first(shift) * MI_GRANULE < need) return NULL;
     }
   }
   mi_region_t* const region = region_make(thread, part, shift, need);
-  if (mi_unlikely(region == NULL) && part->accounted != 0) part_charge_back(part, (size_t)1 << shift);
+  if (mi_unlikely(region == NULL) && accounted) _mi_account_add(mi_account_of(part->heap), -*prepaid);
   return region;
 }
 
@@ -710,10 +712,12 @@ static mi_noinline bool part_grow(mi_thread_t* thread, mi_part_t* part, size_t n
     }
   }
   if (mi_unlikely(part->is_shut != 0) && part_open_embedded(part, need)) return true;
-  mi_region_t* const region = region_new(thread, part, need);
+  const bool accounted = part_is_accounted(part);
+  int64_t prepaid = 0;
+  mi_region_t* const region = region_new(thread, part, need, accounted, &prepaid);
   if (region == NULL) return false;
   part_open(part, region, bin);
-  if (mi_unlikely(part->accounted != 0)) part_charged(part, 1u << region->shift);
+  if (accounted) part_settle_account(part, mi_account_of(part->heap), prepaid);
   return true;
 }
 
@@ -737,11 +741,13 @@ static mi_noinline void* young_alloc_slow(mi_part_t* part, size_t size, size_t a
     const size_t bin = granules_bin[need / MI_GRANULE], room = need + alignment - MI_GRANULE;
     if (part->seen[bin] >= MI_SEEN_EARNED) return NULL;
     mi_region_t* const spare = part->spare;
-    const bool accounted = (part->accounted != 0);
-    if (spare != NULL && region_room(spare) >= room && (!accounted || part_charge(part, (size_t)1 << spare->shift))) {
+    const bool accounted = part_is_accounted(part);
+    int64_t prepaid = 0;
+    if (spare != NULL && region_room(spare) >= room &&
+        (!accounted || part_charge(part, (size_t)1 << spare->shift, &prepaid))) {
       part->spare = spare->next;
       part_open(part, spare, bin);
-      if (mi_unlikely(accounted)) part_charged(part, 1u << spare->shift);
+      if (accounted) part_settle_account(part, mi_account_of(part->heap), prepaid);
     } else if (!part_grow(thread, part, room, bin)) {
       return NULL;
     }
@@ -759,7 +765,7 @@ mi_noinline void* _mi_young_malloc_slow(mi_part_t* part, size_t size) {
     const size_t bin = granules_bin[granules];
     mi_region_t* const spare = part->spare;
     if (mi_likely(spare != NULL && region_room(spare) >= need && part->seen[bin] < MI_SEEN_EARNED &&
-                  (size_t)(part->limit - mi_load_relaxed(&part->bump)) < need && part->accounted == 0)) {
+                  (size_t)(part->limit - mi_load_relaxed(&part->bump)) < need && !part_is_accounted(part))) {
       part->spare = spare->next;
       part_open(part, spare, bin);
       return mi_part_bump(part, mi_load_relaxed(&part->bump), need);

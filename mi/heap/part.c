@@ -44,7 +44,7 @@ static mi_part_t* part_find(mi_thread_t* thread, mi_heap_t* heap) {
       (arena == NULL ? _mi_internal_alloc(thread, lane_size) : _mi_internal_alloc_in(thread, arena, lane_size));
   if (part == NULL) return NULL;
   _mi_part_init(part, heap, self, MI_LANE_SHIFT);
-  part->accounted = 1;
+  mi_store_relaxed(&part->accounted, (uint8_t)1);
   _mi_part_shut(part);
   if (arena != NULL) _mi_part_close_young(part);
   mi_part_t* head = mi_load_relaxed(&heap->parts);

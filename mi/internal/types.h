@@ -398,7 +398,7 @@ struct mi_part_s {
   // line 3
   uint32_t young;     // bytes of its regions in use (account.c), but for the embedded one of a handle
   uint8_t seen[58];   // KiB of regions that each class of object sizes asked for (nursery.c), saturating at 255
-  uint8_t accounted;  // the heap has an account: regions are charged
+  _Atomic(uint8_t) accounted;  // the heap has an account: regions are charged
   uint8_t is_shut;    // the embedded region is not to be used (yet): it is not charged
   // line 4, which it shares with the first objects: read by others
   mi_heap_t* heap;
