@@ -74,13 +74,15 @@ static inline void region_clear(mi_region_t* region) {
 }
 
 static inline bool part_is_home(const mi_part_t* part) { return part == &part->heap->home; }
-static inline bool part_is_accounted(const mi_part_t* part) {
-  return mi_unlikely(mi_load_relaxed((_Atomic(uint8_t)*)&part->accounted) != 0);
+static inline size_t region_kib(const mi_region_t* region) { return (size_t)1 << (region->shift - 10); }
+// Is a limit to be asked before so many KiB of regions are opened, or something to be charged?
+static inline bool part_asks(const mi_part_t* part, size_t kib) {
+  return mi_unlikely(part->young + kib > mi_load_relaxed((_Atomic(uint16_t)*)&part->young_max));
 }
 
 // Nothing was opened yet.
 static inline void part_forget_counts(mi_part_t* part) {
-  memset((uint8_t*)part + offsetof(mi_part_t, young), 0, offsetof(mi_part_t, accounted) - offsetof(mi_part_t, young));
+  memset((uint8_t*)part + offsetof(mi_part_t, young), 0, offsetof(mi_part_t, is_shut) - offsetof(mi_part_t, young));
 }
 
 // Sets up a part in a block of 1 << shift bytes: a handle or a lane.
@@ -91,6 +93,7 @@ void _mi_part_init(mi_part_t* part, mi_heap_t* heap, mi_tid_t owner, uint8_t shi
   region->first = MI_PART_SIZE / MI_GRANULE;
   region->shift = shift;
   part->heap = heap;
+  mi_store_relaxed(&part->young_max, MI_YOUNG_UNASKED);
   mi_store_relaxed(&part->theap, MI_THEAP_EMPTY);
   part_set_current(part, region);
   mi_store_relaxed(&region->owner, owner);
@@ -192,7 +195,6 @@ void _mi_part_release_regions(mi_part_t* part) {
   part_trim_spare(part, 0);
 }
 
-
 void _mi_part_close_young(mi_part_t* part) {
   part->limit = mi_load_relaxed(&part->bump);
   memset(part->seen, 255, sizeof(part->seen));
@@ -225,10 +227,10 @@ void _mi_part_trim(mi_part_t* part) { part_trim_spare(part, MI_CACHE_BYTES_MAX);
 // For a reset: nothing is live, what was warm stays.
 void _mi_part_reset(mi_part_t* part, size_t retain) {
   part_spare_regions(part);
-  const int64_t charged = (part_is_home(part) ? 0 : part->young);
+  const int64_t charged = (part_is_home(part) ? 0 : part->young * (int64_t)MI_KiB);
   part_reset_slow(part, retain);
-  if (!part_is_accounted(part)) return;
   mi_account_t* const account = mi_account_of(part->heap);
+  if (account == NULL) return;
   if (part_is_home(part)) {
     _mi_account_settle(account, 0);
   } else {
@@ -279,9 +281,9 @@ void _mi_part_settle(mi_part_t* part) {
     part->regions_last = region;
     part->bytes += 1u << region->shift;
   }
-  part->young = part->bytes + (part_is_home(part) || part->is_shut ? 0 : 1u << part->region.shift);
-  if (part_is_accounted(part) && !part_is_home(part))
-    _mi_account_add(mi_account_of(part->heap), (int64_t)part->young - (int64_t)charged);
+  part->young = (uint16_t)(part->bytes / MI_KiB + (part_is_home(part) || part->is_shut ? 0 : 1));
+  if (!part_is_home(part))
+    _mi_account_add(mi_account_of(part->heap), ((int64_t)part->young - (int64_t)charged) * (int64_t)MI_KiB);
   part->current = &part->region;
   mi_store_relaxed(&part->bump, region_at(&part->region, mi_load_relaxed(&part->region.end)));
 }
@@ -584,8 +586,7 @@ static mi_noinline bool part_charge(mi_part_t* part, size_t size, int64_t* prepa
 
 // After that, or in the course of a change that was charged with.
 static inline void part_settle_account(mi_part_t* part, mi_account_t* account, int64_t prepaid) {
-  if (part_is_home(part) && (prepaid != 0 || mi_account_above(account) != NULL))
-    _mi_account_settle(account, prepaid);
+  if (part_is_home(part) && (prepaid != 0 || mi_account_above(account) != NULL)) _mi_account_settle(account, prepaid);
 }
 
 // A region goes out of use.
@@ -603,7 +604,7 @@ void _mi_part_leave(mi_part_t* part, const mi_region_t* region) {
     _mi_account_add(account, -size);
     prepaid = -size;
   }
-  part->young -= (uint32_t)size;
+  part->young -= (uint16_t)region_kib(region);
   if (account != NULL) part_settle_account(part, account, prepaid);
 }
 
@@ -616,7 +617,7 @@ static mi_noinline bool part_open_embedded(mi_part_t* part, size_t need) {
       !part_charge(part, size, &prepaid))
     return false;
   part->is_shut = 0;
-  part->young += (uint32_t)size;
+  part->young += (uint16_t)region_kib(region);
   if (part->current != region) {
     part_close_current(part);
     region_clear(region);
@@ -629,7 +630,7 @@ static mi_noinline bool part_open_embedded(mi_part_t* part, size_t need) {
 
 // A region for an object that fits no other. A thread that keeps making regions which it had to give back at the end of
 // the last heap learns to keep more.
-static mi_region_t* region_new(mi_thread_t* thread, mi_part_t* part, size_t need, bool accounted, int64_t* prepaid) {
+static mi_region_t* region_new(mi_thread_t* thread, mi_part_t* part, size_t need, bool* asked, int64_t* prepaid) {
   if (thread->handle_trims > MI_CACHE_LEARN && thread->handle_cache_limit < MI_CACHE_BYTES_MAX) {
     thread->handle_cache_limit *= 2;
     thread->handle_trims = 0;
@@ -637,13 +638,14 @@ static mi_region_t* region_new(mi_thread_t* thread, mi_part_t* part, size_t need
   size_t shift = region_shift[part->step];
   // A large object does not get a region that is full with it.
   while (((size_t)1 << shift) - region_first(shift) * MI_GRANULE < (need > MI_KiB ? 2 * need : need)) shift++;
-  if (accounted) {
+  *asked = part_asks(part, (size_t)1 << (shift - 10));
+  if (*asked) {
     while (!part_charge(part, (size_t)1 << shift, prepaid)) {  // a smaller one
       if (--shift < REGION_SHIFT_LEAST || ((size_t)1 << shift) - region_first(shift) * MI_GRANULE < need) return NULL;
     }
   }
   mi_region_t* const region = region_make(thread, part, shift, need);
-  if (mi_unlikely(region == NULL) && accounted) _mi_account_add(mi_account_of(part->heap), -*prepaid);
+  if (mi_unlikely(region == NULL) && *asked) _mi_account_add(mi_account_of(part->heap), -*prepaid);
   return region;
 }
 
@@ -666,17 +668,18 @@ static inline bool region_churns(const mi_region_t* region) {
   return frees > 0 && 4 * frees >= starts;
 }
 
-// Puts a region down to a class.
-static inline void part_count(mi_part_t* part, const mi_region_t* region, size_t bin, bool churns) {
-  const size_t kib = (region->shift <= 10 ? 1 : region->shift < 14 ? (size_t)1 << (region->shift - 10) : 16);
+// Puts so many KiB of regions down to a class.
+static inline void part_count(mi_part_t* part, size_t kib, size_t bin, bool churns) {
+  if (kib > 16) kib = 16;
   const size_t seen = part->seen[bin] + (churns ? 4 * kib : kib);
   part->seen[bin] = (uint8_t)(seen < 255 ? seen : 255);
 }
 
 // Makes a region that is not in use the current one, and puts it down to class `bin`. It is charged.
 static inline void part_open(mi_part_t* part, mi_region_t* region, size_t bin) {
-  part_count(part, region, bin, region_churns(part->current));
-  part->young += 1u << region->shift;
+  const size_t kib = region_kib(region);
+  part_count(part, kib, bin, region_churns(part->current));
+  part->young += (uint16_t)kib;
   if (part->step < STEPS - 1) part->step++;
   region_clear(region);
   mi_store_relaxed(&region->end, (uint16_t)0);
@@ -707,17 +710,17 @@ static mi_noinline bool part_grow(mi_thread_t* thread, mi_part_t* part, size_t n
       part_rotate_regions(part);
     }
     if (reused || part_try_reuse(part, &part->region, need)) {
-      part_count(part, part->current, bin, true);
+      part_count(part, part->current->shift <= 10 ? 1 : region_kib(part->current), bin, true);
       return true;
     }
   }
   if (mi_unlikely(part->is_shut != 0) && part_open_embedded(part, need)) return true;
-  const bool accounted = part_is_accounted(part);
+  bool asked;
   int64_t prepaid = 0;
-  mi_region_t* const region = region_new(thread, part, need, accounted, &prepaid);
+  mi_region_t* const region = region_new(thread, part, need, &asked, &prepaid);
   if (region == NULL) return false;
   part_open(part, region, bin);
-  if (accounted) part_settle_account(part, mi_account_of(part->heap), prepaid);
+  if (asked) part_settle_account(part, mi_account_of(part->heap), prepaid);
   return true;
 }
 
@@ -741,13 +744,13 @@ static mi_noinline void* young_alloc_slow(mi_part_t* part, size_t size, size_t a
     const size_t bin = granules_bin[need / MI_GRANULE], room = need + alignment - MI_GRANULE;
     if (part->seen[bin] >= MI_SEEN_EARNED) return NULL;
     mi_region_t* const spare = part->spare;
-    const bool accounted = part_is_accounted(part);
+    const bool asks = (spare != NULL && part_asks(part, region_kib(spare)));
     int64_t prepaid = 0;
     if (spare != NULL && region_room(spare) >= room &&
-        (!accounted || part_charge(part, (size_t)1 << spare->shift, &prepaid))) {
+        (!asks || part_charge(part, (size_t)1 << spare->shift, &prepaid))) {
       part->spare = spare->next;
       part_open(part, spare, bin);
-      if (accounted) part_settle_account(part, mi_account_of(part->heap), prepaid);
+      if (asks) part_settle_account(part, mi_account_of(part->heap), prepaid);
     } else if (!part_grow(thread, part, room, bin)) {
       return NULL;
     }
@@ -765,7 +768,7 @@ mi_noinline void* _mi_young_malloc_slow(mi_part_t* part, size_t size) {
     const size_t bin = granules_bin[granules];
     mi_region_t* const spare = part->spare;
     if (mi_likely(spare != NULL && region_room(spare) >= need && part->seen[bin] < MI_SEEN_EARNED &&
-                  (size_t)(part->limit - mi_load_relaxed(&part->bump)) < need && !part_is_accounted(part))) {
+                  (size_t)(part->limit - mi_load_relaxed(&part->bump)) < need && !part_asks(part, region_kib(spare)))) {
       part->spare = spare->next;
       part_open(part, spare, bin);
       return mi_part_bump(part, mi_load_relaxed(&part->bump), need);
