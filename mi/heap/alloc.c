@@ -62,6 +62,7 @@ static inline void* theap_pop_class(mi_theap_t* theap, size_t bin, bool zero) {
   page->capacity++;
   page->used++;
   if (zero && !page->fresh_zero) memset(block, 0, page->block_size);
+  if (mi_unlikely(theap->thread->alarm)) _mi_limit_alarm(theap->thread, theap->heap);
   return block;
 }
 

@@ -57,10 +57,7 @@ mi_heap_extra_t* _mi_heap_extra_make(mi_heap_t* heap) {
   mi_heap_extra_t* const made = (thread == NULL ? NULL : _mi_internal_zalloc(thread, sizeof(mi_heap_extra_t)));
   if (made == NULL) return NULL;
   made->account.heap = heap;
-  if (mi_cas_strong_acq_rel(mi_heap_extra_word(heap), &seen, made)) {
-    mi_store_release((_Atomic(uint8_t)*)&heap->home.accounted, (uint8_t)1);
-    return made;
-  }
+  if (mi_cas_strong_acq_rel(mi_heap_extra_word(heap), &seen, made)) return made;
   _mi_internal_free(made);
   return seen;
 }
@@ -198,7 +195,8 @@ static void heap_free(mi_heap_t* heap) {
   heap->flags = _mi_heap_flags_of_new();
   mi_store_relaxed(&heap->visiting, (uint8_t)0);
   home->depth = 0;
-  home->accounted = home->is_shut = 0;
+  mi_store_relaxed(&home->young_max, MI_YOUNG_UNASKED);
+  home->is_shut = 0;
   mi_store_relaxed(&heap->state, (uint8_t)MI_HEAP_OPEN);
   mi_store_release(&heap->into, (mi_heap_t*)NULL);  // see mi_heap_of
   if (in_arena) {

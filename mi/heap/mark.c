@@ -166,7 +166,7 @@ static void part_rewind(mi_part_t* part, const place_t* place, uint16_t depth) {
   memcpy(part->seen, place->seen, sizeof(part->seen));
   mi_store_relaxed(&current->end, (uint16_t)0);
   mi_store_release(&part->bump, place->bump);
-  if (part->accounted != 0 && part == &part->heap->home) _mi_account_settle(mi_account_of(part->heap), 0);
+  if (part == &part->heap->home) _mi_account_settle(mi_account_of(part->heap), 0);
   _mi_deferred_rewound(part);
   _mi_part_trim(part);
 }

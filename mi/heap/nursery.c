@@ -73,9 +73,16 @@ static inline void region_clear(mi_region_t* region) {
   } while (--count > 0);
 }
 
+static inline bool part_is_home(const mi_part_t* part) { return part == &part->heap->home; }
+static inline size_t region_kib(const mi_region_t* region) { return (size_t)1 << (region->shift - 10); }
+// Is a limit to be asked before so many KiB of regions are opened, or something to be charged?
+static inline bool part_asks(const mi_part_t* part, size_t kib) {
+  return mi_unlikely(part->young + kib > mi_load_relaxed((_Atomic(uint16_t)*)&part->young_max));
+}
+
 // Nothing was opened yet.
 static inline void part_forget_counts(mi_part_t* part) {
-  memset((uint8_t*)part + offsetof(mi_part_t, young), 0, offsetof(mi_part_t, accounted) - offsetof(mi_part_t, young));
+  memset((uint8_t*)part + offsetof(mi_part_t, young), 0, offsetof(mi_part_t, is_shut) - offsetof(mi_part_t, young));
 }
 
 // Sets up a part in a block of 1 << shift bytes: a handle or a lane.
@@ -86,6 +93,7 @@ void _mi_part_init(mi_part_t* part, mi_heap_t* heap, mi_tid_t owner, uint8_t shi
   region->first = MI_PART_SIZE / MI_GRANULE;
   region->shift = shift;
   part->heap = heap;
+  mi_store_relaxed(&part->young_max, MI_YOUNG_UNASKED);
   mi_store_relaxed(&part->theap, MI_THEAP_EMPTY);
   part_set_current(part, region);
   mi_store_relaxed(&region->owner, owner);
@@ -187,8 +195,6 @@ void _mi_part_release_regions(mi_part_t* part) {
   part_trim_spare(part, 0);
 }
 
-static inline bool part_is_home(const mi_part_t* part) { return part == &part->heap->home; }
-
 void _mi_part_close_young(mi_part_t* part) {
   part->limit = mi_load_relaxed(&part->bump);
   memset(part->seen, 255, sizeof(part->seen));
@@ -221,10 +227,10 @@ void _mi_part_trim(mi_part_t* part) { part_trim_spare(part, MI_CACHE_BYTES_MAX);
 // For a reset: nothing is live, what was warm stays.
 void _mi_part_reset(mi_part_t* part, size_t retain) {
   part_spare_regions(part);
-  const int64_t charged = (part_is_home(part) ? 0 : part->young);
+  const int64_t charged = (part_is_home(part) ? 0 : part->young * (int64_t)MI_KiB);
   part_reset_slow(part, retain);
-  if (part->accounted == 0) return;
   mi_account_t* const account = mi_account_of(part->heap);
+  if (account == NULL) return;
   if (part_is_home(part)) {
     _mi_account_settle(account, 0);
   } else {
@@ -275,9 +281,9 @@ void _mi_part_settle(mi_part_t* part) {
     part->regions_last = region;
     part->bytes += 1u << region->shift;
   }
-  part->young = part->bytes + (part_is_home(part) || part->is_shut ? 0 : 1u << part->region.shift);
-  if (part->accounted != 0 && !part_is_home(part))
-    _mi_account_add(mi_account_of(part->heap), (int64_t)part->young - (int64_t)charged);
+  part->young = (uint16_t)(part->bytes / MI_KiB + (part_is_home(part) || part->is_shut ? 0 : 1));
+  if (!part_is_home(part))
+    _mi_account_add(mi_account_of(part->heap), ((int64_t)part->young - (int64_t)charged) * (int64_t)MI_KiB);
   part->current = &part->region;
   mi_store_relaxed(&part->bump, region_at(&part->region, mi_load_relaxed(&part->region.end)));
 }
@@ -568,54 +574,51 @@ void _mi_part_earned(mi_part_t* part, size_t size) {
 
 // --- accounts: see account.c ---------------------------------------------------------------------------------------
 
-// Before `size` bytes of regions are opened. The first part of a heap that counts in no other is believed as it is.
-static mi_noinline bool part_charge(mi_part_t* part, size_t size) {
+// Before `size` bytes of regions are opened: false if a limit forbids it. The first part of a heap that counts in no
+// other is believed as it is; else `*prepaid` is what was charged.
+static mi_noinline bool part_charge(mi_part_t* part, size_t size, int64_t* prepaid) {
   mi_account_t* const account = mi_account_of(part->heap);
+  *prepaid = 0;
   if (part_is_home(part) && mi_account_above(account) == NULL) return _mi_account_fits_alone(account, size);
-  return _mi_account_charge(account, size);
+  if (!_mi_account_charge(account, size)) return false;
+  *prepaid = (int64_t)size;
+  return true;
 }
 
-// They were not opened after all.
-static mi_cold void part_charge_back(mi_part_t* part, size_t size) {
-  mi_account_t* const account = mi_account_of(part->heap);
-  if (!part_is_home(part) || mi_account_above(account) != NULL) _mi_account_add(account, -(int64_t)size);
-}
-
-// They were.
-static mi_noinline void part_charged(mi_part_t* part, uint32_t size) {
-  mi_account_t* const account = mi_account_of(part->heap);
-  if (part_is_home(part) && mi_account_above(account) != NULL) _mi_account_settle(account, size);
+// After that, or in the course of a change that was charged with.
+static inline void part_settle_account(mi_part_t* part, mi_account_t* account, int64_t prepaid) {
+  if (part_is_home(part) && (prepaid != 0 || mi_account_above(account) != NULL)) _mi_account_settle(account, prepaid);
 }
 
 // A region goes out of use.
 void _mi_part_leave(mi_part_t* part, const mi_region_t* region) {
-  const uint32_t size = 1u << region->shift;
-  mi_account_t* const account = mi_account_of(part->heap);
+  const int64_t size = (int64_t)1 << region->shift;
+  const bool closed = (mi_load_relaxed(&part->heap->state) != MI_HEAP_OPEN);
+  mi_account_t* account = mi_account_of(part->heap);
+  if (account == NULL && !closed) account = (mi_account_t*)_mi_heap_extra_make(part->heap);  // for the peak
+  int64_t prepaid = 0;
   if (account == NULL) {
-    part->young -= size;
-    if (mi_load_relaxed(&part->heap->state) == MI_HEAP_CLOSED) _mi_account_main_add(-(int64_t)size);
-  } else if (!part_is_home(part)) {
-    part->young -= size;
-    _mi_account_add(account, -(int64_t)size);
-  } else if (mi_account_above(account) == NULL) {
-    _mi_account_fell_alone(account, size);
-    part->young -= size;
+    if (closed) _mi_account_main_add(-size);
+  } else if (part_is_home(part) && mi_account_above(account) == NULL) {
+    _mi_account_fell_alone(account, (size_t)size);
   } else {
-    _mi_account_add(account, -(int64_t)size);
-    part->young -= size;
-    _mi_account_settle(account, -(int64_t)size);
+    _mi_account_add(account, -size);
+    prepaid = -size;
   }
+  part->young -= (uint16_t)region_kib(region);
+  if (account != NULL) part_settle_account(part, account, prepaid);
 }
 
 // The embedded region of a lane, which is shut until it is charged.
 static mi_noinline bool part_open_embedded(mi_part_t* part, size_t need) {
+  int64_t prepaid;
   mi_region_t* const region = &part->region;
   const size_t size = (size_t)1 << region->shift;
   if (part_is_home(part) || region->marked != 0 || size - region->first * (size_t)MI_GRANULE < need ||
-      !part_charge(part, size))
+      !part_charge(part, size, &prepaid))
     return false;
   part->is_shut = 0;
-  part->young += (uint32_t)size;
+  part->young += (uint16_t)region_kib(region);
   if (part->current != region) {
     part_close_current(part);
     region_clear(region);
@@ -628,7 +631,7 @@ static mi_noinline bool part_open_embedded(mi_part_t* part, size_t need) {
 
 // A region for an object that fits no other. A thread that keeps making regions which it had to give back at the end of
 // the last heap learns to keep more.
-static mi_region_t* region_new(mi_thread_t* thread, mi_part_t* part, size_t need) {
+static mi_region_t* region_new(mi_thread_t* thread, mi_part_t* part, size_t need, bool* asked, int64_t* prepaid) {
   if (thread->handle_trims > MI_CACHE_LEARN && thread->handle_cache_limit < MI_CACHE_BYTES_MAX) {
     thread->handle_cache_limit *= 2;
     thread->handle_trims = 0;
@@ -636,13 +639,14 @@ static mi_region_t* region_new(mi_thread_t* thread, mi_part_t* part, size_t need
   size_t shift = region_shift[part->step];
   // A large object does not get a region that is full with it.
   while (((size_t)1 << shift) - region_first(shift) * MI_GRANULE < (need > MI_KiB ? 2 * need : need)) shift++;
-  if (mi_unlikely(part->accounted != 0)) {
-    while (!part_charge(part, (size_t)1 << shift)) {  // a smaller one
+  *asked = part_asks(part, (size_t)1 << (shift - 10));
+  if (*asked) {
+    while (!part_charge(part, (size_t)1 << shift, prepaid)) {  // a smaller one
       if (--shift < REGION_SHIFT_LEAST || ((size_t)1 << shift) - region_first(shift) * MI_GRANULE < need) return NULL;
     }
   }
   mi_region_t* const region = region_make(thread, part, shift, need);
-  if (mi_unlikely(region == NULL) && part->accounted != 0) part_charge_back(part, (size_t)1 << shift);
+  if (mi_unlikely(region == NULL) && *asked) _mi_account_add(mi_account_of(part->heap), -*prepaid);
   return region;
 }
 
@@ -665,17 +669,18 @@ static inline bool region_churns(const mi_region_t* region) {
   return frees > 0 && 4 * frees >= starts;
 }
 
-// Puts a region down to a class.
-static inline void part_count(mi_part_t* part, const mi_region_t* region, size_t bin, bool churns) {
-  const size_t kib = (region->shift <= 10 ? 1 : region->shift < 14 ? (size_t)1 << (region->shift - 10) : 16);
+// Puts so many KiB of regions down to a class.
+static inline void part_count(mi_part_t* part, size_t kib, size_t bin, bool churns) {
+  if (kib > 16) kib = 16;
   const size_t seen = part->seen[bin] + (churns ? 4 * kib : kib);
   part->seen[bin] = (uint8_t)(seen < 255 ? seen : 255);
 }
 
 // Makes a region that is not in use the current one, and puts it down to class `bin`. It is charged.
 static inline void part_open(mi_part_t* part, mi_region_t* region, size_t bin) {
-  part_count(part, region, bin, region_churns(part->current));
-  part->young += 1u << region->shift;
+  const size_t kib = region_kib(region);
+  part_count(part, kib, bin, region_churns(part->current));
+  part->young += (uint16_t)kib;
   if (part->step < STEPS - 1) part->step++;
   region_clear(region);
   mi_store_relaxed(&region->end, (uint16_t)0);
@@ -706,15 +711,17 @@ static mi_noinline bool part_grow(mi_thread_t* thread, mi_part_t* part, size_t n
       part_rotate_regions(part);
     }
     if (reused || part_try_reuse(part, &part->region, need)) {
-      part_count(part, part->current, bin, true);
+      part_count(part, part->current->shift <= 10 ? 1 : region_kib(part->current), bin, true);
       return true;
     }
   }
   if (mi_unlikely(part->is_shut != 0) && part_open_embedded(part, need)) return true;
-  mi_region_t* const region = region_new(thread, part, need);
+  bool asked;
+  int64_t prepaid = 0;
+  mi_region_t* const region = region_new(thread, part, need, &asked, &prepaid);
   if (region == NULL) return false;
   part_open(part, region, bin);
-  if (mi_unlikely(part->accounted != 0)) part_charged(part, 1u << region->shift);
+  if (asked) part_settle_account(part, mi_account_of(part->heap), prepaid);
   return true;
 }
 
@@ -738,11 +745,13 @@ static mi_noinline void* young_alloc_slow(mi_part_t* part, size_t size, size_t a
     const size_t bin = granules_bin[need / MI_GRANULE], room = need + alignment - MI_GRANULE;
     if (part->seen[bin] >= MI_SEEN_EARNED) return NULL;
     mi_region_t* const spare = part->spare;
-    const bool accounted = (part->accounted != 0);
-    if (spare != NULL && region_room(spare) >= room && (!accounted || part_charge(part, (size_t)1 << spare->shift))) {
+    const bool asks = (spare != NULL && part_asks(part, region_kib(spare)));
+    int64_t prepaid = 0;
+    if (spare != NULL && region_room(spare) >= room &&
+        (!asks || part_charge(part, (size_t)1 << spare->shift, &prepaid))) {
       part->spare = spare->next;
       part_open(part, spare, bin);
-      if (mi_unlikely(accounted)) part_charged(part, 1u << spare->shift);
+      if (asks) part_settle_account(part, mi_account_of(part->heap), prepaid);
     } else if (!part_grow(thread, part, room, bin)) {
       return NULL;
     }
@@ -760,7 +769,7 @@ mi_noinline void* _mi_young_malloc_slow(mi_part_t* part, size_t size) {
     const size_t bin = granules_bin[granules];
     mi_region_t* const spare = part->spare;
     if (mi_likely(spare != NULL && region_room(spare) >= need && part->seen[bin] < MI_SEEN_EARNED &&
-                  (size_t)(part->limit - mi_load_relaxed(&part->bump)) < need && part->accounted == 0)) {
+                  (size_t)(part->limit - mi_load_relaxed(&part->bump)) < need && !part_asks(part, region_kib(spare)))) {
       part->spare = spare->next;
       part_open(part, spare, bin);
       return mi_part_bump(part, mi_load_relaxed(&part->bump), need);

@@ -78,7 +78,7 @@ static MI_RACY size_t embedded_held(const mi_part_t* home) {
 }
 
 static MI_RACY uint32_t part_held(const mi_part_t* home) {
-  return mi_racy(home->young) + (uint32_t)embedded_held(home);
+  return mi_racy(home->young) * (uint32_t)MI_KiB + (uint32_t)embedded_held(home);
 }
 
 size_t _mi_account_held(mi_heap_t* heap) { return part_held(&heap->home); }

@@ -371,6 +371,8 @@ typedef struct mi_region_s {
   // The bits follow: see mi_region_words.
 } mi_region_t;
 
+#define MI_YOUNG_UNASKED ((uint16_t)65535)  // of parts whose regions are charged nowhere
+
 // Flag in part->region.owner: no class of the part has earned pages. A hint that saves the look at an empty table.
 #define MI_OWNER_YOUNG ((mi_tid_t)1)
 
@@ -401,10 +403,12 @@ struct mi_part_s {
   // line 2: of the handle, see mi_heap_s; unused in lanes
   uint64_t handle_line[8];
   // line 3
-  uint32_t young;     // bytes of its regions in use (account.c), but for the embedded one of a handle
-  uint8_t seen[58];   // KiB of regions that each class of object sizes asked for (nursery.c), saturating at 255
-  uint8_t accounted;  // the heap has an account: regions are charged
-  uint8_t is_shut;    // the embedded region is not to be used (yet): it is not charged
+  _Atomic(uint16_t)
+      young_max;     // KiB of regions in use up to which none is asked for (account.c). Owner; 0 by any thread
+  uint16_t young;    // KiB of its regions in use, but for the embedded one of a handle
+  uint8_t seen[58];  // KiB of regions that each class of object sizes asked for (nursery.c), saturating at 255
+  uint8_t is_shut;   // the embedded region is not to be used (yet): it is not charged
+  uint8_t padding;
   // line 4, which it shares with the first objects: read by others
   mi_heap_t* heap;
   _Atomic(uint64_t) id;  // of the heap, in the handle only: unique, never used again; 0: no heap here
