@@ -305,7 +305,7 @@ static void page_drop(mi_page_t* page) {
 static void page_give_up(mi_page_t* page, bool may_stay);
 
 // Releases an empty page of the calling thread's theap (or of one that it holds). A page that was adopted while it
-// stood in a stack of abandoned pages may stand there still: it is left for who pops it.
+// stood in a stack of abandoned pages may stand there still: if it is not found soon, it is left for who pops it.
 static void page_release(mi_theap_t* theap, mi_page_t* page) {
   mi_assert(page->used == 0);
   mi_queue_unlink(theap, page->in_full ? MI_BIN_FULL : page->bin, page);
@@ -373,8 +373,9 @@ static bool page_empty_opens(const mi_theap_t* theap, mi_page_t* page) {
 
 // --- retiring ----------------------------------------------------------------------------------------------------
 
-#define MI_RETIRE_CYCLES 4
-#define MI_TIDY_EVERY 8  // slow paths between two looks at retired pages
+#define MI_RETIRE_CYCLES 16
+#define MI_TIDY_EVERY 8    // slow paths between two steps of collecting
+#define MI_SWEEP_EVERY 64  // slow paths between two looks at retired pages
 
 // Leaves an empty page to the sweep, which looks at the first pages.
 static void page_release_later(mi_theap_t* theap, mi_page_t* page) {
@@ -450,7 +451,7 @@ void _mi_theap_tidy(mi_theap_t* theap) {
   }
 #endif
   if (mi_load_relaxed(&theap->delayed_free) != NULL) _mi_theap_drain_delayed(theap);
-  if (theap->retire_low <= theap->retire_high && theap->tidy_count % MI_TIDY_EVERY == 0) {
+  if (theap->retire_low <= theap->retire_high && theap->tidy_count % MI_SWEEP_EVERY == 0) {
     theap_sweep_retired(theap, false);
   }
   if (++theap->tidy_count % MI_TIDY_EVERY == MI_TIDY_EVERY / 2) _mi_theap_collect_step(theap);
@@ -565,6 +566,31 @@ static bool orphans_settle(mi_heap_t* heap, bool wait, bool release) {
 bool _mi_orphans_settle(mi_heap_t* heap) { return orphans_settle(heap, true, false); }
 void _mi_orphans_after_fork(void) { mi_store_relaxed(&orphans_flag, 0u); }
 
+// Looks for the caller's page, which is LISTED, among the first of its stack. Whatever is popped and somebody has loses
+// LISTED, so that it is met once; what nobody has goes back in the same order. An empty page that stays LISTED waits
+// for a popper without its memory, which is dear where threads end all the time and others free what they allocated.
+// False: it is further down, or elsewhere.
+#define MI_UNLIST_MAX 8
+static bool page_unlist(_Atomic(uint64_t)* stack, mi_page_t* page) {
+  mi_page_t* back = NULL;
+  bool is_listed = true;
+  for (int n = 0; is_listed && n < MI_UNLIST_MAX; n++) {
+    mi_page_t* const popped = mi_stack_pop(stack, PAGE_LINK);
+    if (popped == NULL) break;
+    if (page_claim_popped(popped)) {
+      popped->next = back;
+      back = popped;
+    }
+    is_listed = (mi_load_acquire(&page->thread_free) & MI_LISTED) != 0;
+  }
+  while (back != NULL) {
+    mi_page_t* const next = back->next;
+    page_give_up(back, true);  // not LISTED: this goes no deeper
+    back = next;
+  }
+  return !is_listed;
+}
+
 // Gives up a page that the caller owns and that is in no queue. Its heap counts it in `pages_out` already. `may_stay`:
 // if it is empty, and the heap held, it stays as it is, among the abandoned pages.
 static void page_give_up(mi_page_t* page, bool may_stay) {
@@ -591,6 +617,7 @@ static void page_give_up(mi_page_t* page, bool may_stay) {
         return;
       }
       if (page->capacity != 0) {
+        if (stack != &orphans && page_unlist(stack, page)) continue;
         // It waits for a popper: without its memory. Only a page without lists can lose that: start afresh.
         const size_t size = (mi_page_is_single(page) ? page->block_size : page->slices * MI_SLICE_SIZE);
         const size_t first = mi_round_up((uintptr_t)page->start, MI_OS_PAGE) - (uintptr_t)page->start;
@@ -894,9 +921,10 @@ void _mi_page_mark_interior(mi_page_t* page) { owner_flag(page, MI_OWNER_INTERIO
 
 // --- whole theaps ----------------------------------------------------------------------------------------------------
 
-// Calls `fn` for every page of the theap; it may unlink and release the page that it is given.
+// Calls `fn` for every page of the theap; it may unlink and release the page that it is given. Full pages come first: of
+// those that a thread abandons, the ones with room are then on top of the stacks, where allocation finds them at once.
 static void theap_for_each(mi_theap_t* theap, void (*fn)(mi_theap_t*, mi_page_t*, bool), bool arg) {
-  for (size_t bin = 1; bin < MI_BIN_COUNT; bin++) {
+  for (size_t bin = MI_BIN_COUNT - 1; bin > 0; bin--) {
     mi_page_t* page = theap->queue[bin];
     if (page == NULL) continue;
     mi_page_t* const last = page->prev;
