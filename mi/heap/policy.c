@@ -73,7 +73,7 @@ static mi_cold void misuse_pointer(const char* function, const mi_page_t* page, 
   const mi_bits_t* const bits = mi_bits_of(page);
   const bool frees = (strncmp(function, "mi_free", 7) == 0);
   const size_t index = (bits->magic == 0 ? 0 : mi_bits_index(page, bits, p));
-  if (state == MI_BLOCK_FREED && index < page->capacity) {
+  if (state == MI_BLOCK_FREED && (bits->magic == 0 || index < page->capacity)) {
     misuse(page, page->policy, EAGAIN, "%s: %s %p, a block of %zu bytes", function,
            frees ? "double free of" : "use after free of", p, page->block_size);
   } else if (index < page->capacity && mi_bits_state(bits, index) == MI_BLOCK_LIVE) {

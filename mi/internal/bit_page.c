@@ -141,6 +141,10 @@ bool _mi_bits_begin(mi_page_t* page, uint32_t policy) {
   memset(at, 0, words);
   mi_store_relaxed(&bits->queued, 0u);
   mi_store_relaxed(&bits->policy, policy);
+  for (size_t i = 1; !single && i < page->slices; i++) {  // for who frees a block in them when the page is gone
+    mi_store_relaxed(&((mi_bits_t*)((uint8_t*)bits + i * MI_BITS_SMALL))->policy, policy);
+    page[i].policy = (uint8_t)policy;
+  }
   // A freer of the slice's former page may still look at the word: it finds another generation.
   const mi_thread_free_t word = mi_load_relaxed(&bits->word);
   mi_store_release(&bits->word, (word & ~(MI_GENERATION_ONE - 1)) + MI_GENERATION_ONE + MI_NORMAL);
