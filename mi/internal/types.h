@@ -38,6 +38,7 @@ typedef struct mi_segment_s mi_segment_t;
 typedef struct mi_part_s mi_part_t;
 typedef struct mi_slot_s mi_slot_t;
 typedef struct mi_account_s mi_account_t;
+typedef struct mi_bits_s mi_bits_t;
 
 typedef struct mi_block_s {
   struct mi_block_s* next;
@@ -78,7 +79,9 @@ typedef enum mi_kind_e {
   MI_PAGE_HUGE,      // one block in a run of segments of its own
 } mi_kind_t;
 
-// A page slot: two cache lines. The first is the owner's alone; the second is what other threads read or write.
+// A page slot: two cache lines. The first is the owner's alone; the second is what other threads read or write. A page
+// with a policy is a bit page: it has no lists, `recycled` counts the blocks that it handed out, and its state is not
+// in `thread_free` (bit_page.c).
 //   live blocks = used - length(thread_free);  used + length(free) + length(local_free) = capacity <= reserved
 struct mi_page_s {
   // --- owner only (the thread in `owner`, or who claimed the page, see free.c)
@@ -158,7 +161,23 @@ typedef struct mi_arena_s {
   _Atomic(uint64_t)* purgeable;  // summary: the segment may have free slices with memory behind them
   _Atomic(uint8_t)* kind;        // mi_segment_kind_t
   mi_segment_info_t* info;
+  _Atomic(uint8_t*) bits;      // of bit pages (bit_page.c), reserved when the first is made; NULL: there are none
+  _Atomic(size_t) bits_ready;  // those of segments [0, bits_ready) are writable; only grows
 } mi_arena_t;
+
+// Policies of heaps, as the core knows them; mi/heap/heap.h has the same values.
+enum {
+  MI_POLICY_HARDENED = 2,
+  MI_POLICY_GUARDED = 4,
+  MI_POLICY_QUARANTINE = 8,
+  MI_POLICY_WIPE = 16,
+  MI_POLICY_ZERO = 32,
+  MI_POLICY_ISOLATED = 64,
+  MI_POLICY_SECRET = 128,
+  MI_POLICY_WIPES = MI_POLICY_WIPE | MI_POLICY_SECRET,
+  // What is found to be wrong ends the process.
+  MI_POLICY_STOPS = MI_POLICY_HARDENED | MI_POLICY_ISOLATED | MI_POLICY_SECRET,
+};
 
 // --- statistics -------------------------------------------------------------------------------------
 
@@ -269,6 +288,7 @@ struct mi_theap_s {
   uint16_t depth;          // marks that its heap has
   size_t supplied_blocks;  // blocks that came to free lists, to be handed out, since the last deferred_free
   size_t supplied_bytes;   // and their bytes (heap/deferred.c)
+  uint64_t frees;          // blocks that went into quarantine (bit_page.c)
   _Atomic(mi_block_t*) delayed_free __attribute__((aligned(MI_CACHE_LINE)));
   _Atomic(uint64_t) remote_frees;  // frees by others, as far as they were collected; written by who has the theap
 } __attribute__((aligned(MI_CACHE_LINE)));
@@ -336,6 +356,7 @@ struct mi_thread_s {
   uint32_t page_color;          // of the last page that it made
   bool alarm;                   // a soft limit was passed: on_limit is to be called
   mi_refusal_t refusal;         // of the last charge that failed
+  uint64_t random;              // see random.h; 0: not begun
   uint32_t deferred_count, deferred_capacity;  // of the heaps with a deferred_free that it has a part of
   void* deferred_heaps;                        // mi_deferred_entry_t[deferred_capacity] of the layer above
   void* deferred_spare;                        // mi_deferred_t, for the next heaps
