@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "mi/heap/parts.h"
+#include "mi/internal/guard.h"
 #include "mi/internal/os.h"
 #include "mi/internal/page_queue.h"
 #include "mi/internal/stack.h"
@@ -170,6 +171,10 @@ static bool check_list(check_t* check, const mi_page_t* page, const char* name, 
   const size_t size = page->block_size;
   const uint32_t reserved = page->reserved;
   for (; block != NULL; block = block->next) {
+    if (mi_unlikely(page->guard != 0) && block == mi_page_single_block(page) && *length == 0) {
+      ++*length;
+      continue;
+    }
     const size_t offset = (size_t)((const uint8_t*)block - page->start), number = offset / size;
     if (number >= reserved || number * size != offset)
       return page_breach(check, page, "its list %s leads to %p, where no block starts", name, (const void*)block);
@@ -318,9 +323,10 @@ static bool check_direct(const check_t* check, const mi_theap_t* theap) {
 static bool check_delayed(const check_t* check, mi_theap_t* theap, int64_t expected) {
   int64_t count = 0;
   for (const mi_block_t* b = mi_load_acquire(&theap->delayed_free); b != NULL; b = b->next) {
-    const mi_page_t* const page = _mi_page_of_any(b);
+    const mi_page_t* const guarded = mi_guard_link_page(b);
+    const mi_page_t* const page = (guarded == NULL ? _mi_page_of_any(b) : guarded);
     if (page == NULL || mi_load_relaxed((_Atomic(mi_theap_t*)*)&page->theap) != theap ||
-        (size_t)((const uint8_t*)b - page->start) % page->block_size != 0)
+        (guarded == NULL && (size_t)((const uint8_t*)b - page->start) % page->block_size != 0))
       return theap_breach(check, theap, "its delayed list leads to %p, which is no block of it", (const void*)b);
     if (++count > expected) break;
   }

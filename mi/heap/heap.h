@@ -79,7 +79,7 @@ typedef void mi_heap_deferred_free_fun(mi_heap_t* heap, bool force, unsigned lon
 typedef enum mi_heap_flag_e {
   MI_HEAP_REPORT_SURVIVORS = 1,  ///< destroy reports what was still alive, by size: see mi_register_survivors
   MI_HEAP_HARDENED = 2,          ///< not available yet: refused
-  MI_HEAP_GUARDED = 4,           ///< not available yet: refused
+  MI_HEAP_GUARDED = 4,           ///< a sample of the blocks lies between inaccessible pages (mi_heap_guarded_...)
   MI_HEAP_QUARANTINE = 8,        ///< not available yet: refused
   MI_HEAP_WIPE = 16,             ///< not available yet: refused
   MI_HEAP_ZERO = 32,             ///< every block is zero when it is allocated, and where it grows, to its last byte

@@ -9,16 +9,14 @@
 #include "mi/internal/options.h"
 #include "mi/internal/track.h"
 
-#if MI_GUARDED
-// A heap's own settings of which blocks get a guard page (mi/guarded.c). Written by any thread, each by itself.
+// A heap's own settings of which blocks are guarded (guarded.c). Written by any thread, each by itself.
 typedef struct mi_guard_settings_s {
-  _Atomic(size_t) rate;   // every so many; 0: none
-  _Atomic(size_t) first;  // which comes first
+  _Atomic(size_t) rate;  // one in so many; 0: none
   _Atomic(size_t) min, max;
-  _Atomic(size_t) count;  // allocations within the bounds
+  _Atomic(uint64_t) seed;
+  _Atomic(uint64_t) count;  // allocations within the bounds
   _Atomic(uint8_t) is_set;
 } mi_guard_settings_t;
-#endif
 
 // What few heaps have, in a block away from the bump regions; part->config of the handle points to it.
 typedef struct mi_subproc_s mi_subproc_t;
@@ -33,9 +31,7 @@ typedef struct mi_heap_extra_s {
   _Atomic(struct mi_name_s*) named;         // of its name (table.c); NULL: unnamed, or ended
   _Atomic(struct mi_deferred_s*) deferred;  // its deferred_free (deferred.c); NULL: never had one
   mi_family_t family;
-#if MI_GUARDED
   mi_guard_settings_t guard;
-#endif
 } mi_heap_extra_t;
 
 // Where the heap keeps it: settings may come to a heap that other threads use already.
@@ -135,6 +131,7 @@ typedef struct mi_request_s {
   size_t alignment;
   size_t offset;
   bool zero;
+  const void* frame;  // of the function whose caller asks, for the trace of a guarded block; NULL: not known
 } mi_request_t;
 
 // Gives a heap that nobody else knows yet a policy; its extras are there.
@@ -148,6 +145,29 @@ mi_hidden size_t _mi_policy_size(mi_page_t* page, const void* p);  // 0: no live
 mi_hidden void* _mi_policy_realloc(mi_heap_t* heap, mi_page_t* page, void* p, size_t newsize, size_t alignment,
                                    size_t offset, bool zero);
 mi_hidden void* _mi_policy_expand(mi_page_t* page, void* p, size_t newsize);
+
+// --- guarded blocks (guarded.c) ----------------------------------------------------------------------------------
+// Of a theap whose heap was made with MI_HEAP_GUARDED. NULL: this allocation gets an ordinary block.
+mi_hidden void* _mi_guarded_serve(mi_theap_t* theap, const mi_request_t* request);
+#if MI_GUARDED
+// The same for all heaps, when the countdown is at its end or the heap has settings of its own.
+mi_hidden void* _mi_guarded_alloc(const mi_request_t* request);
+mi_hidden void _mi_guarded_look(void);     // the thread's default heap changed
+mi_hidden void _mi_guarded_changed(void);  // options did
+mi_hidden void _mi_guarded_step(const mi_thread_t* thread);
+// Counts an allocation, once each. True: it may have to be guarded.
+static inline bool mi_guarded_tick(void) { return mi_unlikely(--_mi_tls.guard_countdown == 0); }
+static inline bool mi_guarded_tick_heap(mi_heap_t* heap) {
+  return mi_guarded_tick() || mi_unlikely(mi_load_relaxed(mi_heap_extra_word(heap)) != NULL);
+}
+#else
+static inline bool mi_guarded_tick(void) { return false; }
+static inline bool mi_guarded_tick_heap(mi_heap_t* heap) {
+  (void)heap;
+  return false;
+}
+static inline void _mi_guarded_look(void) {}
+#endif
 
 // --- allocation (alloc.c) --------------------------------------------------------------------------------------
 // Housekeeping of one slow path: heartbeat, mail, callbacks, now and then a collect.

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "mi/heap/checked.h"
+#include "mi/internal/guard.h"
 
 void _mi_policy_begin(mi_heap_t* heap, uint32_t policy) {
   mi_heap_extra_t* const extra = mi_load_relaxed(mi_heap_extra_word(heap));
@@ -39,6 +40,10 @@ void* _mi_policy_alloc(mi_heap_t* heap, mi_part_t* part, const mi_request_t* req
 void* _mi_policy_serve(mi_theap_t* theap, const mi_request_t* request) {
   mi_request_t r = *request;
   if ((theap->policy & MI_HEAP_ZERO) != 0) r.zero = true;
+  if ((theap->policy & MI_HEAP_GUARDED) != 0) {
+    void* const p = _mi_guarded_serve(theap, &r);
+    if (p != NULL) return p;
+  }
   return _mi_theap_serve(theap, &r);
 }
 
@@ -49,6 +54,7 @@ void _mi_policy_free(mi_page_t* page, void* p) {
 }
 
 size_t _mi_policy_size(mi_page_t* page, const void* p) {
+  if (page->guard != 0) return _mi_guard_size(page, p);
   if (mi_page_is_single(page)) {
     const size_t inside = (size_t)((const uint8_t*)p - page->start);
     return (inside < sizeof(mi_block_t) ? page->block_size - inside : 0);
@@ -58,9 +64,11 @@ size_t _mi_policy_size(mi_page_t* page, const void* p) {
 
 void* _mi_policy_realloc(mi_heap_t* heap, mi_page_t* page, void* p, size_t newsize, size_t alignment, size_t offset,
                          bool zero) {
+  MI_KEEP_FRAME();
   const size_t usable = _mi_policy_size(page, p);
   if (mi_unlikely(usable == 0)) {
-    _mi_error(EINVAL, "realloc of %p refused: not a live block\n", p);
+    if (!_mi_guard_misused("realloc", p, MI_FRAME)) _mi_error(EINVAL, "realloc of %p refused: not a live block\n", p);
+    errno = EINVAL;
     return NULL;
   }
   if (heap == NULL) heap = mi_heap_of(p);

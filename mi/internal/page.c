@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "mi/internal/core.h"
+#include "mi/internal/guard.h"
 #include "mi/internal/options.h"
 #include "mi/internal/os.h"
 #include "mi/internal/page_queue.h"
@@ -244,14 +245,11 @@ void _mi_handle_pages_purge(void) {
 
 // The slices of a page that is in no queue, and whose blocks are counted, go back.
 static void page_return_slices(mi_page_t* page) {
-#if MI_GUARDED
-  if (page->guard != 0) {
-    // Memory that cannot be made accessible again is never handed out again.
-    if (!_mi_os_protect(page->start + page->block_size - MI_OS_PAGE, MI_OS_PAGE, false)) return;
-    page->guard = 0;
-  }
-#endif
   mi_gauge_sub(&_mi_stats.pages, 1);
+  if (mi_unlikely(page->guard != 0)) {
+    _mi_guard_withhold(page);
+    return;
+  }
   if (page->kind == MI_PAGE_HUGE) {
     _mi_huge_release(page);
   } else if (page->bin == MI_BIN_HANDLE && mi_load_relaxed(&page->heap) == &_mi_heap_internal) {
@@ -768,6 +766,17 @@ void* _mi_theap_alloc_class(mi_theap_t* theap, size_t bin, bool zero) {
   return block;
 }
 
+// The one block of a page that was just made is handed out. There is no free block and never will be while it lives: the
+// page is full from the start, so that every free takes the slow path.
+static void solo_begin(mi_theap_t* theap, mi_page_t* page) {
+  page->used = page->capacity = page->reserved = 1;
+  page_supply(page, 1);
+  mi_store_release(&page->thread_free, (mi_thread_free_t)MI_DELAYED);
+  mi_queue_link(theap, MI_BIN_FULL, page, false);
+  page->in_full = 1;
+  owner_flag(page, MI_OWNER_FULL, true);
+}
+
 static void* solo_alloc(mi_theap_t* theap, mi_arena_t* arena, size_t size, size_t alignment, size_t offset, bool zero) {
   bool is_zero;
   mi_page_t* page;
@@ -792,13 +801,7 @@ static void* solo_alloc(mi_theap_t* theap, mi_arena_t* arena, size_t size, size_
     if (page == NULL) return NULL;
     page_init(theap, page, MI_PAGE_HUGE, MI_BIN_SOLO, is_zero);
   }
-  page->used = page->capacity = page->reserved = 1;
-  page_supply(page, 1);
-  // It has no free block and never will while it lives: full from the start, so that every free takes the slow path.
-  mi_store_release(&page->thread_free, (mi_thread_free_t)MI_DELAYED);
-  mi_queue_link(theap, MI_BIN_FULL, page, false);
-  page->in_full = 1;
-  owner_flag(page, MI_OWNER_FULL, true);
+  solo_begin(theap, page);
   if (zero && !is_zero) memset(page->start, 0, page->block_size);
   return page->start + inside;
 }
@@ -812,25 +815,30 @@ void* _mi_internal_alloc_in(mi_thread_t* thread, mi_arena_t* arena, size_t size)
   return solo_alloc(&thread->internal_theap, arena, size, 1, 0, true);
 }
 
-#if MI_GUARDED
-void* _mi_theap_alloc_guarded(mi_theap_t* theap, size_t size, size_t alignment, bool zero) {
-  if (size == 0) size = 1;
-  const size_t body = mi_round_up(size, MI_OS_PAGE);
-  uint8_t* const start = _mi_theap_alloc_solo(theap, body + MI_OS_PAGE, MI_OS_PAGE, 0, zero);
+// Pages of guarded blocks (guard.c).
+mi_page_t* _mi_guard_page_fresh(mi_theap_t* theap, size_t size, bool* zero) {
+  uint8_t* const start = _mi_theap_alloc_solo(theap, size, MI_OS_PAGE, 0, false);
   if (start == NULL) return NULL;
   mi_page_t* const page = _mi_page_of_any(start);
-  size_t index;
-  // Memory that the program handed in may be mapped elsewhere too, and is not ours to protect.
-  if (_mi_arena_of(start, &index)->is_foreign || !_mi_os_protect(start + body, MI_OS_PAGE, true)) {
-    _mi_page_free_local(page, (mi_block_t*)start);
-    return NULL;
-  }
-  const size_t lead = (body - size) & ~(alignment - 1);
-  mi_assert(page->start == start && page->block_size == body + MI_OS_PAGE);
-  page->guard = (uint32_t)(1 + lead);
-  return start + lead;
+  mi_assert(page->start == start);
+  *zero = (page->fresh_zero != 0);
+  return page;
 }
-#endif
+
+void _mi_guard_page_again(mi_theap_t* theap, mi_page_t* page) {
+  page_init(theap, page, MI_PAGE_SOLO, MI_BIN_SOLO, true);
+  solo_begin(theap, page);
+}
+
+void _mi_guard_page_release(mi_page_t* page) {
+  if (page->slices == 0) {
+    page->kind = MI_PAGE_HUGE;
+    _mi_huge_release(page);
+  } else {
+    _mi_slices_release(page);
+  }
+  _mi_purge(false);
+}
 
 void _mi_page_mark_interior(mi_page_t* page) { owner_flag(page, MI_OWNER_INTERIOR, true); }
 
@@ -1164,7 +1172,7 @@ static void page_settle(const mi_theap_t* theap, mi_page_t* page, bool pinned) {
     const size_t size = page->reserved * page->block_size;
     const mi_block_t* block = mi_load_acquire(&((mi_theap_t*)theap)->delayed_free);
     for (; block != NULL; block = block->next) {
-      if ((size_t)((const uint8_t*)block - page->start) < size) page->delayed++;
+      if ((size_t)((const uint8_t*)block - page->start) < size || mi_guard_link_page(block) == page) page->delayed++;
     }
   }
   if (!pinned) return;
