@@ -22,25 +22,16 @@ size_t mi_option_get_size(mi_option_t option) {
   if ((_mi_options[option].flags & MI_OPTION_SIZE) == 0) return (size_t)value;
   return ((size_t)value > SIZE_MAX / 1024 ? SIZE_MAX : (size_t)value * 1024);
 }
-// What a thread has drawn by an option is drawn anew.
-static void option_changed(mi_option_t option) {
-#if MI_GUARDED
-  if (option == mi_option_guarded_sample_rate || option == mi_option_guarded_sample_seed) _mi_guarded_changed();
-#else
-  (void)option;
-#endif
-}
-
 void mi_option_set(mi_option_t option, long value) {
   if (!option_exists(option)) return;
   mi_store_relaxed(&_mi_options[option].is_set, (uint8_t)1);
   mi_store_relaxed(&_mi_options[option].value, value);
-  option_changed(option);
+  _mi_guarded_option(option);
 }
 void mi_option_set_default(mi_option_t option, long value) {
   if (option_exists(option) && mi_load_relaxed(&_mi_options[option].is_set) == 0) {
     mi_store_relaxed(&_mi_options[option].value, value);
-    option_changed(option);
+    _mi_guarded_option(option);
   }
 }
 bool mi_option_is_enabled(mi_option_t option) { return mi_option_get(option) != 0; }

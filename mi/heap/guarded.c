@@ -205,7 +205,8 @@ void _mi_guarded_look(void) {
   _mi_tls.guard_countdown = 1;
 }
 
-void _mi_guarded_changed(void) {
+void _mi_guarded_option(mi_option_t option) {
+  if (option != mi_option_guarded_sample_rate && option != mi_option_guarded_sample_seed) return;
   mi_fetch_add_acq_rel(&epoch, 1u);
   _mi_guarded_look();
 }

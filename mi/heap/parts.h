@@ -152,8 +152,8 @@ mi_hidden void* _mi_guarded_serve(mi_theap_t* theap, const mi_request_t* request
 #if MI_GUARDED
 // The same for all heaps, when the countdown is at its end or the heap has settings of its own.
 mi_hidden void* _mi_guarded_alloc(const mi_request_t* request);
-mi_hidden void _mi_guarded_look(void);     // the thread's default heap changed
-mi_hidden void _mi_guarded_changed(void);  // options did
+mi_hidden void _mi_guarded_look(void);                  // the thread's default heap changed
+mi_hidden void _mi_guarded_option(mi_option_t option);  // it was set
 mi_hidden void _mi_guarded_step(const mi_thread_t* thread);
 // Counts an allocation, once each. True: it may have to be guarded.
 static inline bool mi_guarded_tick(void) { return mi_unlikely(--_mi_tls.guard_countdown == 0); }
@@ -167,6 +167,7 @@ static inline bool mi_guarded_tick_heap(mi_heap_t* heap) {
   return false;
 }
 static inline void _mi_guarded_look(void) {}
+static inline void _mi_guarded_option(mi_option_t option) { (void)option; }
 #endif
 
 // --- allocation (alloc.c) --------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "mi/internal/core.h"
+#include "mi/internal/os.h"
 
 #define FRAME_SIZE_MAX ((uintptr_t)1024 * 1024)
 #define KERNEL_THREAD_MASK ((1u << 22) - 1)
@@ -63,7 +64,8 @@ __attribute__((no_sanitize("thread"), no_sanitize("address"))) static void follo
 
 static uint32_t thread_number(void) {
   mi_thread_t* const thread = _mi_tls.thread;
-  return (thread == NULL ? 0 : (uint32_t)mi_load_relaxed(&thread->kernel_thread) & KERNEL_THREAD_MASK);
+  const uint32_t known = (thread == NULL ? 0 : (uint32_t)mi_load_relaxed(&thread->kernel_thread) & KERNEL_THREAD_MASK);
+  return (known != 0 ? known : _mi_os_thread_id());
 }
 
 void _mi_trace_take(mi_trace_t* trace, const void* frame) {
@@ -75,7 +77,7 @@ void _mi_trace_take(mi_trace_t* trace, const void* frame) {
 }
 
 void _mi_trace_take_at(mi_trace_t* trace, void* pc, const void* frame) {
-  trace->thread = (uint32_t)syscall(SYS_gettid);
+  trace->thread = _mi_os_thread_id();
   trace->count = 0;
   if (pc != NULL) trace->frames[trace->count++] = pc;
   mi_stack_range_t unknown = {0, 0};

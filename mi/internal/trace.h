@@ -8,7 +8,7 @@
 #define MI_TRACE_FRAMES 14
 
 typedef struct mi_trace_s {
-  uint32_t thread;  // the kernel's id; 0: not known
+  uint32_t thread;  // the kernel's id
   uint32_t count;
   void* frames[MI_TRACE_FRAMES];  // the innermost first
 } mi_trace_t;
