@@ -334,8 +334,8 @@ static inline void* heap_alloc_aligned(mi_heap_t* heap, size_t size, size_t alig
 void* _mi_heap_alloc_aligned(mi_heap_t* heap, size_t size, size_t alignment, size_t offset, bool zero) {
 #if MI_GUARDED
   if (mi_guarded_tick_heap(heap) && mi_is_power_of_two(alignment)) {
-    void* const p = _mi_guarded_alloc(
-        &(mi_request_t){NULL, heap, size, alignment, offset & (alignment - 1), zero, MI_FRAME});
+    void* const p =
+        _mi_guarded_alloc(&(mi_request_t){NULL, heap, size, alignment, offset & (alignment - 1), zero, MI_FRAME});
     if (p != NULL) return p;
   }
 #endif

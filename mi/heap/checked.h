@@ -1,5 +1,5 @@
-// The waist that every allocation and every free of the program comes by in checked builds (MI_CHECKED: padding, and the
-// builds that tools see through); see checked.c. In other builds nothing of this is there.
+// The waist that every allocation and every free of the program comes by in checked builds (MI_CHECKED: padding, and
+// the builds that tools see through); see checked.c. In other builds nothing of this is there.
 #pragma once
 #ifndef MI_HEAP_CHECKED_H
 #define MI_HEAP_CHECKED_H

@@ -1,5 +1,5 @@
-// Guarded mode: which allocations get a block between inaccessible pages (mi/internal/guard.c). In builds with MI_GUARDED
-// a sample of all, in every build a sample of those in heaps that were made with MI_HEAP_GUARDED.
+// Guarded mode: which allocations get a block between inaccessible pages (mi/internal/guard.c). In builds with
+// MI_GUARDED a sample of all, in every build a sample of those in heaps that were made with MI_HEAP_GUARDED.
 //
 // Every allocation is chosen with the same chance, 1/rate, whatever was chosen before: no pattern of the program can
 // keep in step with it. Two ways come to that:
@@ -26,7 +26,8 @@
 #define RATE_MAX ((size_t)1 << 31)
 #define POLICY_RATE 4000  // of a heap made with MI_HEAP_GUARDED where neither the option nor the program says
 
-// --- chance -----------------------------------------------------------------------------------------------------------
+// --- chance
+// -----------------------------------------------------------------------------------------------------------
 
 #define STEP 0x9e3779b97f4a7c15u
 
@@ -36,7 +37,11 @@ static uint64_t mix(uint64_t x) {  // the finaliser of SplitMix64 (Steele, Lea, 
   return x ^ x >> 31;
 }
 
-static uint64_t seed_of(size_t seed) { return mix(seed != 0 ? seed : _mi_os_secret() ^ _mi_os_clock_ms()); }
+static uint64_t seed_of(size_t seed) {  // 0: another one each time, and in each process
+  static _Atomic(uint64_t) drawn;
+  if (seed != 0) return mix(seed);
+  return mix(_mi_os_secret() ^ _mi_os_clock_ms() << 32 ^ mi_fetch_add_relaxed(&drawn, STEP));
+}
 
 // Is the `number`th one chosen?
 static bool is_chosen(uint64_t seed, uint64_t number, size_t rate) {
@@ -84,7 +89,8 @@ static bool settings_choose(mi_guard_settings_t* settings, size_t size) {
   return is_chosen(mi_load_relaxed(&settings->seed), number, mi_load_relaxed(&settings->rate));
 }
 
-// --- blocks -----------------------------------------------------------------------------------------------------------
+// --- blocks
+// -----------------------------------------------------------------------------------------------------------
 
 static void* guarded_block(mi_theap_t* theap, const mi_request_t* request) {
   const long where = _mi_option(mi_option_guarded_before);
@@ -119,12 +125,13 @@ void* _mi_guarded_serve(mi_theap_t* theap, const mi_request_t* request) {
 
 #if MI_GUARDED
 
-// --- the countdown ----------------------------------------------------------------------------------------------------
+// --- the countdown
+// ----------------------------------------------------------------------------------------------------
 
 #define NEVER ((uint64_t)1 << 62)
 
 static _Atomic(uint32_t) epoch = 1;  // another one whenever options change: threads then begin anew
-static _Atomic(uint32_t) looks;      // another one whenever a heap gets settings: threads then look what their default is
+static _Atomic(uint32_t) looks;  // another one whenever a heap gets settings: threads then look what their default is
 
 // log2(x) times 2^32, for x > 0: a bit of the fraction by each squaring.
 static uint64_t log2_fixed(uint64_t x) {
@@ -261,7 +268,8 @@ void* _mi_guarded_alloc(const mi_request_t* request) {
 static void heap_has_settings(void) {}
 #endif
 
-// --- the public functions ---------------------------------------------------------------------------------------------
+// --- the public functions
+// ---------------------------------------------------------------------------------------------
 
 static mi_guard_settings_t* settings_to_set(mi_heap_t* heap, const char* function) {
   if (heap == NULL || !_mi_heap_check_usable(heap, function)) return NULL;

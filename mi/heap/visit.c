@@ -246,8 +246,7 @@ static bool visit_page(const visit_t* visit, mi_page_t* page) {
       mark = page_mark(page);
     }
     if ((map.bits[i / 64] >> (i % 64) & 1) != 0) continue;
-    if (mi_unlikely(page->guard != 0))
-      return show(visit, &area, mi_guard_of(page)->block, mi_guard_of(page)->size);
+    if (mi_unlikely(page->guard != 0)) return show(visit, &area, mi_guard_of(page)->block, mi_guard_of(page)->size);
     if (!show(visit, &area, page->start + i * page->block_size, page->block_size)) return false;
   }
   return true;

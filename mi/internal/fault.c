@@ -3,8 +3,8 @@
 //
 // It is put in place when the first guarded block is made, so that a program without such blocks never has it, and
 // guarded_report = 0 keeps it away. What the program installed before is called afterwards, as the kernel would have
-// called it: with its mask, its flags and its stack. If that was the default action, it is put back, and the access runs
-// into it: the signal, its address and the core file are those of the access itself. A handler that the program
+// called it: with its mask, its flags and its stack. If that was the default action, it is put back, and the access
+// runs into it: the signal, its address and the core file are those of the access itself. A handler that the program
 // installs later replaces this one.
 //
 // Faults at addresses that are not in guarded blocks, and signals that were sent, are handed on without a word. Nothing
@@ -124,8 +124,8 @@ static bool is_of_an_access(int number, const siginfo_t* info) {
 
 static void hand_on(int number, siginfo_t* info, void* context) {
   const struct sigaction former = *former_of(number);
-  const bool is_function = (former.sa_flags & SA_SIGINFO) != 0 ||
-                           (former.sa_handler != SIG_DFL && former.sa_handler != SIG_IGN);
+  const bool is_function =
+      (former.sa_flags & SA_SIGINFO) != 0 || (former.sa_handler != SIG_DFL && former.sa_handler != SIG_IGN);
   struct sigaction by_default;
   memset(&by_default, 0, sizeof(by_default));
   by_default.sa_handler = SIG_DFL;
@@ -167,8 +167,8 @@ static void install(int number) {
   action.sa_sigaction = on_fault;
   action.sa_mask = former->sa_mask;
   // On the stack that the former one wants: what is called there may need more than an alternative one has.
-  const bool is_function = (former->sa_flags & SA_SIGINFO) != 0 ||
-                           (former->sa_handler != SIG_DFL && former->sa_handler != SIG_IGN);
+  const bool is_function =
+      (former->sa_flags & SA_SIGINFO) != 0 || (former->sa_handler != SIG_DFL && former->sa_handler != SIG_IGN);
   action.sa_flags = SA_SIGINFO | (is_function ? former->sa_flags & (SA_ONSTACK | SA_NODEFER | SA_RESTART) : SA_ONSTACK);
   sigaction(number, &action, NULL);
 }

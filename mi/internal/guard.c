@@ -8,15 +8,15 @@
 // Memory. A page that nobody has (withheld, or fresh) is a guard from one end to the other; the block's body is opened
 // when it is handed out, and closed by who frees it, at once and from whatever thread. Guards are marks in the page
 // tables (_mi_os_guard) where the kernel has those: closing the body also gives its memory back. Elsewhere they are
-// PROT_NONE mappings, of which a process may have some 65,000 only: PROTECTED_MAX blocks at a time get such ones, and no
-// more, which is told once.
+// PROT_NONE mappings, of which a process may have some 65,000 only: PROTECTED_MAX blocks at a time get such ones, and
+// no more, which is told once.
 //
 // Freed blocks are withheld: they wait in a ring, oldest first out, until more than guarded_quarantine others or
 // WITHHELD_BYTES_MAX of address space were freed. Small ones then serve the next guarded block, which needs no more
 // than one system call for it. The ring: who puts a block in takes a number (fetch_add) and exchanges the place of
 // that number; who takes one out takes the next number of its own (CAS), and exchanges its place with nothing. A place
-// that is not filled yet is passed over, and its block goes when the ring comes round. Every exchange has one winner, so
-// that no block is released twice; a thread that stops in between (in a fork) loses its one block to the child.
+// that is not filled yet is passed over, and its block goes when the ring comes round. Every exchange has one winner,
+// so that no block is released twice; a thread that stops in between (in a fork) loses its one block to the child.
 //
 // Records lie in one range of address space, so that one compare tells a link of theirs from a block (see `link`), and
 // are found from the page by number. A record's state goes LIVE -> ENDING -> FREED by who wins the first step: a second
@@ -240,7 +240,8 @@ static mi_guard_t* make_fresh(mi_theap_t* theap, size_t body, bool* zero) {
     return NULL;
   }
   guard->page = page;
-  guard->end = (page->kind == MI_PAGE_SOLO ? page->start + page->slices * MI_SLICE_SIZE : page->start + page->block_size);
+  guard->end =
+      (page->kind == MI_PAGE_SOLO ? page->start + page->slices * MI_SLICE_SIZE : page->start + page->block_size);
   size_t index;
   // Memory that the program handed in may be mapped elsewhere too, and is not ours to protect.
   bool closed = !_mi_arena_of(page->start, &index)->is_foreign;

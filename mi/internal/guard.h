@@ -45,8 +45,8 @@ static inline mi_guard_t* mi_guard_of(const mi_page_t* page) {  // page->guard !
 }
 // The page of a link of a guarded block, as it is met in a list of freed blocks; NULL: an ordinary block.
 static inline mi_page_t* mi_guard_link_page(const mi_block_t* block) {
-  if (mi_likely((uintptr_t)block - (uintptr_t)mi_load_relaxed(&_mi_guards.start) >=
-                mi_load_relaxed(&_mi_guards.size))) return NULL;
+  if (mi_likely((uintptr_t)block - (uintptr_t)mi_load_relaxed(&_mi_guards.start) >= mi_load_relaxed(&_mi_guards.size)))
+    return NULL;
   return ((const mi_guard_t*)block)->page;
 }
 // What stands for the block of a page with one block in lists of freed blocks.
@@ -77,12 +77,11 @@ mi_hidden size_t _mi_guard_size(const mi_page_t* page, const void* p);
 mi_hidden void _mi_guard_withhold(mi_page_t* page);
 // Reports that `function` was called for what is no live block, if that is a guarded one. False: it is none.
 mi_hidden bool _mi_guard_misused(const char* function, const void* p, const void* frame);
-// The record of an address in a guarded block or in its guards, also of one that was freed a short time ago; NULL: none.
-// Safe in signal handlers.
+// The record of an address in a guarded block or in its guards, also of one that was freed a short time ago; NULL:
+// none. Safe in signal handlers.
 mi_hidden mi_guard_t* _mi_guard_at(const void* address);
 // Prints where the program is (unless NULL), and where the block was allocated and freed.
-mi_hidden void _mi_guard_print(const mi_guard_t* guard, const mi_trace_t* here, mi_trace_out_fun* out,
-                               bool in_handler);
+mi_hidden void _mi_guard_print(const mi_guard_t* guard, const mi_trace_t* here, mi_trace_out_fun* out, bool in_handler);
 
 // The pages of fresh and withheld guarded blocks (page.c).
 mi_hidden mi_page_t* _mi_guard_page_fresh(mi_theap_t* theap, size_t size, bool* zero);

@@ -766,8 +766,8 @@ void* _mi_theap_alloc_class(mi_theap_t* theap, size_t bin, bool zero) {
   return block;
 }
 
-// The one block of a page that was just made is handed out. There is no free block and never will be while it lives: the
-// page is full from the start, so that every free takes the slow path.
+// The one block of a page that was just made is handed out. There is no free block and never will be while it lives:
+// the page is full from the start, so that every free takes the slow path.
 static void solo_begin(mi_theap_t* theap, mi_page_t* page) {
   page->used = page->capacity = page->reserved = 1;
   page_supply(page, 1);

@@ -50,7 +50,7 @@ static bool frame_is_readable(mi_stack_range_t* known, uintptr_t frame) {
 
 // A frame pointer leads to the caller's frame pointer, which the return address follows (x86-64 and AArch64).
 __attribute__((no_sanitize("thread"), no_sanitize("address"))) static void follow(mi_trace_t* trace, uintptr_t frame,
-                                                                                   mi_stack_range_t* known) {
+                                                                                  mi_stack_range_t* known) {
   while (trace->count < MI_TRACE_FRAMES && frame % sizeof(void*) == 0 && frame >= MI_OS_PAGE &&
          frame_is_readable(known, frame)) {
     const uintptr_t* const words = (const uintptr_t*)frame;
@@ -109,7 +109,8 @@ void _mi_line_add_hex(mi_line_t* line, uint64_t n) {
 }
 
 // --- the file that an address lies in -------------------------------------------------------------------------------
-// By /proc/self/maps, read with system calls alone: a line for each mapping, "START-END PERMS OFFSET DEVICE INODE PATH".
+// By /proc/self/maps, read with system calls alone: a line for each mapping, "START-END PERMS OFFSET DEVICE INODE
+// PATH".
 
 typedef struct maps_s {
   int file;

@@ -309,7 +309,7 @@ struct mi_thread_s {
   void* deferred_heaps;                        // mi_deferred_entry_t[deferred_capacity] of the layer above
   void* deferred_spare;                        // mi_deferred_t, for the next heaps
   uint32_t deferred_spare_count;
-  _Atomic(void*) subproc;  // mi_subproc_t of the layer above; NULL: the main one
+  _Atomic(void*) subproc;        // mi_subproc_t of the layer above; NULL: the main one
   mi_stack_range_t stack_known;  // of its stack, what is known to be readable (trace.c)
   uint64_t guards_made;          // guarded blocks that may lie at either end
 #if MI_GUARDED
