@@ -12,6 +12,7 @@
 
 #include "mi/heap/checked.h"
 #include "mi/heap/table.h"
+#include "mi/internal/guard.h"
 #include "mi/internal/os.h"
 #include "mi/internal/trace.h"
 
@@ -109,6 +110,7 @@ mi_noinline void* _mi_paged_alloc(mi_thread_t* thread, mi_heap_t* heap, mi_part_
     _mi_deferred_call(thread, heap, true);
     _mi_thread_collect(thread, true);
     _mi_abandoned_sweep(&_mi_heap_main, false);
+    _mi_guard_release_withheld();
     _mi_purge(true);
   }
   _mi_error(ENOMEM, "no memory for %zu bytes\n", r->size);

@@ -469,12 +469,16 @@ mi_decl_export void mi_register_survivors(mi_survivors_fun* fun, void* arg) mi_a
 mi_decl_nodiscard mi_decl_export bool mi_unsafe_heap_page_is_under_utilized(mi_heap_t* heap, void* p,
                                                                             size_t perc_threshold) mi_attr_noexcept;
 
-// Guarded builds (MI_GUARDED): every Nth block within the size bounds has an inaccessible OS page behind it, so that
-// the program stops where it reads or writes past the end. Such a block takes 8 KiB of memory at least, and two of the
-// mappings that the system allows a process: when those are used up, blocks stay unguarded. In other builds these
-// functions have no effect. Any thread; NULL is ignored.
-/// From now on, every `sample_rate`th allocation in the heap (0: none) is guarded, beginning with number `seed` modulo
-/// `sample_rate`; `seed` 0 draws one. For this heap it replaces the options of the same name.
+// Guarded blocks. A guarded block lies between inaccessible OS pages, so that the program stops where it reads or writes
+// past its end, or uses it after it was freed (as long as it is among the last MIMALLOC_GUARDED_QUARANTINE that were);
+// on standard error stands then which block that was, and who allocated, freed and touched it. Such a block takes 8 KiB
+// of memory and 64 KiB of address space at least. A heap that was made with MI_HEAP_GUARDED guards a sample of its
+// blocks, one in MIMALLOC_GUARDED_SAMPLE_RATE, or in 4,000 where that is 0; in builds with MI_GUARDED, all heaps do.
+// The functions below have no effect on other heaps. Any thread; NULL is ignored; without memory for the settings
+// (ENOMEM is reported) things stay as they are.
+/// From now on each allocation in the heap is guarded with a chance of one in `sample_rate` (0: none, 1: all). `seed`
+/// says which: the same ones in every run in which the heap's allocations come in the same order; 0 draws one. For this
+/// heap it replaces the options of the same name.
 mi_decl_export void mi_heap_guarded_set_sample_rate(mi_heap_t* heap, size_t sample_rate, size_t seed) mi_attr_noexcept;
 /// Only blocks of `min` to `max` bytes are counted and guarded.
 mi_decl_export void mi_heap_guarded_set_size_bound(mi_heap_t* heap, size_t min, size_t max) mi_attr_noexcept;

@@ -12,7 +12,8 @@
 // no more, which is told once.
 //
 // Freed blocks are withheld: they wait in a ring, oldest first out, until more than guarded_quarantine others or
-// WITHHELD_BYTES_MAX of address space were freed. Small ones then serve the next guarded block, which needs no more
+// WITHHELD_BYTES_MAX of address space were freed, or memory is short; but for blocks of more than WITHHELD_BLOCK_MAX and
+// those in arenas that few heaps use. Small ones then serve the next guarded block, which needs no more
 // than one system call for it. The ring: who puts a block in takes a number (fetch_add) and exchanges the place of
 // that number; who takes one out takes the next number of its own (CAS), and exchanges its place with nothing. A place
 // that is not filled yet is passed over, and its block goes when the ring comes round. Every exchange has one winner,
@@ -200,7 +201,10 @@ void _mi_guard_withhold(mi_page_t* page) {
   mi_store_release(&page->owner, (mi_tid_t)MI_OWNER_INTERNAL);
   page->kind = MI_PAGE_WITHHELD;
   const size_t most = withheld_most();
-  if (most == 0 || guard->body_end - guard->body > (ptrdiff_t)WITHHELD_BLOCK_MAX) {
+  size_t index;
+  // An arena of few heaps may be small: what is withheld there would be missed.
+  if (most == 0 || guard->body_end - guard->body > (ptrdiff_t)WITHHELD_BLOCK_MAX ||
+      _mi_arena_of(page->start, &index)->is_exclusive) {
     release(guard);
     return;
   }
@@ -209,6 +213,10 @@ void _mi_guard_withhold(mi_page_t* page) {
     mi_guard_t* const oldest = ring_take();
     if (oldest != NULL) release(oldest);
   }
+}
+
+void _mi_guard_release_withheld(void) {
+  for (mi_guard_t* guard; (guard = ring_take()) != NULL;) release(guard);
 }
 
 // --- making one -----------------------------------------------------------------------------------------------------

@@ -75,6 +75,8 @@ mi_hidden void _mi_guard_free(mi_page_t* page, void* p);
 mi_hidden size_t _mi_guard_size(const mi_page_t* page, const void* p);
 // The page goes: keeps it out of reach for a while. It is in no queue, and its blocks are counted.
 mi_hidden void _mi_guard_withhold(mi_page_t* page);
+// Memory is short: no freed block is kept out of reach any longer.
+mi_hidden void _mi_guard_release_withheld(void);
 // Reports that `function` was called for what is no live block, if that is a guarded one. False: it is none.
 mi_hidden bool _mi_guard_misused(const char* function, const void* p, const void* frame);
 // The record of an address in a guarded block or in its guards, also of one that was freed a short time ago; NULL:
