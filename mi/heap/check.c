@@ -14,6 +14,7 @@
 
 #include "mi/heap/parts.h"
 #include "mi/internal/bit_page.h"
+#include "mi/internal/guard.h"
 #include "mi/internal/os.h"
 #include "mi/internal/page_queue.h"
 #include "mi/internal/stack.h"
@@ -175,6 +176,10 @@ static bool check_list(check_t* check, const mi_page_t* page, const char* name, 
   const size_t size = page->block_size;
   const uint32_t reserved = page->reserved;
   for (; block != NULL; block = block->next) {
+    if (mi_unlikely(page->guard != 0) && block == mi_page_single_block(page) && *length == 0) {
+      ++*length;
+      continue;
+    }
     const size_t offset = (size_t)((const uint8_t*)block - page->start), number = offset / size;
     if (number >= reserved || number * size != offset)
       return page_breach(check, page, "its list %s leads to %p, where no block starts", name, (const void*)block);
@@ -255,7 +260,7 @@ static bool check_blocks(check_t* check, const mi_page_t* page, bool late) {
                        free, page->capacity);
   if (remote > page->used)
     return page_breach(check, page, "%u blocks were freed by other threads of %u in use", remote, page->used);
-  return page->fresh_zero == 0 || check_fresh(check, page);
+  return page->fresh_zero == 0 || page->guard != 0 || check_fresh(check, page);  // a guard is out of reach
 }
 
 // --- theaps --------------------------------------------------------------------------------------------------------
@@ -290,7 +295,7 @@ static bool check_queued(check_t* check, const mi_theap_t* theap, mi_page_t* pag
   check->pages++;
   if (!check_shape(check, page)) return false;
   check->held += mi_page_charged(page);
-  if (page->policy != theap->policy)
+  if (page->policy != (page->guard == 0 ? theap->policy : 0))
     return page_breach(check, page, "its policy is %u, its theap's %u", page->policy, theap->policy);
   const mi_thread_free_t tf = mi_load_acquire(mi_page_word(page));
   const mi_tid_t owner = mi_load_relaxed(&page->owner);
@@ -360,16 +365,17 @@ static bool check_direct(const check_t* check, const mi_theap_t* theap) {
 static bool check_delayed(const check_t* check, mi_theap_t* theap, int64_t expected) {
   int64_t count = 0;
   for (const mi_block_t* b = mi_load_acquire(&theap->delayed_free); b != NULL; b = b->next) {
-    if (theap->policy != 0) {
+    const mi_page_t* const guarded = mi_guard_link_page(b);
+    if (theap->policy != 0 && guarded == NULL) {
       const mi_bits_t* const bits = (const mi_bits_t*)b;
       if (!is_slot(bits->page) || mi_bits_of(bits->page) != bits)
         return theap_breach(check, theap, "its delayed list leads to %p, which is no page's", (const void*)b);
       if (++count > expected) break;
       continue;
     }
-    const mi_page_t* const page = _mi_page_of_any(b);
+    const mi_page_t* const page = (guarded == NULL ? _mi_page_of_any(b) : guarded);
     if (page == NULL || mi_load_relaxed((_Atomic(mi_theap_t*)*)&page->theap) != theap ||
-        (size_t)((const uint8_t*)b - page->start) % page->block_size != 0)
+        (guarded == NULL && (size_t)((const uint8_t*)b - page->start) % page->block_size != 0))
       return theap_breach(check, theap, "its delayed list leads to %p, which is no block of it", (const void*)b);
     if (++count > expected) break;
   }

@@ -81,7 +81,7 @@ typedef void mi_heap_deferred_free_fun(mi_heap_t* heap, bool force, unsigned lon
 typedef enum mi_heap_flag_e {
   MI_HEAP_REPORT_SURVIVORS = 1,  ///< destroy reports what was still alive, by size: see mi_register_survivors
   MI_HEAP_HARDENED = 2,          ///< not available yet: refused
-  MI_HEAP_GUARDED = 4,           ///< not available yet: refused
+  MI_HEAP_GUARDED = 4,           ///< a sample of the blocks lies between inaccessible pages (mi_heap_guarded_...)
   MI_HEAP_QUARANTINE = 8,        ///< not available yet: refused
   MI_HEAP_WIPE = 16,             ///< not available yet: refused
   MI_HEAP_ZERO = 32,             ///< every block is zero when it is allocated, and where it grows, to its last byte
@@ -538,12 +538,16 @@ mi_decl_nodiscard mi_decl_export bool mi_heap_is_under_utilized(mi_heap_t* heap,
 // at the next slow path of those. mi_heap_visit_all finds the heaps; heap_tag (of mi_heap_new_ex; in mi_heap_area_t of
 // MI_API_V2) tells a runtime's kinds of heaps apart.
 
-// Guarded builds (MI_GUARDED): every Nth block within the size bounds has an inaccessible OS page behind it, so that
-// the program stops where it reads or writes past the end. Such a block takes 8 KiB of memory at least, and two of the
-// mappings that the system allows a process: when those are used up, blocks stay unguarded. In other builds these
-// functions have no effect. Any thread; NULL is ignored.
-/// From now on, every `sample_rate`th allocation in the heap (0: none) is guarded, beginning with number `seed` modulo
-/// `sample_rate`; `seed` 0 draws one. For this heap it replaces the options of the same name.
+// Guarded blocks. A guarded block lies between inaccessible OS pages, so that the program stops where it reads or
+// writes past its end, or uses it after it was freed (as long as it is among the last MIMALLOC_GUARDED_QUARANTINE that
+// were); on standard error stands then which block that was, and who allocated, freed and touched it. Such a block
+// takes 8 KiB of memory and 64 KiB of address space at least. A heap that was made with MI_HEAP_GUARDED guards a sample
+// of its blocks, one in MIMALLOC_GUARDED_SAMPLE_RATE, or in 4,000 where that is 0; in builds with MI_GUARDED, all heaps
+// do. The functions below have no effect on other heaps. Any thread; NULL is ignored; without memory for the settings
+// (ENOMEM is reported) things stay as they are.
+/// From now on each allocation in the heap is guarded with a chance of one in `sample_rate` (0: none, 1: all). `seed`
+/// says which: the same ones in every run in which the heap's allocations come in the same order; 0 draws one. For this
+/// heap it replaces the options of the same name.
 mi_decl_export void mi_heap_guarded_set_sample_rate(mi_heap_t* heap, size_t sample_rate, size_t seed) mi_attr_noexcept;
 /// Only blocks of `min` to `max` bytes are counted and guarded.
 mi_decl_export void mi_heap_guarded_set_size_bound(mi_heap_t* heap, size_t min, size_t max) mi_attr_noexcept;

@@ -10,16 +10,14 @@
 #include "mi/internal/options.h"
 #include "mi/internal/track.h"
 
-#if MI_GUARDED
-// A heap's own settings of which blocks get a guard page (mi/guarded.c). Written by any thread, each by itself.
+// A heap's own settings of which blocks are guarded (guarded.c). Written by any thread, each by itself.
 typedef struct mi_guard_settings_s {
-  _Atomic(size_t) rate;   // every so many; 0: none
-  _Atomic(size_t) first;  // which comes first
+  _Atomic(size_t) rate;  // one in so many; 0: none
   _Atomic(size_t) min, max;
-  _Atomic(size_t) count;  // allocations within the bounds
+  _Atomic(uint64_t) seed;
+  _Atomic(uint64_t) count;  // allocations within the bounds
   _Atomic(uint8_t) is_set;
 } mi_guard_settings_t;
-#endif
 
 // What few heaps have, in a block away from the bump regions; part->config of the handle points to it.
 typedef struct mi_subproc_s mi_subproc_t;
@@ -38,9 +36,7 @@ typedef struct mi_heap_extra_s {
   _Atomic(struct mi_deferred_s*) deferred;  // its deferred_free (deferred.c); NULL: never had one
   _Atomic(mi_hold_t*) hold;                 // that its memory stays (hold.c); NULL: it was never held
   mi_family_t family;
-#if MI_GUARDED
   mi_guard_settings_t guard;
-#endif
 } mi_heap_extra_t;
 
 // Where the heap keeps it: settings may come to a heap that other threads use already.
@@ -145,6 +141,7 @@ typedef struct mi_request_s {
   size_t alignment;
   size_t offset;
   bool zero;
+  const void* frame;  // of the function whose caller asks, for the trace of a guarded block; NULL: not known
 } mi_request_t;
 
 // Gives a heap that nobody else knows yet a policy; its extras are there.
@@ -167,6 +164,30 @@ mi_hidden void* _mi_policy_expand(mi_page_t* page, void* p, size_t newsize);
 // Reports a pointer that leads to no page if there was one with a policy.
 mi_hidden void _mi_policy_check_gone(const char* function, const void* p);
 mi_hidden void _mi_free_sized_slow(void* p, size_t size);  // what the fast path of mi_free_size leaves
+
+// --- guarded blocks (guarded.c) ----------------------------------------------------------------------------------
+// Of a theap whose heap was made with MI_HEAP_GUARDED. NULL: this allocation gets an ordinary block.
+mi_hidden void* _mi_guarded_serve(mi_theap_t* theap, const mi_request_t* request);
+#if MI_GUARDED
+// The same for all heaps, when the countdown is at its end or the heap has settings of its own.
+mi_hidden void* _mi_guarded_alloc(const mi_request_t* request);
+mi_hidden void _mi_guarded_look(void);                  // the thread's default heap changed
+mi_hidden void _mi_guarded_option(mi_option_t option);  // it was set
+mi_hidden void _mi_guarded_step(const mi_thread_t* thread);
+// Counts an allocation, once each. True: it may have to be guarded.
+static inline bool mi_guarded_tick(void) { return mi_unlikely(--_mi_tls.guard_countdown == 0); }
+static inline bool mi_guarded_tick_heap(mi_heap_t* heap) {
+  return mi_guarded_tick() || mi_unlikely(mi_load_relaxed(mi_heap_extra_word(heap)) != NULL);
+}
+#else
+static inline bool mi_guarded_tick(void) { return false; }
+static inline bool mi_guarded_tick_heap(mi_heap_t* heap) {
+  (void)heap;
+  return false;
+}
+static inline void _mi_guarded_look(void) {}
+static inline void _mi_guarded_option(mi_option_t option) { (void)option; }
+#endif
 
 // --- allocation (alloc.c) --------------------------------------------------------------------------------------
 // Housekeeping of one slow path: heartbeat, mail, callbacks, now and then a collect.

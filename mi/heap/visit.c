@@ -13,6 +13,7 @@
 
 #include "mi/heap/checked.h"
 #include "mi/internal/bit_page.h"
+#include "mi/internal/guard.h"
 #include "mi/internal/os.h"
 #include "mi/internal/stack.h"
 #include "mi/internal/stats.h"
@@ -167,6 +168,11 @@ static void map_set_list(free_map_t* map, const mi_page_t* page, const mi_block_
 }
 
 static void map_fill(free_map_t* map, mi_page_t* page) {
+  if (mi_unlikely(page->guard != 0)) {
+    map->bits[0] = !mi_guard_is_live(page);
+    map->live = (map->bits[0] == 0);
+    return;
+  }
   if (mi_page_is_single(page)) {
     // Freed ones that wait for the end of a visit are on a list; without one they would be gone.
     map->bits[0] = (page->free != NULL || page->local_free != NULL);
@@ -266,8 +272,7 @@ static bool visit_page(const visit_t* visit, mi_page_t* page) {
       mark = page_mark(page);
     }
     if ((map.bits[i / 64] >> (i % 64) & 1) != 0) continue;
-    if (MI_GUARDED && page->guard != 0)
-      return show(visit, &area, mi_page_guarded_block(page), mi_page_guarded_size(page));
+    if (mi_unlikely(page->guard != 0)) return show(visit, &area, mi_guard_of(page)->block, mi_guard_of(page)->size);
     if (!show(visit, &area, page->start + i * page->block_size, page->block_size)) return false;
   }
   return true;

@@ -406,19 +406,15 @@ void _mi_bits_collect(mi_page_t* page) {
   if (mi_unlikely(bits->quarantined != 0)) _mi_bits_release_old(page, mi_load_relaxed(&page->theap) == NULL);
 }
 
-void _mi_bits_drain(mi_theap_t* theap) {
-  mi_block_t* link = mi_exchange_acq_rel(&theap->delayed_free, (mi_block_t*)NULL);
-  while (link != NULL) {
-    mi_bits_t* const bits = (mi_bits_t*)link;
-    mi_page_t* const page = bits->page;
-    link = link->next;
-    mi_exchange_acq_rel(&bits->queued, 0u);
-    const uint32_t used = page->used;
-    mi_fetch_and_seq_cst(&bits->word, ~MI_SIGNAL);
-    collect_frees(page, bits);
-    const bool told = (page->in_full && MI_STATE(mi_load_relaxed(&bits->word)) != MI_DELAYED);
-    if (told || page->used != used) _mi_page_block_gone(theap, page);
-  }
+void _mi_bits_drained(mi_theap_t* theap, mi_block_t* link) {
+  mi_bits_t* const bits = (mi_bits_t*)link;
+  mi_page_t* const page = bits->page;
+  mi_exchange_acq_rel(&bits->queued, 0u);
+  const uint32_t used = page->used;
+  mi_fetch_and_seq_cst(&bits->word, ~MI_SIGNAL);
+  collect_frees(page, bits);
+  const bool told = (page->in_full && MI_STATE(mi_load_relaxed(&bits->word)) != MI_DELAYED);
+  if (told || page->used != used) _mi_page_block_gone(theap, page);
 }
 
 // --- looking ------------------------------------------------------------------------------------------------------

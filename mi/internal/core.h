@@ -56,10 +56,6 @@ mi_hidden void _mi_theap_init(mi_theap_t* theap, mi_heap_t* heap, mi_thread_t* t
 mi_hidden void* _mi_theap_alloc_class(mi_theap_t* theap, size_t bin, bool zero);
 // A block with a page of its own, at (p + offset) % alignment == 0; alignment a power of two, 1 for none.
 mi_hidden void* _mi_theap_alloc_solo(mi_theap_t* theap, size_t size, size_t alignment, size_t offset, bool zero);
-#if MI_GUARDED
-// A block that ends at an inaccessible OS page, as closely as `alignment` (at most an OS page) allows.
-mi_hidden void* _mi_theap_alloc_guarded(mi_theap_t* theap, size_t size, size_t alignment, bool zero);
-#endif
 // Any size, natural alignment.
 static inline void* mi_theap_alloc(mi_theap_t* theap, size_t size, bool zero) {
   return (mi_likely(size <= MI_CLASS_SIZE_MAX) ? _mi_theap_alloc_class(theap, mi_bin_of(size), zero)
@@ -133,12 +129,6 @@ static inline size_t mi_page_block_index(const mi_page_t* page, const void* bloc
 }
 static inline bool mi_page_is_single(const mi_page_t* page) {
   return page->kind == MI_PAGE_SOLO || page->kind == MI_PAGE_HUGE;
-}
-
-// The block of a page with a guard page behind it, and its size.
-static inline void* mi_page_guarded_block(const mi_page_t* page) { return page->start + (page->guard - 1); }
-static inline size_t mi_page_guarded_size(const mi_page_t* page) {
-  return page->block_size - MI_OS_PAGE - (page->guard - 1);
 }
 
 // The class that serves for `bin` in a theap whose blocks all lie at multiples of 16.

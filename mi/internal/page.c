@@ -18,6 +18,7 @@
 
 #include "mi/internal/account.h"
 #include "mi/internal/bit_page.h"
+#include "mi/internal/guard.h"
 #include "mi/internal/options.h"
 #include "mi/internal/os.h"
 #include "mi/internal/page_queue.h"
@@ -165,15 +166,15 @@ static _Atomic(uint32_t) handle_pages_warm;  // how many of them have memory beh
 #define PAGE_LINK offsetof(mi_page_t, listed_next)
 
 // The policy of a claimed slot, whose kind, block size and number of blocks are set. False: no memory for its bits.
-static bool page_init_policy(const mi_theap_t* theap, mi_page_t* page, mi_kind_t kind) {
-  if (mi_likely((theap->policy | page->policy) == 0)) return true;
+static bool page_init_policy(uint8_t policy, mi_page_t* page, mi_kind_t kind) {
+  if (mi_likely((policy | page->policy) == 0)) return true;
   page->kind = (uint8_t)kind;
-  if (theap->policy == 0) {
+  if (policy == 0) {
     _mi_bits_forget(mi_page_segment(page), mi_page_slice(page));
-  } else if (!_mi_bits_begin(page, theap->policy)) {
+  } else if (!_mi_bits_begin(page, policy)) {
     return false;
   }
-  page->policy = theap->policy;
+  page->policy = policy;
   return true;
 }
 
@@ -200,7 +201,7 @@ static void page_init(mi_theap_t* theap, mi_page_t* page, mi_kind_t kind, size_t
   if (theap->is_internal) {
     flags = (bin >= MI_BIN_HANDLE && mi_is_power_of_two(mi_bin_size(bin)) ? MI_OWNER_SPECIAL : MI_OWNER_INTERNAL);
   }
-  if (theap->policy != 0) flags = MI_OWNER_INTERIOR;
+  if (page->policy != 0) flags = MI_OWNER_INTERIOR;
   mi_store_release(&page->owner, mi_load_relaxed(&theap->thread->id) | flags);
   theap->page_count++;
   mi_gauge_add(&_mi_stats.pages, 1);
@@ -247,7 +248,7 @@ static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
     for (uint8_t* b = page->start; b < page->start + page->reserved * size; b += size)
       memset(b, 0, sizeof(mi_region_t));
   }
-  if (mi_unlikely(!page_init_policy(theap, page, MI_PAGE_CLASS))) {
+  if (mi_unlikely(!page_init_policy(theap->policy, page, MI_PAGE_CLASS))) {
     _mi_slices_release(page);
     return NULL;
   }
@@ -290,14 +291,11 @@ void _mi_handle_pages_purge(void) {
 // The slices of a page that is in no queue, and whose blocks are counted, go back.
 static void page_return_slices(mi_page_t* page) {
   mi_page_uncharge(page);
-#if MI_GUARDED
-  if (page->guard != 0) {
-    // Memory that cannot be made accessible again is never handed out again.
-    if (!_mi_os_protect(page->start + page->block_size - MI_OS_PAGE, MI_OS_PAGE, false)) return;
-    page->guard = 0;
-  }
-#endif
   mi_gauge_sub(&_mi_stats.pages, 1);
+  if (mi_unlikely(page->guard != 0)) {
+    _mi_guard_withhold(page);
+    return;
+  }
   if (page->kind == MI_PAGE_HUGE) {
     _mi_huge_release(page);
   } else if (page->bin == MI_BIN_HANDLE && mi_load_relaxed(&page->heap) == &_mi_heap_internal) {
@@ -395,7 +393,7 @@ static bool page_is_delaying(const mi_page_t* page) {
 // are freed stay there. Its theap's depth, or the page's, says that it is sealed.
 static void page_seal(mi_theap_t* theap, mi_page_t* page) {
   while (!page_to_full(theap, page)) {
-    if (page->policy != 0) _mi_bits_drain(theap);
+    if (page->policy != 0) _mi_theap_drain_delayed(theap);
     _mi_page_collect(page);
   }
 }
@@ -971,7 +969,21 @@ static void* solo_failed(mi_theap_t* theap, size_t charged) {
   return NULL;
 }
 
-static void* solo_alloc(mi_theap_t* theap, mi_arena_t* arena, size_t size, size_t alignment, size_t offset, bool zero) {
+// The one block of a page that was just made is handed out. There is no free block and never will be while it lives:
+// the page is full from the start, so that every free takes the slow path.
+static void solo_begin(mi_theap_t* theap, mi_page_t* page) {
+  page->used = page->capacity = page->reserved = 1;
+  page_supply(page, 1);
+  _Atomic(mi_thread_free_t)* const word = mi_page_word(page);
+  mi_store_release(word, mi_word_base(page, mi_load_relaxed(word)) | MI_DELAYED);
+  mi_queue_link(theap, MI_BIN_FULL, page, false);
+  page->in_full = 1;
+  owner_flag(page, MI_OWNER_FULL, true);
+}
+
+// `policy`: of the page, which is the theap's but for guarded blocks.
+static void* solo_alloc(mi_theap_t* theap, uint8_t policy, mi_arena_t* arena, size_t size, size_t alignment,
+                        size_t offset, bool zero) {
   bool is_zero;
   mi_page_t* page;
   if (size == 0) size = 1;
@@ -993,7 +1005,7 @@ static void* solo_alloc(mi_theap_t* theap, mi_arena_t* arena, size_t size, size_
     const size_t room = slices * MI_SLICE_SIZE - (size_t)(page->start - start);
     if (page->block_size > room) page->block_size = room;
     page->reserved = 1;
-    if (mi_unlikely(!page_init_policy(theap, page, MI_PAGE_SOLO))) {
+    if (mi_unlikely(!page_init_policy(policy, page, MI_PAGE_SOLO))) {
       _mi_slices_release(page);
       return solo_failed(theap, charged);
     }
@@ -1002,13 +1014,12 @@ static void* solo_alloc(mi_theap_t* theap, mi_arena_t* arena, size_t size, size_
     page = _mi_huge_claim(size, alignment, offset, inside, arena, &is_zero);
     if (page == NULL) return solo_failed(theap, charged);
     page->reserved = 1;
-    if (mi_unlikely(!page_init_policy(theap, page, MI_PAGE_HUGE))) {
+    if (mi_unlikely(!page_init_policy(policy, page, MI_PAGE_HUGE))) {
       _mi_huge_release(page);
       return solo_failed(theap, charged);
     }
     page_init(theap, page, MI_PAGE_HUGE, MI_BIN_SOLO, is_zero);
   }
-  page->used = page->capacity = page->reserved = 1;
   if (mi_unlikely(page->policy != 0)) {
     mi_bits_t* const bits = mi_bits_of(page);
     bits->inside = (uint8_t)inside;
@@ -1016,45 +1027,46 @@ static void* solo_alloc(mi_theap_t* theap, mi_arena_t* arena, size_t size, size_
     mi_store_relaxed(&bits->words[0].live, (uint64_t)1);
   }
   if (mi_unlikely(page->block_size != charged)) mi_theap_add(theap, (int64_t)page->block_size - (int64_t)charged);
-  page_supply(page, 1);
-  // It has no free block and never will while it lives: full from the start, so that every free takes the slow path.
-  _Atomic(mi_thread_free_t)* const word = mi_page_word(page);
-  mi_store_release(word, mi_word_base(page, mi_load_relaxed(word)) | MI_DELAYED);
-  mi_queue_link(theap, MI_BIN_FULL, page, false);
-  page->in_full = 1;
-  owner_flag(page, MI_OWNER_FULL, true);
+  solo_begin(theap, page);
   if (zero && !is_zero) memset(page->start, 0, page->block_size);
   return page->start + inside;
 }
 
 void* _mi_theap_alloc_solo(mi_theap_t* theap, size_t size, size_t alignment, size_t offset, bool zero) {
-  return solo_alloc(theap, theap->arena, size, alignment, offset, zero);
+  return solo_alloc(theap, theap->policy, theap->arena, size, alignment, offset, zero);
 }
 
 void* _mi_internal_alloc_in(mi_thread_t* thread, mi_arena_t* arena, size_t size) {
   if (arena == NULL) return _mi_internal_zalloc(thread, size);
-  return solo_alloc(&thread->internal_theap, arena, size, 1, 0, true);
+  return solo_alloc(&thread->internal_theap, 0, arena, size, 1, 0, true);
 }
 
-#if MI_GUARDED
-void* _mi_theap_alloc_guarded(mi_theap_t* theap, size_t size, size_t alignment, bool zero) {
-  if (size == 0) size = 1;
-  const size_t body = mi_round_up(size, MI_OS_PAGE);
-  uint8_t* const start = _mi_theap_alloc_solo(theap, body + MI_OS_PAGE, MI_OS_PAGE, 0, zero);
+// Pages of guarded blocks (guard.c).
+mi_page_t* _mi_guard_page_fresh(mi_theap_t* theap, size_t size, bool* zero) {
+  uint8_t* const start = solo_alloc(theap, 0, theap->arena, size, MI_OS_PAGE, 0, false);
   if (start == NULL) return NULL;
   mi_page_t* const page = _mi_page_of_any(start);
-  size_t index;
-  // Memory that the program handed in may be mapped elsewhere too, and is not ours to protect.
-  if (_mi_arena_of(start, &index)->is_foreign || !_mi_os_protect(start + body, MI_OS_PAGE, true)) {
-    _mi_page_free_local(page, (mi_block_t*)start);
-    return NULL;
-  }
-  const size_t lead = (body - size) & ~(alignment - 1);
-  mi_assert(page->start == start && page->block_size == body + MI_OS_PAGE);
-  page->guard = (uint32_t)(1 + lead);
-  return start + lead;
+  mi_assert(page->start == start);
+  *zero = (page->fresh_zero != 0);
+  return page;
 }
-#endif
+
+bool _mi_guard_page_again(mi_theap_t* theap, mi_page_t* page) {
+  if (!mi_theap_charge(theap, page->block_size)) return false;
+  page_init(theap, page, MI_PAGE_SOLO, MI_BIN_SOLO, true);
+  solo_begin(theap, page);
+  return true;
+}
+
+void _mi_guard_page_release(mi_page_t* page) {
+  if (page->slices == 0) {
+    page->kind = MI_PAGE_HUGE;
+    _mi_huge_release(page);
+  } else {
+    _mi_slices_release(page);
+  }
+  _mi_purge(false);
+}
 
 void _mi_page_mark_interior(mi_page_t* page) { owner_flag(page, MI_OWNER_INTERIOR, true); }
 
@@ -1361,10 +1373,10 @@ static bool theap_cut_delayed(mi_theap_t* theap) {
 
 bool _mi_theap_abandon(mi_theap_t* theap, bool wait) {
   // A wait: for a thread that is between the two halves of one remote free.
-  if (theap->policy != 0) _mi_bits_drain(theap);
+  if (theap->policy != 0) _mi_theap_drain_delayed(theap);
   while (!theap_cut_delayed(theap)) {
     if (!wait) return false;
-    if (theap->policy != 0) _mi_bits_drain(theap);  // what is queued counts as DELAYING
+    if (theap->policy != 0) _mi_theap_drain_delayed(theap);  // what is queued counts as DELAYING
     mi_count(&_mi_stats.abandon_waits, 1);
     _mi_os_yield();
   }
@@ -1403,7 +1415,7 @@ static void page_settle(const mi_theap_t* theap, mi_page_t* page, bool pinned) {
     const size_t size = page->reserved * page->block_size;
     const mi_block_t* block = mi_load_acquire(&((mi_theap_t*)theap)->delayed_free);
     for (; block != NULL; block = block->next) {
-      if ((size_t)((const uint8_t*)block - page->start) < size) page->delayed++;
+      if ((size_t)((const uint8_t*)block - page->start) < size || mi_guard_link_page(block) == page) page->delayed++;
     }
   }
   if (!pinned) return;

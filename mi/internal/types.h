@@ -77,6 +77,7 @@ typedef enum mi_kind_e {
   MI_PAGE_CLASS,     // blocks of one size class
   MI_PAGE_SOLO,      // one block, up to MI_SOLO_SIZE_MAX
   MI_PAGE_HUGE,      // one block in a run of segments of its own
+  MI_PAGE_WITHHELD,  // a guarded block that was freed, out of everybody's reach for a while (guard.c)
 } mi_kind_t;
 
 // A page slot: two cache lines. The first is the owner's alone; the second is what other threads read or write. A page
@@ -115,7 +116,7 @@ struct mi_page_s {
   uint8_t policy;  // what its heap asked for (theap->policy); not 0: no fast path, see heap/policy.c
   uint8_t distance;
   uint8_t kind;    // mi_kind_t
-  uint32_t guard;  // 1 + where its block begins, if an inaccessible OS page lies behind the block (MI_GUARDED); else 0
+  uint32_t guard;  // 1 + the number of its record, if its block lies between guards (guard.c); else 0
 } __attribute__((aligned(2 * MI_CACHE_LINE)));
 
 struct mi_segment_s {
@@ -320,6 +321,11 @@ typedef struct mi_part_cache_s {
   mi_part_t* part;
 } mi_part_cache_t;
 
+// Addresses of a stack.
+typedef struct mi_stack_range_s {
+  uintptr_t low, high;
+} mi_stack_range_t;
+
 // A thread's record: type-stable, recycled, never returned while the process lives.
 struct mi_thread_s {
   _Atomic(mi_tid_t) id;    // 0: nobody uses the record. A part's owner lives iff its record's id equals its own
@@ -361,7 +367,16 @@ struct mi_thread_s {
   void* deferred_heaps;                        // mi_deferred_entry_t[deferred_capacity] of the layer above
   void* deferred_spare;                        // mi_deferred_t, for the next heaps
   uint32_t deferred_spare_count;
-  _Atomic(void*) subproc;  // mi_subproc_t of the layer above; NULL: the main one
+  _Atomic(void*) subproc;        // mi_subproc_t of the layer above; NULL: the main one
+  mi_stack_range_t stack_known;  // of its stack, what is known to be readable (trace.c)
+  uint64_t guards_made;          // guarded blocks that may lie at either end
+#if MI_GUARDED
+  uint64_t guard_number;  // of the thread, in the order of their first allocations
+  uint64_t guard_random;  // where its stream of numbers is (heap/guarded.c)
+  uint64_t guard_rate;
+  uint64_t guard_left;                // allocations until the next one that is chosen, less those in the countdown
+  uint32_t guard_epoch, guard_looks;  // of the options, and of heaps' settings, that it knows
+#endif
   mi_part_cache_t part_cache[MI_PART_CACHE];
   // --- shared
   _Atomic(mi_slot_t*) free_slots __attribute__((aligned(MI_CACHE_LINE)));  // pushed by any, popped by the owner
@@ -493,6 +508,9 @@ typedef struct mi_tls_s {
   mi_heap_t* away_heap;  // the last heap that the thread used without being at home in it,
   uint64_t away_id;      // the heap's id then,
   mi_part_t* away_part;  // and the thread's part of it
+#if MI_GUARDED
+  uint64_t guard_countdown;  // allocations until one that may be guarded (heap/guarded.c)
+#endif
 } mi_tls_t;
 
 #endif
