@@ -315,8 +315,9 @@ struct mi_thread_s {
   size_t segment_index;
   uint64_t heap_id_next, heap_id_end;  // its run of heap ids
   mi_slot_chunk_t* slot_chunks;
-  mi_heap_t* handle_cache;  // recycled handles with their spare regions, last in first out
-  uint32_t handle_cache_count;
+  mi_heap_t* handle_cache;      // recycled handles with their spare regions, last in first out
+  mi_heap_t* prepared;          // the same, with what their configuration asked for (heap/prepared.c)
+  uint32_t handle_cache_count;  // of both, as the next
   uint32_t handle_cache_bytes;
   uint32_t handle_cache_limit;  // how much it keeps, learnt
   uint32_t handle_trims;        // heaps that were larger
