@@ -252,10 +252,9 @@ struct mi_theap_s {
   mi_page_t* queue[MI_BIN_COUNT];  // circular lists: head; head->prev is the last
   mi_heap_t* heap;
   mi_thread_t* thread;
-  mi_part_t* part;        // NULL for the main and the internal heap
-  mi_slot_t* slot;        // NULL for those that live in the record
-  mi_arena_t* arena;      // where its pages come from; NULL: any that is not exclusive
-  mi_account_t* account;  // of its heap; NULL: of the internal heap
+  mi_part_t* part;    // NULL for the main and the internal heap
+  mi_slot_t* slot;    // NULL for those that live in the record
+  mi_arena_t* arena;  // where its pages come from; NULL: any that is not exclusive
   uint32_t page_count;
   uint32_t tidy_count;
   uint8_t retire_low, retire_high;  // bins that may hold a retired page
