@@ -238,6 +238,28 @@ static inline bool heap_is_simple(mi_heap_t* heap) {
           mi_load_relaxed(&heap->is_target) | heap->flags) == 0;
 }
 
+static mi_noinline void heap_destroy(mi_heap_t* heap) {
+  bool called = false;
+  if ((mi_load_relaxed(&heap->home.region.owner) ^ _mi_tls.tid) <= MI_OWNER_FLAGS && heap->home.config != NULL) {
+    const mi_prepared_end_t end = _mi_prepared_end(_mi_tls.thread, heap);
+    if (mi_likely(end == MI_PREPARED_KEPT)) return;
+    called = (end == MI_PREPARED_CALLED);
+  }
+  if (!_mi_heap_check_end(heap, (heap->flags & MI_HEAP_NO_DESTROY) == 0, "mi_heap_destroy")) return;
+  if ((heap->flags & MI_HEAP_NO_DESTROY) != 0) {
+    mi_heap_delete(heap);
+    return;
+  }
+  if (called) {
+    _mi_deferred_drop(heap->home.config);
+  } else if (heap->home.config != NULL) {
+    _mi_deferred_end(heap);
+  }
+  _mi_heap_leave_default(heap);
+  _mi_heap_before_end(heap, false);
+  _mi_heap_finish(heap);
+}
+
 void mi_heap_destroy(mi_heap_t* heap) {
   if (mi_unlikely(heap == NULL)) return;
   mi_thread_t* const thread = _mi_tls.thread;
@@ -251,15 +273,7 @@ void mi_heap_destroy(mi_heap_t* heap) {
     _mi_handle_free(thread, heap);
     return;
   }
-  if (!_mi_heap_check_end(heap, (heap->flags & MI_HEAP_NO_DESTROY) == 0, "mi_heap_destroy")) return;
-  if ((heap->flags & MI_HEAP_NO_DESTROY) != 0) {
-    mi_heap_delete(heap);
-    return;
-  }
-  if (heap->home.config != NULL) _mi_deferred_end(heap);
-  _mi_heap_leave_default(heap);
-  _mi_heap_before_end(heap, false);
-  _mi_heap_finish(heap);
+  heap_destroy(heap);
 }
 
 void _mi_heap_finish(mi_heap_t* heap) {

@@ -100,7 +100,7 @@ void _mi_part_init(mi_part_t* part, mi_heap_t* heap, mi_tid_t owner, uint8_t shi
 }
 
 // The part's own region, empty again (reset of the whole heap).
-void _mi_part_rewind_embedded(mi_part_t* part) {
+static inline __attribute__((always_inline)) void part_rewind_embedded(mi_part_t* part) {
   region_clear(&part->region);
   part_set_current(part, &part->region);
   part->step = 0;
@@ -339,7 +339,18 @@ static mi_heap_t* returned_take(mi_thread_t* thread) {
   return list;
 }
 
+static void prepared_yield(mi_thread_t* thread);
+
 static mi_noinline mi_heap_t* handle_alloc_slow(mi_thread_t* thread) {
+  if (mi_unlikely(thread->prepared != NULL)) {
+    prepared_yield(thread);
+    mi_heap_t* const heap = thread->handle_cache;
+    thread->handle_cache = (mi_heap_t*)heap->home.region.next;
+    thread->handle_cache_count--;
+    thread->handle_cache_bytes -= heap->home.bytes;
+    part_rewind_embedded(&heap->home);
+    return heap;
+  }
   if (mi_load_relaxed(&thread->returned) != NULL) {
     mi_heap_t* const first = returned_take(thread);
     for (mi_heap_t* list = (mi_heap_t*)first->home.region.next; list != NULL;) {
@@ -347,7 +358,7 @@ static mi_noinline mi_heap_t* handle_alloc_slow(mi_thread_t* thread) {
       handle_keep(thread, list);
       list = next;
     }
-    _mi_part_rewind_embedded(&first->home);
+    part_rewind_embedded(&first->home);
     return first;
   }
   mi_heap_t* const heap = _mi_internal_alloc(thread, (size_t)1 << MI_REGION_SHIFT_MIN);
@@ -360,6 +371,7 @@ static mi_noinline mi_heap_t* handle_alloc_slow(mi_thread_t* thread) {
 
 static mi_noinline void handle_free_slow(mi_thread_t* thread, mi_heap_t* heap) {
   mi_part_t* const part = &heap->home;
+  if (mi_unlikely(thread != NULL && thread->prepared != NULL)) prepared_yield(thread);
   if (thread != NULL && thread->heap_balance >= 0 && thread->handle_cache_count < MI_CACHE_COUNT_MAX) {
     const uint32_t limit = thread->handle_cache_limit;
     part_trim_spare(part, thread->handle_cache_bytes < limit ? limit - thread->handle_cache_bytes : 0);
@@ -373,6 +385,49 @@ static mi_noinline void handle_free_slow(mi_thread_t* thread, mi_heap_t* heap) {
   region_go_home(&part->region);
 }
 
+// --- handles with what a configuration asked for (prepared.c)
+
+bool _mi_handle_keep_prepared(mi_thread_t* thread, mi_heap_t* heap) {
+  mi_part_t* const part = &heap->home;
+  if (thread->heap_balance < 0 || thread->handle_cache_count >= MI_CACHE_COUNT_MAX) return false;
+  mi_store_relaxed(&part->id, 0);  // first, as below
+  mi_stores_in_order();
+  part_spare_regions(part);
+  mi_store_relaxed(&part->region.owner, MI_TID_NONE);
+  if (mi_unlikely(part_opened_several(part))) part_join_spare(part);
+  if (thread->heap_balance > -MI_BALANCE_MAX) thread->heap_balance--;
+  if (mi_unlikely(thread->handle_cache_bytes + part->bytes > thread->handle_cache_limit)) {
+    part_trim_spare(part, thread->handle_cache_limit - thread->handle_cache_bytes);
+    thread->handle_trims++;
+  }
+  part->region.next = (mi_region_t*)thread->prepared;
+  thread->prepared = heap;
+  thread->handle_cache_count++;
+  thread->handle_cache_bytes += part->bytes;
+  return true;
+}
+
+void _mi_handle_take_prepared(mi_thread_t* thread, mi_heap_t* heap) {
+  mi_part_t* const part = &heap->home;
+  if (thread->heap_balance < MI_BALANCE_MAX) thread->heap_balance++;
+  thread->prepared = (mi_heap_t*)part->region.next;
+  thread->handle_cache_count--;
+  thread->handle_cache_bytes -= part->bytes;
+  part_rewind_embedded(part);
+  if (part->is_shut != 0) part->limit = mi_load_relaxed(&part->bump);
+  mi_store_relaxed(&part->region.owner, mi_load_relaxed(&thread->id) | MI_OWNER_YOUNG);
+}
+
+// One of them becomes a handle like others, for what the thread makes now.
+static void prepared_yield(mi_thread_t* thread) {
+  mi_heap_t* const heap = thread->prepared;
+  thread->prepared = (mi_heap_t*)heap->home.region.next;
+  thread->handle_cache_count--;
+  thread->handle_cache_bytes -= heap->home.bytes;
+  _mi_prepared_strip(heap);
+  handle_keep(thread, heap);
+}
+
 // A handle that is recycled has everything but its first region, its bump and its counts as a new one has them.
 mi_heap_t* _mi_handle_alloc(mi_thread_t* thread) {
   if (thread->heap_balance < MI_BALANCE_MAX) thread->heap_balance++;
@@ -381,7 +436,7 @@ mi_heap_t* _mi_handle_alloc(mi_thread_t* thread) {
     thread->handle_cache = (mi_heap_t*)heap->home.region.next;
     thread->handle_cache_count--;
     thread->handle_cache_bytes -= heap->home.bytes;
-    _mi_part_rewind_embedded(&heap->home);
+    part_rewind_embedded(&heap->home);
   } else {
     heap = handle_alloc_slow(thread);
     if (heap == NULL) return NULL;
@@ -427,6 +482,7 @@ void _mi_returned_flush(mi_thread_t* thread) {
 }
 
 void _mi_handle_cache_flush(mi_thread_t* thread) {
+  while (mi_unlikely(thread->prepared != NULL)) prepared_yield(thread);
   mi_heap_t* const heaps = thread->handle_cache;
   thread->handle_cache = NULL;
   thread->handle_cache_count = 0;
@@ -459,7 +515,7 @@ void _mi_handle_retain(mi_thread_t* thread, size_t bytes) {
 // Every few dozen slow paths. Handles that were not touched for so many of these go home, and what was learnt is
 // forgotten.
 void _mi_handle_idle_step(mi_thread_t* thread) {
-  if (thread->handle_cache == NULL) return;
+  if (thread->handle_cache == NULL && thread->prepared == NULL) return;
   if (thread->handle_seen != thread->heap_id_next) {  // heaps were made since
     thread->handle_seen = thread->heap_id_next;
     thread->handle_idle = 0;
@@ -676,9 +732,8 @@ static inline void part_count(mi_part_t* part, size_t kib, size_t bin, bool chur
   part->seen[bin] = (uint8_t)(seen < 255 ? seen : 255);
 }
 
-// Makes a region that is not in use the current one, and puts it down to class `bin`. It is charged.
-static inline void part_open(mi_part_t* part, mi_region_t* region, size_t bin) {
-  const size_t kib = region_kib(region);
+// Makes a region of `kib` KiB that is not in use the current one, and puts it down to class `bin`. It is charged.
+static inline void part_open(mi_part_t* part, mi_region_t* region, size_t kib, size_t bin) {
   part_count(part, kib, bin, region_churns(part->current));
   part->young += (uint16_t)kib;
   if (part->step < STEPS - 1) part->step++;
@@ -720,7 +775,7 @@ static mi_noinline bool part_grow(mi_thread_t* thread, mi_part_t* part, size_t n
   int64_t prepaid = 0;
   mi_region_t* const region = region_new(thread, part, need, &asked, &prepaid);
   if (region == NULL) return false;
-  part_open(part, region, bin);
+  part_open(part, region, region_kib(region), bin);
   if (asked) part_settle_account(part, mi_account_of(part->heap), prepaid);
   return true;
 }
@@ -745,12 +800,13 @@ static mi_noinline void* young_alloc_slow(mi_part_t* part, size_t size, size_t a
     const size_t bin = granules_bin[need / MI_GRANULE], room = need + alignment - MI_GRANULE;
     if (part->seen[bin] >= MI_SEEN_EARNED) return NULL;
     mi_region_t* const spare = part->spare;
-    const bool asks = (spare != NULL && part_asks(part, region_kib(spare)));
+    const size_t kib = (spare != NULL ? region_kib(spare) : 0);
+    const bool asks = part_asks(part, kib);
     int64_t prepaid = 0;
     if (spare != NULL && region_room(spare) >= room &&
         (!asks || part_charge(part, (size_t)1 << spare->shift, &prepaid))) {
       part->spare = spare->next;
-      part_open(part, spare, bin);
+      part_open(part, spare, kib, bin);
       if (asks) part_settle_account(part, mi_account_of(part->heap), prepaid);
     } else if (!part_grow(thread, part, room, bin)) {
       return NULL;
@@ -769,10 +825,13 @@ mi_noinline void* _mi_young_malloc_slow(mi_part_t* part, size_t size) {
     const size_t bin = granules_bin[granules];
     mi_region_t* const spare = part->spare;
     if (mi_likely(spare != NULL && region_room(spare) >= need && part->seen[bin] < MI_SEEN_EARNED &&
-                  (size_t)(part->limit - mi_load_relaxed(&part->bump)) < need && !part_asks(part, region_kib(spare)))) {
-      part->spare = spare->next;
-      part_open(part, spare, bin);
-      return mi_part_bump(part, mi_load_relaxed(&part->bump), need);
+                  (size_t)(part->limit - mi_load_relaxed(&part->bump)) < need)) {
+      const size_t kib = region_kib(spare);
+      if (mi_likely(!part_asks(part, kib))) {
+        part->spare = spare->next;
+        part_open(part, spare, kib, bin);
+        return mi_part_bump(part, mi_load_relaxed(&part->bump), need);
+      }
     }
     void* const p = young_alloc_slow(part, size, MI_GRANULE);
     if (mi_likely(p != NULL)) {

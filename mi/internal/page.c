@@ -640,7 +640,7 @@ static bool page_unlist(_Atomic(uint64_t)* stack, mi_page_t* page) {
       popped->next = back;
       back = popped;
     }
-    is_listed = (mi_load_acquire(&page->thread_free) & MI_LISTED) != 0;
+    is_listed = (mi_load_acquire(mi_page_word(page)) & MI_LISTED) != 0;
   }
   while (back != NULL) {
     mi_page_t* const next = back->next;
@@ -706,7 +706,7 @@ static void page_adopt(mi_theap_t* theap, mi_page_t* page) {
   mi_heap_t* const from = mi_load_relaxed(&page->heap);
   if (mi_unlikely(from != theap->heap)) {
     mi_page_uncharge(page);
-    if (theap->account != NULL) _mi_account_add(theap->account, mi_page_charged(page));
+    mi_theap_add(theap, mi_page_charged(page));
   }
   mi_store_relaxed(&page->heap, theap->heap);
   mi_store_relaxed(&page->theap, theap);

@@ -273,10 +273,9 @@ struct mi_theap_s {
   mi_page_t* queue[MI_BIN_COUNT];  // circular lists: head; head->prev is the last
   mi_heap_t* heap;
   mi_thread_t* thread;
-  mi_part_t* part;        // NULL for the main and the internal heap
-  mi_slot_t* slot;        // NULL for those that live in the record
-  mi_arena_t* arena;      // where its pages come from; NULL: any that is not exclusive
-  mi_account_t* account;  // of its heap; NULL: of the internal heap
+  mi_part_t* part;    // NULL for the main and the internal heap
+  mi_slot_t* slot;    // NULL for those that live in the record
+  mi_arena_t* arena;  // where its pages come from; NULL: any that is not exclusive
   uint32_t page_count;
   uint32_t tidy_count;
   uint8_t retire_low, retire_high;  // bins that may hold a retired page
@@ -344,8 +343,9 @@ struct mi_thread_s {
   size_t segment_index;
   uint64_t heap_id_next, heap_id_end;  // its run of heap ids
   mi_slot_chunk_t* slot_chunks;
-  mi_heap_t* handle_cache;  // recycled handles with their spare regions, last in first out
-  uint32_t handle_cache_count;
+  mi_heap_t* handle_cache;      // recycled handles with their spare regions, last in first out
+  mi_heap_t* prepared;          // the same, with what their configuration asked for (heap/prepared.c)
+  uint32_t handle_cache_count;  // of both, as the next
   uint32_t handle_cache_bytes;
   uint32_t handle_cache_limit;  // how much it keeps, learnt
   uint32_t handle_trims;        // heaps that were larger
