@@ -15,6 +15,7 @@
 #include "mi/heap/parts.h"
 #include "mi/internal/os.h"
 #include "mi/internal/page_queue.h"
+#include "mi/internal/space.h"
 #include "mi/internal/stack.h"
 #include "mi/internal/stats.h"
 
@@ -615,6 +616,9 @@ static bool check_one(check_t* check, mi_heap_t* heap) {
   check->waiting = 0;
   check->theaps = check->parts = 0;
   if (!check_handle(check, heap) || !check_lanes(check, heap)) return false;
+  const void* at;
+  const char* const apart = (mi_heap_space(heap) == NULL ? NULL : _mi_space_breach(mi_heap_space(heap), &at));
+  if (apart != NULL) return heap_breach(check, heap, "at %p: %s", at, apart);
   const bool ok = enter_slots(check, heap) && check_parts(check, heap);
   leave_slots(check, heap);
   return ok;

@@ -2,6 +2,7 @@
 // calls of this layer.
 #include "mi/heap/checked.h"
 #include "mi/heap/table.h"
+#include "mi/internal/space.h"
 #include "mi/mimalloc.h"
 
 static void collect_slot(mi_slot_t* slot, bool force) {
@@ -63,6 +64,7 @@ void mi_heap_collect(mi_heap_t* heap, bool force) {
   }
   _mi_forwarders_collect(heap);
   _mi_abandoned_sweep(heap, false);
+  if (mi_heap_space(heap) != NULL) _mi_space_collect(mi_heap_space(heap));
   if (force) {
     _mi_handle_cache_flush(thread);
     _mi_theap_collect(&thread->internal_theap, true);

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "mi/heap/checked.h"
+#include "mi/internal/space.h"
 
 void _mi_policy_begin(mi_heap_t* heap, uint32_t policy) {
   mi_heap_extra_t* const extra = mi_load_relaxed(mi_heap_extra_word(heap));
@@ -31,6 +32,7 @@ void* _mi_policy_alloc(mi_heap_t* heap, mi_part_t* part, const mi_request_t* req
     _mi_error(ENOMEM, "no memory for %zu bytes: the thread could not be set up\n", request->size);
     return NULL;
   }
+  if (mi_heap_space(heap) != NULL) return _mi_isolated_alloc(thread, heap, request);
   if (part == NULL) part = _mi_part_of(thread, heap);
   if (mi_unlikely(part == NULL)) return NULL;
   return _mi_paged_alloc(thread, heap, part, request);
@@ -45,10 +47,15 @@ void* _mi_policy_serve(mi_theap_t* theap, const mi_request_t* request) {
 // --- blocks ------------------------------------------------------------------------------------------------------
 
 void _mi_policy_free(mi_page_t* page, void* p) {
+  if (page->kind == MI_PAGE_BITS) {
+    _mi_space_free(page, p);
+    return;
+  }
   _mi_block_free(page, mi_page_is_single(page) ? (mi_block_t*)page->start : mi_page_block_of(page, p));
 }
 
 size_t _mi_policy_size(mi_page_t* page, const void* p) {
+  if (page->kind == MI_PAGE_BITS) return _mi_space_block_size(page, p, "usable_size");
   if (mi_page_is_single(page)) {
     const size_t inside = (size_t)((const uint8_t*)p - page->start);
     return (inside < sizeof(mi_block_t) ? page->block_size - inside : 0);
@@ -58,6 +65,7 @@ size_t _mi_policy_size(mi_page_t* page, const void* p) {
 
 void* _mi_policy_realloc(mi_heap_t* heap, mi_page_t* page, void* p, size_t newsize, size_t alignment, size_t offset,
                          bool zero) {
+  if (page->kind == MI_PAGE_BITS) return _mi_isolated_realloc(heap, page, p, newsize, alignment, offset, zero);
   const size_t usable = _mi_policy_size(page, p);
   if (mi_unlikely(usable == 0)) {
     _mi_error(EINVAL, "realloc of %p refused: not a live block\n", p);

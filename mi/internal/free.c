@@ -11,6 +11,7 @@
 
 #include "mi/internal/core.h"
 #include "mi/internal/options.h"
+#include "mi/internal/space.h"
 #include "mi/internal/stats.h"
 
 static void page_free_remote(mi_page_t* page, mi_block_t* block) {
@@ -90,6 +91,7 @@ mi_noinline void _mi_free_slow(void* p) {
   mi_page_t* const page = page_around(p);
   if (mi_unlikely(page == NULL)) {
     if (p == NULL) return;
+    _mi_vault_accuse(p, "mi_free");
     _mi_error(EINVAL, "mi_free: invalid pointer %p: not a block of this library\n", p);
     return;
   }

@@ -209,6 +209,19 @@ void _mi_report(int err, const char* format, ...) {
   MI_CALL_USER(fun(err, pair->arg));
 }
 
+_Noreturn void _mi_fatal(int err, const char* format, ...) {
+  va_list args;
+  va_start(args, format);
+  print_list(NULL, NULL, "mimalloc: fatal: ", format, args);
+  va_end(args);
+  const mi_pair_t* const pair = mi_load_acquire(&_mi_error_pair);
+  if (pair != NULL) {
+    mi_error_fun* const fun = (mi_error_fun*)mi_load_relaxed(&pair->fun);
+    MI_CALL_USER(fun(err, pair->arg));
+  }
+  abort();
+}
+
 void _mi_warning(const char* format, ...) {
   static _Atomic(long) warnings;
   if (!within(&warnings, _mi_option(mi_option_max_warnings))) return;

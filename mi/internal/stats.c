@@ -2,6 +2,8 @@
 // work.
 #include "mi/internal/stats.h"
 
+#include "mi/internal/space.h"
+
 mi_stats_process_t _mi_stats;
 
 // --- totals -----------------------------------------------------------------------------------------------------
@@ -101,12 +103,32 @@ static MI_RACY uint64_t free_length(const area_t* area, const mi_page_t* page, u
   return both;
 }
 
+// A page of a space: what it holds says its state.
+static MI_RACY void tally_bits(mi_tally_t* tally, mi_page_t* page, size_t bin, uint64_t size, bool blocks) {
+  const uint64_t state = mi_load_relaxed(mi_space_state(page)), slices = mi_racy(page->slices);
+  if ((state & MI_SPACE_OPEN) == 0) return;
+  const uint64_t live = mi_space_live(state), made = mi_load_relaxed((_Atomic(uint64_t)*)&page->recycled);
+  tally->used += mi_round_up(mi_racy(page->capacity) * size, MI_OS_PAGE);
+  tally->reserved += (slices != 0 ? slices * MI_SLICE_SIZE : mi_round_up(size + MI_SLICE_SIZE, MI_SEGMENT_SIZE));
+  if (!blocks) return;
+  tally->pages[bin]++;
+  tally->pages_made[bin]++;
+  tally->made[bin] += made;
+  tally->live[bin] += live;
+  *(bin == MI_BIN_SOLO ? &tally->single_bytes_made : &tally->bytes_made) += made * size;
+  *(bin == MI_BIN_SOLO ? &tally->single_bytes : &tally->bytes) += live * size;
+}
+
 MI_RACY void _mi_tally_page(mi_tally_t* tally, mi_page_t* page, bool blocks) {
   const size_t bin = mi_racy(page->bin), at = mi_page_slice(page);
   if (bin == 0 || bin > MI_BIN_SOLO) return;  // at the moment when it is made
   const uint64_t size = (bin == MI_BIN_SOLO ? mi_racy(page->block_size) : mi_bin_size(bin));
   const uint64_t capacity = mi_racy(page->capacity);
   const mi_thread_free_t tf = mi_load_relaxed(&page->thread_free);
+  if (mi_racy(page->kind) == MI_PAGE_BITS) {
+    tally_bits(tally, page, bin, size, blocks);
+    return;
+  }
   size_t slices = mi_racy(page->slices);
   if (at + slices > MI_SLICES_PER_SEGMENT) slices = MI_SLICES_PER_SEGMENT - at;
   tally->used += mi_round_up(capacity * size, MI_OS_PAGE);

@@ -75,6 +75,7 @@ typedef enum mi_kind_e {
   MI_PAGE_CLASS,     // blocks of one size class
   MI_PAGE_SOLO,      // one block, up to MI_SOLO_SIZE_MAX
   MI_PAGE_HUGE,      // one block in a run of segments of its own
+  MI_PAGE_BITS,      // of a heap with a space: a bit for each block, no lists and no owner (space.c)
 } mi_kind_t;
 
 // A page slot: two cache lines. The first is the owner's alone; the second is what other threads read or write.
@@ -126,6 +127,7 @@ typedef enum mi_segment_kind_e {
   MI_SEGMENT_HUGE_START,   // first segment of a huge block's run: has a header, slot 1 describes the block
   MI_SEGMENT_HUGE_INSIDE,  // later segment of such a run
   MI_SEGMENT_PRIVATE,      // the arena's own header
+  MI_SEGMENT_CLOSED,       // inaccessible: a guard of a heap with a space, or such a heap's that ended (vault.c)
 } mi_segment_kind_t;
 
 typedef struct mi_segment_info_s {
@@ -148,6 +150,7 @@ typedef struct mi_arena_s {
   bool is_exclusive;             // serves only who names it
   bool is_foreign;               // not mapped by us: what is purged may read as anything
   bool is_pinned;                // has its memory for ever: never purged
+  bool is_vault;                 // for heaps with memory of their own (vault.c)
   bool is_resident;              // segment 0 holds this header behind its slots, and is never closed
   _Atomic(size_t) ready;         // segments [0, ready) are writable; only grows
   _Atomic(size_t) first_unused;  // hint: no unused segment below
@@ -383,6 +386,7 @@ struct mi_part_s {
 #define MI_HEAP_IN_ARENA 4    // everything of it lies in the arena that its handle lies in
 #define MI_HEAP_VISITED 16    // a visit of it runs, or ran in a thread that is gone: `visiting` says which
 #define MI_HEAP_POLICY 32     // it has a policy (heap/policy.c); constant from before the heap is shown to anybody
+#define MI_HEAP_IN_SPACE 64   // its memory is its own (space.c); stays when the heap ended, in quarantine
 
 typedef enum mi_heap_state_e { MI_HEAP_OPEN = 0, MI_HEAP_CLOSED, MI_HEAP_DYING } mi_heap_state_t;
 
