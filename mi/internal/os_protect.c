@@ -155,3 +155,16 @@ int _mi_os_secret_map(void* start, size_t size, const mi_secret_probe_t* probe) 
   errno = saved;
   return error;
 }
+
+uint64_t _mi_os_present(void* start, size_t pages) {
+  const int saved = errno;
+  unsigned char present[MI_PRESENT_MAX];
+  uint64_t result = 0;
+  if (mincore(start, pages * MI_OS_PAGE, present) != 0) {
+    result = ~(uint64_t)0;
+  } else {
+    for (size_t i = 0; i < pages; i++) result |= (uint64_t)(present[i] & 1) << i;
+  }
+  errno = saved;
+  return result;
+}

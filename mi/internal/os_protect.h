@@ -36,5 +36,9 @@ mi_hidden void _mi_os_secret_probe(mi_secret_probe_t* probe);
 // Maps memory for secrets over closed address space, readable, writable and zero. 0, or the error, and the stretch is
 // closed as before; ENOMEM for a limit of locked memory that is reached.
 mi_hidden int _mi_os_secret_map(void* start, size_t size, const mi_secret_probe_t* probe);
+// Which of up to MI_PRESENT_MAX OS pages were ever touched, of memory that is never swapped out; all, if the system
+// does not say.
+#define MI_PRESENT_MAX 64
+mi_hidden uint64_t _mi_os_present(void* start, size_t pages);
 
 #endif

@@ -30,6 +30,7 @@
 #include "mi/internal/stats.h"
 
 #define MI_SPACE_GUARD MI_OS_PAGE
+#define MI_SPACE_WIPE_LARGE (8 * MI_OS_PAGE)
 #define MI_SPACE_MISSES 64     // pages of other classes that a search looks at
 #define MI_SPACE_IDLE_MAX 4    // pages without blocks that stay, for what comes next
 #define MI_SPACE_FIRST 8192    // bytes of a class's first page of secrets: locked memory is scarce
@@ -42,6 +43,27 @@
 static void wipe(void* p, size_t size) {
   memset(p, 0, size);
   __asm__ volatile("" : : "r"(p) : "memory");
+}
+
+// The same for a stretch of a page. A secret file has memory only where it was touched, and the first touch is dear: a
+// large block is wiped where there is any.
+static void space_wipe(const mi_space_t* space, uint8_t* p, size_t size) {
+  if (!space->is_secret || space->secret.way != MI_SECRET_FILE || size < MI_SPACE_WIPE_LARGE) {
+    wipe(p, size);
+    return;
+  }
+  uint8_t* const end = p + size;
+  uint8_t* at = (uint8_t*)mi_round_up((uintptr_t)p, MI_OS_PAGE);
+  wipe(p, (size_t)(at - p));
+  while ((size_t)(end - at) >= MI_OS_PAGE) {
+    size_t pages = (size_t)(end - at) / MI_OS_PAGE;
+    if (pages > MI_PRESENT_MAX) pages = MI_PRESENT_MAX;
+    uint64_t present = _mi_os_present(at, pages);
+    if (pages < 64) present &= mi_run_mask(0, pages);
+    for (; present != 0; present &= present - 1) wipe(at + mi_ctz(present) * MI_OS_PAGE, MI_OS_PAGE);
+    at += pages * MI_OS_PAGE;
+  }
+  wipe(at, (size_t)(end - at));
 }
 
 // The OS pages of a page's blocks.
@@ -283,26 +305,21 @@ static void page_begin(mi_space_t* space, mi_page_t* page, size_t bin) {
   mi_store_release(mi_space_state(page), state);
 }
 
-// How many blocks a new page of a class has, and how many slices that takes with the guard.
-static size_t page_plan(const mi_space_t* space, size_t bin, size_t* blocks) {
+// Bytes for the blocks of a new page of a class.
+static size_t page_plan(const mi_space_t* space, size_t bin) {
   const size_t size = mi_bin_size(bin), small = MI_SLICE_SIZE - MI_SPACE_GUARD;
-  size_t bytes = (size <= 8 * MI_KiB ? small : MI_SPACE_SLICES_MAX * MI_SLICE_SIZE - MI_SPACE_GUARD);
-  if (space->is_secret) {
-    const bool first = (mi_load_relaxed(&space->current[bin]) == NULL);
-    bytes = (first ? MI_SPACE_FIRST : size <= 8 * MI_KiB ? small : 4 * size);
-    if (bytes < size) bytes = size;
-  }
-  *blocks = bytes / size;
-  return (*blocks * size + MI_SPACE_GUARD + MI_SLICE_SIZE - 1) / MI_SLICE_SIZE;
+  if (!space->is_secret) return (size <= 8 * MI_KiB ? small : MI_SPACE_SLICES_MAX * MI_SLICE_SIZE - MI_SPACE_GUARD);
+  const bool first = (mi_load_relaxed(&space->current[bin]) == NULL);
+  const size_t bytes = (first ? MI_SPACE_FIRST : size <= 8 * MI_KiB ? small : 4 * size);
+  return (bytes < size ? size : bytes);
 }
 
-// A new page, with its first block taken. NULL: no memory.
-static mi_page_t* page_open(mi_space_t* space, size_t bin) {
-  size_t blocks;
-  const size_t slices = page_plan(space, bin, &blocks);
+// Slices for a page of so many blocks, and accessible memory. NULL: no memory.
+static mi_page_t* page_claim(mi_space_t* space, size_t bin, size_t blocks) {
+  const size_t size = mi_bin_size(bin), slices = (blocks * size + MI_SPACE_GUARD + MI_SLICE_SIZE - 1) / MI_SLICE_SIZE;
   mi_page_t* const page = slices_claim(space, slices);
   if (page == NULL) return NULL;
-  page->block_size = mi_bin_size(bin);
+  page->block_size = size;
   page->reserved = (uint32_t)blocks;
   page->start = (uint8_t*)mi_page_segment(page) + mi_page_slice(page) * MI_SLICE_SIZE;
   if (stretch_open(space, stretch_of(page), false) != 0) {
@@ -310,10 +327,19 @@ static mi_page_t* page_open(mi_space_t* space, size_t bin) {
     return NULL;
   }
   slots_set(page, slices);
+  return page;
+}
+
+// A new page, with its first block taken; near the limit of locked memory, a smaller one. NULL: no memory.
+static mi_page_t* page_open(mi_space_t* space, size_t bin) {
+  size_t blocks = page_plan(space, bin) / mi_bin_size(bin);
+  mi_page_t* page = page_claim(space, bin, blocks);
+  while (page == NULL && space->is_secret && blocks > 1) page = page_claim(space, bin, blocks /= 2);
+  if (page == NULL) return NULL;
   page_begin(space, page, bin);
   mi_space_segment_t* const segment = mi_space_segment_of(page);
   mi_fetch_or_seq_cst(&segment->room, (uint64_t)1 << mi_page_slice(page));
-  mi_store_relaxed(&space->cursor, segment);
+  mi_store_release(&space->cursor, segment);
   mi_store_release(&space->current[bin], page);
   return page;
 }
@@ -466,9 +492,9 @@ size_t _mi_space_block_size(mi_page_t* page, const void* p, const char* function
 }
 
 void _mi_space_shrink(mi_page_t* page, void* p, size_t size) {
-  if (!mi_space_segment_of(page)->space->wipes) return;
+  const mi_space_t* const space = mi_space_segment_of(page)->space;
   const size_t usable = _mi_space_block_size(page, p, "realloc");
-  if (size < usable) wipe((uint8_t*)p + size, usable - size);
+  if (space->wipes && size < usable) space_wipe(space, (uint8_t*)p + size, usable - size);
 }
 
 // A bit was cleared: a block less.
@@ -497,7 +523,8 @@ void _mi_space_free(mi_page_t* page, void* p) {
     return;
   }
   // In a child of fork there is nothing to wipe.
-  if (space->wipes && mi_likely(refusal == NULL)) wipe(page->start + index * page->block_size, page->block_size);
+  if (space->wipes && mi_likely(refusal == NULL))
+    space_wipe(space, page->start + index * page->block_size, page->block_size);
   const uint64_t bit = (uint64_t)1 << (index % 64);
   // Release: the last writes to the block.
   if (mi_unlikely((mi_fetch_and_acq_rel(&mi_space_bits(page)[index / 64], ~bit) & bit) == 0)) {
@@ -547,7 +574,7 @@ static bool clear_page(mi_page_t* page, void* arg) {
   const clear_t* const clear = arg;
   mi_space_t* const space = clear->space;
   if ((space->heap->flags & MI_HEAP_COUNTED) != 0) page_count_out(&_mi_stats.ended, page, page->bin);
-  if (space->wipes && !mi_space_is_inherited(space)) wipe(page->start, page->capacity * page->block_size);
+  if (space->wipes && !mi_space_is_inherited(space)) space_wipe(space, page->start, page->capacity * page->block_size);
   mi_store_relaxed(mi_space_state(page), (uint64_t)0);
   if (clear->ends) {
     mi_gauge_sub(&_mi_stats.pages, 1);
