@@ -43,8 +43,7 @@ mi_protections_t mi_heap_protections(mi_heap_t* heap) {
   return (extra != NULL && (extra->policy & MI_HEAP_WIPE) != 0 ? MI_PROTECTED_WIPED : 0);
 }
 
-// --- making one
-// -------------------------------------------------------------------------------------------------------
+// --- making one ----------------------------------------------------------------------------------------------------
 
 const char* _mi_isolated_refusal(const mi_heap_config_t* config) {
   if ((config->flags & MI_HEAP_FLAGS_APART) == 0) return NULL;
@@ -117,10 +116,20 @@ static void warn(const mi_space_t* space, mi_protections_t required) {
   _mi_warning("secret heap %s is without: %s (%s)\n", space->name, names, strerror(reason_of(space, missing)));
 }
 
+static mi_heap_t* handle_make(mi_thread_t* thread) {
+  do {
+    size_t i = 0;
+    for (mi_arena_t* vault; (vault = _mi_vault_next(&i)) != NULL;) {
+      mi_heap_t* const heap = _mi_arena_handle_make(thread, vault, MI_OS_PAGE);
+      if (heap != NULL) return heap;
+    }
+  } while (_mi_vault_make_room(1));
+  return NULL;
+}
+
 mi_heap_t* _mi_isolated_new(const mi_heap_config_t* config) {
   mi_thread_t* const thread = mi_thread();
-  mi_arena_t* const vault = (thread == NULL ? NULL : _mi_vault());
-  mi_heap_t* const heap = (vault == NULL ? NULL : _mi_arena_handle_make(thread, vault, MI_OS_PAGE));
+  mi_heap_t* const heap = (thread == NULL ? NULL : handle_make(thread));
   if (heap == NULL) {
     _mi_error(ENOMEM, "mi_heap_new_with: no memory for an isolated heap\n");
     return NULL;
@@ -149,8 +158,7 @@ mi_heap_t* _mi_isolated_new(const mi_heap_config_t* config) {
 _Static_assert(((size_t)1 << MI_REGION_SHIFT_MIN) + sizeof(mi_heap_extra_t) <= MI_SPACE_OFFSET,
                "the extras lie between the handle and its space");
 
-// --- blocks
-// -------------------------------------------------------------------------------------------------------------
+// --- blocks --------------------------------------------------------------------------------------------------------
 
 // Work that the program put off is due by what the thread's theap of the heap hands out, which is nothing: it is told
 // of this block.
@@ -213,8 +221,7 @@ void* _mi_isolated_realloc(mi_heap_t* heap, mi_page_t* page, void* p, size_t new
   return q;
 }
 
-// --- sealing
-// ------------------------------------------------------------------------------------------------------------
+// --- sealing -------------------------------------------------------------------------------------------------------
 
 static void space_enter(mi_space_t* space) {
   uint32_t expected = 0;
@@ -258,8 +265,7 @@ bool mi_heap_protect(mi_heap_t* heap, mi_protection_t mode) {
   return ok;
 }
 
-// --- ends
-// -----------------------------------------------------------------------------------------------------------------
+// --- ends ----------------------------------------------------------------------------------------------------------
 
 bool _mi_isolated_may_reset(mi_heap_t* heap, const char* function) {
   const mi_space_t* const space = mi_heap_space(heap);

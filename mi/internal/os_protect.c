@@ -77,7 +77,7 @@ bool _mi_os_has_guards(void) {
   return answer > 0;
 }
 
-// --- secrets --------------------------------------------------------------------------------------------------------
+// --- secrets -------------------------------------------------------------------------------------------------------
 
 // A file of so many bytes, mapped at `start` (NULL: anywhere). 0, or the error.
 static int file_map(void* start, size_t size, int protection, void** mapped) {

@@ -36,8 +36,7 @@
 #define MI_SPACE_FIRST 8192    // bytes of a class's first page of secrets: locked memory is scarce
 #define MI_SPACE_SLICES_MAX 8  // of a page of several blocks
 
-// --- memory of runs
-// ---------------------------------------------------------------------------------------------------
+// --- memory of runs ------------------------------------------------------------------------------------------------
 
 // Stores that the compiler may not leave out.
 static void wipe(void* p, size_t size) {
@@ -100,8 +99,7 @@ static void stretch_close(const mi_space_t* space, stretch_t s, bool huge) {
   }
 }
 
-// --- slices
-// -------------------------------------------------------------------------------------------------------------
+// --- slices --------------------------------------------------------------------------------------------------------
 
 static mi_page_t* slot_at(const mi_space_segment_t* segment, size_t slice) {
   return &((mi_segment_t*)mi_arena_segment(segment->arena, segment->index))->slot[slice];
@@ -166,8 +164,7 @@ static void slots_reset(mi_page_t* page, size_t count) {
   for (size_t i = 0; i < count; i++) page[i].kind = MI_PAGE_NONE;
 }
 
-// --- runs of segments
-// -----------------------------------------------------------------------------------------------------
+// --- runs of segments ----------------------------------------------------------------------------------------------
 
 // A run that an earlier huge block had, or a new one.
 static mi_space_segment_t* huge_claim(mi_space_t* space, size_t count, size_t alignment, size_t phase) {
@@ -195,8 +192,7 @@ static void huge_kinds(const mi_space_segment_t* segment, bool used) {
   if (used) mi_store_release(&arena->kind[segment->index], (uint8_t)MI_SEGMENT_HUGE_START);
 }
 
-// --- pages
-// ----------------------------------------------------------------------------------------------------------------
+// --- pages ---------------------------------------------------------------------------------------------------------
 
 static void page_count_out(mi_totals_t* to, const mi_page_t* page, size_t bin) {
   const uint64_t made = mi_load_relaxed((_Atomic(uint64_t)*)&page->recycled);
@@ -453,8 +449,7 @@ void* _mi_space_alloc(mi_space_t* space, size_t size, size_t alignment, size_t o
   return single_alloc(space, size, alignment == 0 ? 1 : alignment, offset);
 }
 
-// --- blocks
-// -----------------------------------------------------------------------------------------------------------------
+// --- blocks --------------------------------------------------------------------------------------------------------
 
 const char* _mi_space_refusal(const mi_space_t* space) {
   if (mi_load_acquire((_Atomic(uint32_t)*)&space->sealed) != 0) return "the heap is sealed (mi_heap_protect)";
@@ -533,8 +528,7 @@ void _mi_space_free(mi_page_t* page, void* p) {
   page_leave(space, page, index);
 }
 
-// --- the whole
-// ----------------------------------------------------------------------------------------------------------------
+// --- the whole -----------------------------------------------------------------------------------------------------
 
 static bool segment_pages_each(mi_space_segment_t* segment, bool (*fn)(mi_page_t*, void*), void* arg) {
   for (size_t slice = 1; slice < MI_SLICES_PER_SEGMENT; slice++) {
@@ -595,8 +589,7 @@ void _mi_space_clear(mi_space_t* space, bool ends) {
   mi_store_relaxed(&space->stamp, _mi_fork_stamp);  // what comes now is of this process
 }
 
-// --- access
-// -------------------------------------------------------------------------------------------------------------------
+// --- access --------------------------------------------------------------------------------------------------------
 
 typedef struct access_s {
   mi_space_t* space;
@@ -630,8 +623,7 @@ bool _mi_space_set_access(mi_space_t* space, mi_access_t access) {
   return ok;
 }
 
-// --- a check
-// ------------------------------------------------------------------------------------------------------------------
+// --- a check -------------------------------------------------------------------------------------------------------
 
 typedef struct breach_s {
   const char* what;

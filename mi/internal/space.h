@@ -82,7 +82,7 @@ static inline bool mi_space_is_inherited(const mi_space_t* space) {
   return space->is_secret && mi_load_relaxed((_Atomic(uint8_t)*)&space->stamp) != _mi_fork_stamp;
 }
 
-// --- blocks (space.c) -----------------------------------------------------------------------------------------------
+// --- blocks (space.c) ----------------------------------------------------------------------------------------------
 // A block at (p + offset) % alignment == 0; alignment a power of two, 0 or 1 for none. NULL: no memory, nothing
 // reported.
 mi_hidden void* _mi_space_alloc(mi_space_t* space, size_t size, size_t alignment, size_t offset, bool zero);
@@ -94,8 +94,7 @@ mi_hidden void _mi_space_shrink(mi_page_t* page, void* p, size_t size);
 // Why blocks may not be made, freed or moved just now; NULL: they may.
 mi_hidden const char* _mi_space_refusal(const mi_space_t* space);
 
-// --- the whole (space.c)
-// ----------------------------------------------------------------------------------------------
+// --- the whole (space.c) -------------------------------------------------------------------------------------------
 mi_hidden void _mi_space_collect(mi_space_t* space);  // pages without live blocks go back
 // All blocks go. Nobody else uses the heap. `ends`: and the memory is shut next (_mi_vault_shut).
 mi_hidden void _mi_space_clear(mi_space_t* space, bool ends);
@@ -109,10 +108,12 @@ static inline bool mi_space_is_live(const mi_page_t* page, size_t index) {
 // Does everything agree? NULL, or what does not, and in `*at` the page or segment.
 mi_hidden const char* _mi_space_breach(mi_space_t* space, const void** at);
 
-// --- where it lies (vault.c)
-// -------------------------------------------------------------------------------------------- The arena for handles
-// and segments of spaces, made at need. NULL: no address space.
-mi_hidden mi_arena_t* _mi_vault(void);
+// --- where it lies (vault.c) ---------------------------------------------------------------------------------------
+// The next of the arenas for handles and segments of spaces, from the table's place `*i` on; NULL: no more.
+mi_hidden mi_arena_t* _mi_vault_next(size_t* i);
+// None of them has room for so many segments: makes one more, or gives up what is longest in quarantine. False:
+// neither.
+mi_hidden bool _mi_vault_make_room(size_t segments);
 // `count` segments in a row and a closed one behind them, at (address + phase) % alignment == 0 (alignment 0:
 // anywhere), the first one's head ready and everything behind it closed. NULL: no address space or memory.
 mi_hidden mi_space_segment_t* _mi_vault_claim(mi_space_t* space, size_t count, size_t alignment, size_t phase);

@@ -7,8 +7,8 @@
 //
 // When such a heap ends, its segments are closed (their memory is gone, every access faults) and stay so, and the
 // handle stays dead, with the heap's name in it: that is the quarantine, first in, first out, of at most
-// MI_QUARANTINE_HEAPS heaps and MI_QUARANTINE_BYTES of address space. Who frees a block of one of them, or uses its
-// handle, is told which heap that was, and the program ends.
+// MI_QUARANTINE_HEAPS heaps and MI_QUARANTINE_BYTES of address space (fewer where address space is limited). Who frees
+// a block of one of them, or uses its handle, is told which heap that was, and the program ends.
 //
 // One lock guards both lists. It is taken when such a heap is made or ends, before a program is told of its mistake,
 // and around a fork; never to allocate or free. In the child of a fork, memory of secrets is closed at once:
@@ -20,8 +20,7 @@
 #include "mi/internal/space.h"
 #include "mi/internal/stats.h"
 
-// --- the lists
-// --------------------------------------------------------------------------------------------------------
+// --- the lists -----------------------------------------------------------------------------------------------------
 
 static _Atomic(uintptr_t) lock_owner;  // the address of its thread's state; 0: nobody
 static unsigned lock_nested;           // by who has it, as what follows
@@ -51,10 +50,9 @@ static void leave(void) {
   }
 }
 
-// --- arenas
-// -------------------------------------------------------------------------------------------------------------
+// --- arenas --------------------------------------------------------------------------------------------------------
 
-static mi_arena_t* vault_next(size_t* i) {
+mi_arena_t* _mi_vault_next(size_t* i) {
   for (; *i < MI_ARENAS_MAX; ++*i) {
     mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[*i]);
     if (arena == NULL) return NULL;
@@ -66,11 +64,14 @@ static mi_arena_t* vault_next(size_t* i) {
   return NULL;
 }
 
-// One more vault, for at least so many segments.
+// One more vault, for at least so many segments: as large as the first arena, then twice as large as the last.
 static mi_arena_t* vault_make(size_t segments) {
   const size_t least = (segments + 8) << MI_SEGMENT_SHIFT;
-  size_t goal = _mi_os_reserve_goal();
-  if (goal < least) goal = least;
+  size_t goal = (size_t)_mi_option(mi_option_arena_reserve) * MI_KiB, i = 0;
+  if (goal == 0) goal = _mi_os_reserve_goal();
+  for (const mi_arena_t* last; (last = _mi_vault_next(&i)) != NULL;)
+    goal = 2 * (last->segment_count << MI_SEGMENT_SHIFT);
+  goal = mi_round_up(goal < least ? least : goal, MI_SEGMENT_SIZE);
   for (;;) {
     uint8_t* const start = _mi_os_reserve(goal, MI_SEGMENT_SIZE);
     if (start != NULL) {
@@ -90,26 +91,14 @@ static mi_arena_t* vault_make(size_t segments) {
   }
 }
 
-mi_arena_t* _mi_vault(void) {
-  enter();
-  size_t i = 0;
-  mi_arena_t* arena = vault_next(&i);
-  if (arena == NULL) arena = vault_make(1);
-  leave();
-  return arena;
-}
-
-// --- segments
-// -------------------------------------------------------------------------------------------------------------
+// --- segments ------------------------------------------------------------------------------------------------------
 
 static bool segments_claim(size_t count, size_t alignment, size_t phase, mi_arena_t** arena, size_t* index) {
   size_t i = 0;
-  for (mi_arena_t* vault; (vault = vault_next(&i)) != NULL;) {
+  for (mi_arena_t* vault; (vault = _mi_vault_next(&i)) != NULL;) {
     if (_mi_segments_claim(count, alignment, phase, vault, false, arena, index)) return true;
   }
-  // All are full, or there is no memory: then this will not help.
-  mi_arena_t* const made = vault_make(count + (alignment >> MI_SEGMENT_SHIFT));
-  return made != NULL && _mi_segments_claim(count, alignment, phase, made, false, arena, index);
+  return false;
 }
 
 static uint8_t* segment_start(const mi_space_segment_t* s) { return mi_arena_segment(s->arena, s->index); }
@@ -130,7 +119,9 @@ mi_space_segment_t* _mi_vault_claim(mi_space_t* space, size_t count, size_t alig
   mi_arena_t* arena;
   size_t index;
   count++;
-  if (!segments_claim(count, alignment, phase, &arena, &index)) return NULL;
+  while (!segments_claim(count, alignment, phase, &arena, &index)) {
+    if (!_mi_vault_make_room(count + (alignment >> MI_SEGMENT_SHIFT))) return NULL;
+  }
   uint8_t* const start = mi_arena_segment(arena, index);
   if (mi_load_relaxed(&arena->info[index].dirty) != 0) memset(start, 0, MI_SPACE_HEAD);
   for (size_t i = 0; i < count; i++) mi_store_relaxed(&arena->info[index + i].dirty, ~(uint64_t)0);
@@ -161,8 +152,7 @@ static void segment_release(mi_space_segment_t* segment) {
   _mi_segments_release(s.arena, s.index, s.count);
 }
 
-// --- lives
-// ------------------------------------------------------------------------------------------------------------------
+// --- lives ---------------------------------------------------------------------------------------------------------
 
 void _mi_vault_enter(mi_space_t* space) {
   enter();
@@ -199,15 +189,28 @@ static void list_release(mi_space_segment_t* s) {
   }
 }
 
-// With the lock. The oldest of the quarantine, which leaves it; NULL: it may stay.
-static mi_space_t* quarantine_excess(void) {
-  if (buried_count <= MI_QUARANTINE_HEAPS && buried_segments <= MI_QUARANTINE_BYTES >> MI_SEGMENT_SHIFT) return NULL;
+// With the lock: the oldest of the quarantine leaves it.
+static void quarantine_pop(void) {
   mi_space_t* const space = buried_first;
   buried_first = space->next;
   if (buried_first == NULL) buried_last = NULL;
   buried_count--;
   buried_segments -= space->buried;
-  return space;
+  list_release(mi_load_relaxed(&space->segments));
+  list_release(mi_load_relaxed(&space->huge));
+  space->heap->flags = 0;
+  _mi_internal_free(space->heap);
+}
+
+// All vaults are full (or there is no memory, and then this ends soon). Where there is no more address space, the
+// quarantine holds less.
+bool _mi_vault_make_room(size_t segments) {
+  if (vault_make(segments) != NULL) return true;
+  enter();
+  const bool any = (buried_first != NULL);
+  if (any) quarantine_pop();
+  leave();
+  return any;
 }
 
 void _mi_vault_bury(mi_space_t* space) {
@@ -227,17 +230,12 @@ void _mi_vault_bury(mi_space_t* space) {
   buried_last = space;
   buried_count++;
   buried_segments += space->buried;
-  for (mi_space_t* old; (old = quarantine_excess()) != NULL;) {
-    list_release(mi_load_relaxed(&old->segments));
-    list_release(mi_load_relaxed(&old->huge));
-    old->heap->flags = 0;
-    _mi_internal_free(old->heap);
-  }
+  while (buried_count > MI_QUARANTINE_HEAPS || buried_segments > MI_QUARANTINE_BYTES >> MI_SEGMENT_SHIFT)
+    quarantine_pop();
   leave();
 }
 
-// --- accusations
-// --------------------------------------------------------------------------------------------------------------
+// --- accusations ---------------------------------------------------------------------------------------------------
 
 static bool list_holds(const mi_space_segment_t* s, const mi_arena_t* arena, size_t index) {
   for (; s != NULL; s = s->next) {
@@ -288,8 +286,7 @@ void _mi_vault_accuse_heap(const mi_heap_t* heap, const char* function) {
             (unsigned long long)space->id);
 }
 
-// --- forks
-// ------------------------------------------------------------------------------------------------------------------------
+// --- forks ---------------------------------------------------------------------------------------------------------
 
 void _mi_vault_around_fork(bool before) {
   if (before) {

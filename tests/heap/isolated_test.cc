@@ -473,7 +473,7 @@ TEST_P(Isolated, EndsWithItsParentAndCallsItsCleanupsAndItsDeferredFree) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Heaps, Isolated, ::testing::Values(MI_HEAP_ISOLATED, MI_HEAP_SECRET),
-                         [](const auto& info) { return info.param == MI_HEAP_ISOLATED ? "Isolated" : "Secret"; });
+                         [](const auto& which) { return which.param == MI_HEAP_ISOLATED ? "Isolated" : "Secret"; });
 
 TEST(IsolatedHeap, IsACopyInAForkedChild) {
   mi_heap_t* heap = NewApart(MI_HEAP_ISOLATED);
@@ -491,6 +491,23 @@ TEST(IsolatedHeap, IsACopyInAForkedChild) {
             0);
   EXPECT_STREQ(p, "before");
   mi_heap_destroy(heap);
+}
+
+TEST(IsolatedHeap, TheQuarantineYieldsWhereAddressSpaceIsLimited) {
+  if (kSanitized) GTEST_SKIP() << "a sanitizer needs all address space";
+  EXPECT_EQ(InChild([] {
+              // The first isolated heap of this process reserves an eighth of the limit.
+              const rlimit limit{AddressSpaceBytes() + 2 * kGiB, RLIM_INFINITY};
+              if (setrlimit(RLIMIT_AS, &limit) != 0) return 1;
+              for (int i = 0; i < 2000; i++) {
+                mi_heap_t* heap = NewApart(MI_HEAP_ISOLATED);
+                void* p = heap == nullptr ? nullptr : mi_heap_malloc(heap, 100);
+                if (p == nullptr) return 2;
+                mi_heap_destroy(heap);
+              }
+              return 0;
+            }),
+            0);
 }
 
 TEST(IsolatedHeap, ProtectionsAreNamedAndRequired) {
