@@ -207,7 +207,7 @@ static bool check_fresh(const check_t* check, const mi_page_t* page) {
 static bool check_bits(check_t* check, const mi_page_t* page) {
   const mi_bits_t* const bits = mi_bits_of(page);
   if (bits->page != page) return page_breach(check, page, "its bits are of page %p", (void*)bits->page);
-  if (page->free != NULL || page->local_free != NULL)
+  if (page->free != NULL || page->bits != bits)
     return page_breach(check, page, "a page with a policy, and a list of free blocks");
   uint32_t quarantined = 0;
   for (size_t w = 0; w < mi_bits_word_count(page); w++) {
@@ -350,7 +350,7 @@ static bool check_delayed(const check_t* check, mi_theap_t* theap, int64_t expec
   int64_t count = 0;
   for (const mi_block_t* b = mi_load_acquire(&theap->delayed_free); b != NULL; b = b->next) {
     if (theap->policy != 0) {
-      const mi_bits_t* const bits = (const mi_bits_t*)b;
+      const mi_bits_t* const bits = mi_bits_of_link(b);
       if (!is_slot(bits->page) || mi_bits_of(bits->page) != bits)
         return theap_breach(check, theap, "its delayed list leads to %p, which is no page's", (const void*)b);
       if (++count > expected) break;

@@ -108,55 +108,34 @@ static mi_page_t* page_of(const void* p) {
 
 // --- padding -----------------------------------------------------------------------------------------------------
 
-static inline uint64_t pattern_of(const uint8_t* block) {
-  uint64_t x = (uintptr_t)block ^ _mi_os_secret();
-  x = (x ^ x >> 31) * 0x9e3779b97f4a7c15u;
-  return (x ^ x >> 29) | 0x0101010101010101u;  // no byte of it is 0, which a string's end is
-}
-
 static inline size_t padding_of(const mi_page_t* page, const mi_bits_t* bits, size_t size) {
   return page->block_size - bits->inside - size;
 }
 
-static void padding_write(const uint8_t* block, size_t size, size_t padding) {
-  const uint64_t pattern = pattern_of(block);
-  uint8_t* at = (uint8_t*)block + size;
-  size_t i = 0;
-  for (; padding - i >= sizeof(pattern); i += sizeof(pattern)) memcpy(at + i, &pattern, sizeof(pattern));
-  for (; i < padding; i++) at[i] = (uint8_t)(pattern >> 8 * (i % 8));
-}
-
-// The first byte that is not as it was written; `padding`: none.
-static size_t padding_check(const uint8_t* block, size_t size, size_t padding) {
-  const uint64_t pattern = pattern_of(block);
-  const uint8_t* const at = block + size;
-  size_t i = 0;
-  for (; padding - i >= sizeof(pattern); i += sizeof(pattern)) {
-    uint64_t word;
-    memcpy(&word, at + i, sizeof(word));
-    if (mi_unlikely(word != pattern)) return i + mi_ctz(word ^ pattern) / 8;
-  }
-  for (; i < padding; i++) {
-    if (at[i] != (uint8_t)(pattern >> 8 * (i % 8))) break;
-  }
-  return i;
-}
-
-// Notes what was asked for, and fills what is behind it.
-static void block_dress(mi_page_t* page, mi_bits_t* bits, size_t index, uint8_t* block, size_t size) {
-  _mi_bits_set_size(page, bits, index, size);
-  padding_write(block, size, padding_of(page, bits, size));
+// Of a block that is in use: not a byte before the padding is written.
+static void padding_write_exactly(uint8_t* end, size_t padding) {
+  const size_t words = padding & ~(sizeof(uint64_t) - 1), rest = padding - words;
+  const uint64_t word = mi_padding_word(end);
+  mi_padding_write(end, words);
+  memcpy(end - padding, (const uint8_t*)&word + sizeof(word) - rest, rest);
 }
 
 // Reports what was written behind a live block.
-static void block_check(const char* function, const mi_page_t* page, const mi_bits_t* bits, size_t index,
-                        const uint8_t* block) {
-  const size_t size = mi_bits_size(page, bits, index);
-  const size_t padding = padding_of(page, bits, size);
-  const size_t at = padding_check(block, size, padding);
-  if (mi_likely(at == padding)) return;
+static mi_cold void misuse_overflow(const char* function, const mi_page_t* page, const uint8_t* block, size_t size,
+                                    size_t padding) {
+  const uint8_t* const end = block + size + padding;
+  const uint64_t word = mi_padding_word(end);
+  size_t at = 0;
+  while (block[size + at] == (uint8_t)(word >> 8 * ((8 - (padding - at) % 8) % 8))) at++;
   misuse(page, page->policy, EFAULT, "%s: overflow: byte %zu of the block %p of %zu bytes was written", function,
          size + at, (const void*)block, size);
+}
+
+static void block_check(const char* function, const mi_page_t* page, const mi_bits_t* bits, size_t index,
+                        const uint8_t* block) {
+  const size_t size = mi_bits_size(page, bits, index), padding = padding_of(page, bits, size);
+  if (mi_unlikely(!mi_padding_is_whole(block + size + padding, padding)))
+    misuse_overflow(function, page, block, size, padding);
 }
 
 // --- allocation ------------------------------------------------------------------------------------------------
@@ -185,18 +164,15 @@ static inline size_t with_padding(const mi_theap_t* theap, size_t size) {
 }
 
 static void* block_make(mi_theap_t* theap, mi_page_t* page, size_t size, bool zero) {
-  mi_bits_t* const bits = mi_bits_of(page);
-  const size_t index = _mi_bits_take(theap, page);
-  uint8_t* const block = mi_bits_block(page, bits, index);
-  if (zero || (theap->policy & MI_POLICY_ZERO) != 0) memset(block, 0, size);
-  block_dress(page, bits, index, block, size);
-  return block;
+  uint8_t* block;
+  while (mi_unlikely((block = mi_bits_pop(theap, page, page->bits, size)) == NULL)) _mi_bits_refill(theap, page);
+  return (zero || (theap->policy & MI_POLICY_ZERO) != 0 ? memset(block, 0, size) : block);
 }
 
 void* _mi_policy_serve_first(mi_theap_t* theap, const mi_request_t* r) {
   const size_t size = r->size + (r->size == 0), need = with_padding(theap, size);
   mi_page_t* const page = theap->queue[mi_bin_of(need < 16 ? 16 : need)];
-  if (page == NULL || page->used - page->pinned >= page->capacity) return NULL;
+  if (page == NULL || (page->bits->avail == 0 && page->used - page->pinned >= page->capacity)) return NULL;
   return block_make(theap, page, size, r->zero);
 }
 
@@ -215,7 +191,8 @@ void* _mi_policy_serve(mi_theap_t* theap, const mi_request_t* r) {
   uint8_t* const p = _mi_theap_alloc_solo(theap, need, r->alignment == 0 ? 1 : r->alignment, r->offset, zero);
   if (mi_unlikely(p == NULL)) return NULL;
   mi_page_t* const page = _mi_page_of_any(p);
-  block_dress(page, mi_bits_of(page), 0, p, size);
+  mi_bits_set_size(page, page->bits, 0, size);
+  padding_write_exactly(page->start + page->block_size, padding_of(page, page->bits, size));
   return p;
 }
 
@@ -305,7 +282,9 @@ static void block_resize(mi_page_t* page, mi_bits_t* bits, size_t index, uint8_t
   const size_t former = mi_bits_size(page, bits, index);
   if (size < former && (page->policy & MI_POLICY_WIPES) != 0) _mi_wipe(block + size, former - size);
   if (size > former && (zero || (page->policy & MI_POLICY_ZERO) != 0)) memset(block + former, 0, size - former);
-  block_dress(page, bits, index, block, size);
+  mi_bits_set_size(page, bits, index, size);
+  const size_t padding = padding_of(page, bits, size);
+  padding_write_exactly(block + size + padding, padding);
 }
 
 void* _mi_policy_realloc(mi_heap_t* heap, mi_page_t* page, void* p, size_t newsize, size_t alignment, size_t offset,

@@ -84,12 +84,15 @@ typedef enum mi_kind_e {
 //   live blocks = used - length(thread_free);  used + length(free) + length(local_free) = capacity <= reserved
 struct mi_page_s {
   // --- owner only (the thread in `owner`, or who claimed the page, see free.c)
-  mi_block_t* free;        // blocks to hand out
-  mi_block_t* local_free;  // blocks that the owner freed
-  uint32_t used;           // blocks handed out and not yet back in one of the two lists
-  uint32_t capacity;       // blocks that were ever put on a list
-  uint32_t reserved;       // blocks that fit
-  uint16_t color;          // block k of the page is handed out as the ((k + color) mod reserved)th
+  mi_block_t* free;  // blocks to hand out
+  union {
+    mi_block_t* local_free;  // blocks that the owner freed
+    mi_bits_t* bits;         // of a bit page (bit_page.c)
+  };
+  uint32_t used;      // blocks handed out and not yet back in one of the two lists
+  uint32_t capacity;  // blocks that were ever put on a list
+  uint32_t reserved;  // blocks that fit
+  uint16_t color;     // block k of the page is handed out as the ((k + color) mod reserved)th
   uint8_t bin;
   uint8_t retire;   // slow paths until an empty page goes back; 0: not retired
   mi_page_t* next;  // queue of the theap
@@ -166,6 +169,7 @@ typedef struct mi_arena_s {
 
 // Policies of heaps, as the core knows them; mi/heap/heap.h has the same values.
 enum {
+  MI_POLICY_SECURE = 1,  // the secure build: of every heap
   MI_POLICY_HARDENED = 2,
   MI_POLICY_GUARDED = 4,
   MI_POLICY_QUARANTINE = 8,
@@ -175,7 +179,7 @@ enum {
   MI_POLICY_SECRET = 128,
   MI_POLICY_WIPES = MI_POLICY_WIPE | MI_POLICY_SECRET,
   // What is found to be wrong ends the process.
-  MI_POLICY_STOPS = MI_POLICY_HARDENED | MI_POLICY_ISOLATED | MI_POLICY_SECRET,
+  MI_POLICY_STOPS = MI_POLICY_SECURE | MI_POLICY_HARDENED | MI_POLICY_ISOLATED | MI_POLICY_SECRET,
 };
 
 // --- statistics -------------------------------------------------------------------------------------
@@ -255,6 +259,7 @@ struct mi_theap_s {
   size_t supplied_blocks;  // blocks that came to free lists, to be handed out, since the last deferred_free
   size_t supplied_bytes;   // and their bytes (heap/deferred.c)
   uint64_t frees;          // blocks that went into quarantine (bit_page.c)
+  uint64_t random;         // which block comes next
   _Atomic(mi_block_t*) delayed_free __attribute__((aligned(MI_CACHE_LINE)));
   _Atomic(uint64_t) remote_frees;  // frees by others, as far as they were collected; written by who has the theap
 } __attribute__((aligned(MI_CACHE_LINE)));
