@@ -37,6 +37,25 @@ mi_always_inline void* mi_fast_zalloc(size_t size, mi_malloc_slow_fun* slow) {
   return memset(block, 0, page->block_size);
 }
 
+// The block `p` with what the caller says of it; what the fast path does not do it leaves to `slow`.
+typedef void mi_free_sized_slow_fun(void* p, size_t size);
+mi_always_inline void mi_fast_free_sized(void* p, size_t size, mi_free_sized_slow_fun* slow) {
+  size_t offset;
+  if (mi_unlikely(!mi_span_offset(p, &offset))) {
+    slow(p, size);
+    return;
+  }
+  mi_page_t* const page = mi_slot_of_offset(p, offset);
+  if (mi_unlikely(mi_load_relaxed(&page->owner) != _mi_tls.tid)) {
+    slow(p, size);
+    return;
+  }
+  mi_block_t* const block = p;
+  block->next = page->local_free;
+  page->local_free = block;
+  if (mi_unlikely(--page->used == 0)) _mi_page_retire(page);
+}
+
 mi_always_inline void mi_fast_free(void* p, mi_free_slow_fun* slow) {
   // One test for NULL, memory that is not ours and ours: then the page, its owner, and the push.
   size_t offset;

@@ -31,14 +31,10 @@ void mi_free_small(void* p) { mi_free(p); }
 void mi_cfree(void* p) {
   if (mi_any_heap_contains(p)) mi_free(p);
 }
-void mi_free_size(void* p, size_t size) {
-  (void)size;
-  mi_free(p);
-}
+void mi_free_size(void* p, size_t size) { mi_fast_free_sized(p, size, _mi_free_sized_slow); }
 void mi_free_size_aligned(void* p, size_t size, size_t alignment) {
-  (void)size;
   (void)alignment;
-  mi_free(p);
+  mi_free_size(p, size);
 }
 void mi_free_aligned(void* p, size_t alignment) {
   (void)alignment;

@@ -369,6 +369,7 @@ void* _mi_heap_realloc_any(mi_heap_t* heap, void* p, size_t newsize, size_t alig
     return _mi_policy_realloc(heap, page, p, newsize, alignment, offset, zero);
   const size_t usable = _mi_block_size_in(page, p);
   if (mi_unlikely(usable == 0)) {
+    _mi_policy_check_gone("realloc", p);
     _mi_error(EINVAL, "realloc of %p refused: not a live block\n", p);
     return NULL;
   }

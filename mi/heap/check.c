@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "mi/heap/parts.h"
+#include "mi/internal/bit_page.h"
 #include "mi/internal/os.h"
 #include "mi/internal/page_queue.h"
 #include "mi/internal/space.h"
@@ -203,15 +204,42 @@ static bool check_fresh(const check_t* check, const mi_page_t* page) {
   return true;
 }
 
+// The bits of a page with a policy.
+static bool check_bits(check_t* check, const mi_page_t* page) {
+  const mi_bits_t* const bits = mi_bits_of(page);
+  if (bits->page != page) return page_breach(check, page, "its bits are of page %p", (void*)bits->page);
+  if (page->free != NULL || page->bits != bits)
+    return page_breach(check, page, "a page with a policy, and a list of free blocks");
+  uint32_t quarantined = 0;
+  for (size_t w = 0; w < mi_bits_word_count(page); w++) {
+    mi_bit_word_t* const word = &bits->words[w];
+    const uint64_t live = mi_load_acquire(&word->live), remote = mi_load_acquire(&word->remote);
+    const size_t left = (page->capacity > 64 * w ? page->capacity - 64 * w : 0);
+    const uint64_t inside = (left == 0 ? 0 : mi_run_mask(0, left < 64 ? left : 64));
+    if (((live | word->fresh | word->old) & ~inside) != 0)
+      return page_breach(check, page, "a block beyond %u was handed out", page->capacity);
+    if ((live & (word->fresh | word->old)) != 0 || (word->fresh & word->old) != 0)
+      return page_breach(check, page, "a block is in use and in quarantine");
+    if ((remote & ~live) != 0) return page_breach(check, page, "a block that is not in use was freed");
+    quarantined += (uint32_t)__builtin_popcountll(word->fresh | word->old);
+  }
+  if (quarantined != bits->quarantined)
+    return page_breach(check, page, "%u blocks are in quarantine, not %u", quarantined, bits->quarantined);
+  if (_mi_bits_used(page) != page->used)
+    return page_breach(check, page, "%u blocks are not free, not %u", _mi_bits_used(page), page->used);
+  return true;
+}
+
 // Counts and lists. `late`: an empty page that a remote freer had not let go of.
 static bool check_blocks(check_t* check, const mi_page_t* page, bool late) {
-  const mi_thread_free_t tf = mi_load_acquire((_Atomic(mi_thread_free_t)*)&page->thread_free);
+  const mi_thread_free_t tf = mi_load_acquire(mi_page_word(page));
   if (page->pinned != 0) return page_breach(check, page, "%u visits of it never ended", page->pinned);
   if (page->capacity > page->reserved)
     return page_breach(check, page, "%u blocks were handed out of %u", page->capacity, page->reserved);
   if (page->used > page->capacity)
     return page_breach(check, page, "%u blocks are in use of %u that were handed out", page->used, page->capacity);
   if (late) return true;
+  if (page->policy != 0) return check_bits(check, page);
   memset(check->bits, 0, (page->reserved + 63) / 64 * sizeof(uint64_t));
   uint32_t free = 0, remote = 0;
   if (!check_list(check, page, "free", page->free, page->free_zero != 0, &free) ||
@@ -230,7 +258,8 @@ static bool check_blocks(check_t* check, const mi_page_t* page, bool late) {
 
 // Blocks of the page that wait on its theap's delayed list; negative: the page's words do not agree.
 static int64_t page_delayed(const mi_page_t* page) {
-  const mi_thread_free_t tf = mi_load_acquire((_Atomic(mi_thread_free_t)*)&page->thread_free);
+  if (page->policy != 0) return (mi_load_acquire(&mi_bits_of(page)->queued) != 0 ? 1 : 0);
+  const mi_thread_free_t tf = mi_load_acquire(mi_page_word(page));
   return page->delayed + (page->in_full != 0 && MI_STATE(tf) != MI_DELAYED ? 1 : 0);
 }
 
@@ -242,7 +271,7 @@ static bool check_full(const check_t* check, const mi_theap_t* theap, const mi_p
                        page->reserved);
   if (page->kind != MI_PAGE_CLASS && page->used != 1)
     return page_breach(check, page, "its block is not in use, but it is on the full list");
-  if (MI_STATE(tf) == MI_DELAYED && MI_LIST(tf) != NULL)
+  if (MI_STATE(tf) == MI_DELAYED && mi_word_has_frees(page, tf))
     return page_breach(check, page, "full, DELAYED, and with blocks that other threads freed");
   return true;
 }
@@ -256,7 +285,9 @@ static mi_tid_t theap_owner(const mi_theap_t* theap) {
 static bool check_queued(check_t* check, const mi_theap_t* theap, mi_page_t* page, size_t bin) {
   check->pages++;
   if (!check_shape(check, page)) return false;
-  const mi_thread_free_t tf = mi_load_acquire(&page->thread_free);
+  if (page->policy != theap->policy)
+    return page_breach(check, page, "its policy is %u, its theap's %u", page->policy, theap->policy);
+  const mi_thread_free_t tf = mi_load_acquire(mi_page_word(page));
   const mi_tid_t owner = mi_load_relaxed(&page->owner);
   if (mi_load_relaxed(&page->heap) != check->at)
     return page_breach(check, page, "it names heap %p", (void*)mi_load_relaxed(&page->heap));
@@ -319,6 +350,13 @@ static bool check_direct(const check_t* check, const mi_theap_t* theap) {
 static bool check_delayed(const check_t* check, mi_theap_t* theap, int64_t expected) {
   int64_t count = 0;
   for (const mi_block_t* b = mi_load_acquire(&theap->delayed_free); b != NULL; b = b->next) {
+    if (theap->policy != 0) {
+      const mi_bits_t* const bits = mi_bits_of_link(b);
+      if (!is_slot(bits->page) || mi_bits_of(bits->page) != bits)
+        return theap_breach(check, theap, "its delayed list leads to %p, which is no page's", (const void*)b);
+      if (++count > expected) break;
+      continue;
+    }
     const mi_page_t* const page = _mi_page_of_any(b);
     if (page == NULL || mi_load_relaxed((_Atomic(mi_theap_t*)*)&page->theap) != theap ||
         (size_t)((const uint8_t*)b - page->start) % page->block_size != 0)
@@ -362,7 +400,7 @@ static bool check_abandoned_page(check_t* check, mi_page_t* page) {
                        (unsigned long long)owner);
   if (page->in_full != 0 || page->delayed != 0)
     return page_breach(check, page, "abandoned, with in_full %u and %d delayed blocks", page->in_full, page->delayed);
-  if (MI_LIST(mi_load_acquire(&page->thread_free)) != NULL)
+  if (mi_word_has_frees(page, mi_load_acquire(mi_page_word(page))))
     return page_breach(check, page, "abandoned, with blocks that other threads freed");
   return check_blocks(check, page, false);
 }
@@ -374,7 +412,7 @@ static bool check_stack(check_t* check, mi_heap_t* heap, size_t bin) {
       return heap_breach(check, heap, "its stack of abandoned pages %zu leads to %p, which is no page", bin,
                          (void*)page);
     if (++steps > PAGES_MAX) return heap_breach(check, heap, "its stack of abandoned pages %zu does not end", bin);
-    const mi_thread_free_t tf = mi_load_acquire(&page->thread_free);
+    const mi_thread_free_t tf = mi_load_acquire(mi_page_word(page));
     if ((tf & MI_LISTED) == 0) return page_breach(check, page, "in a stack of abandoned pages, but not LISTED");
     if (page->bin != bin) return page_breach(check, page, "class %u in stack %zu of abandoned pages", page->bin, bin);
     if (MI_STATE(tf) != MI_ABANDONED) continue;                               // has an owner again, and is met there
@@ -682,7 +720,7 @@ static MI_RACY void claims_add(claims_t* claims, mi_page_t* page, const mi_heap_
   mi_heap_t* const its = mi_load_acquire(&page->heap);
   if (its == NULL || its == &_mi_heap_internal || !leads_to(its, heap)) return;
   claims->pages++;
-  const mi_thread_free_t tf = mi_load_acquire(&page->thread_free);
+  const mi_thread_free_t tf = mi_load_acquire(mi_page_word(page));
   if (MI_STATE(tf) == MI_ABANDONED && (tf & MI_LISTED) == 0) claims->unlisted++;
 }
 

@@ -1,5 +1,7 @@
 // Collecting: giving back what holds no live block, for a thread, a heap, or everything. And the table of what the core
 // calls of this layer.
+#include <stdlib.h>
+
 #include "mi/heap/checked.h"
 #include "mi/heap/table.h"
 #include "mi/internal/space.h"
@@ -95,6 +97,7 @@ static void process_start(void) {
 }
 
 static void process_end(void) {
+  if (mi_load_acquire(&_mi_is_corrupt)) abort();
   _mi_survivors_at_exit();
   _mi_stats_at_exit();
 }
@@ -102,6 +105,7 @@ static void process_end(void) {
 const mi_upcalls_t _mi_upcalls = {
     .region_free = _mi_region_free,
     .policy_free = _mi_policy_free,
+    .policy_freed_twice = _mi_policy_freed_twice,
     .thread_exit = thread_exit,
     .thread_flush = _mi_handle_cache_flush,
     .thread_collect = thread_collect,

@@ -13,7 +13,9 @@
 #define MI_HEAP_FLAGS_POLICY                                                                          \
   ((uint32_t)(MI_HEAP_HARDENED | MI_HEAP_GUARDED | MI_HEAP_QUARANTINE | MI_HEAP_WIPE | MI_HEAP_ZERO | \
               MI_HEAP_ISOLATED | MI_HEAP_SECRET))
-#define MI_HEAP_FLAGS_KNOWN ((uint32_t)(MI_HEAP_REPORT_SURVIVORS | MI_HEAP_ZERO | MI_HEAP_ISOLATED | MI_HEAP_SECRET))
+#define MI_HEAP_FLAGS_KNOWN                                                                                    \
+  ((uint32_t)(MI_HEAP_REPORT_SURVIVORS | MI_HEAP_HARDENED | MI_HEAP_QUARANTINE | MI_HEAP_WIPE | MI_HEAP_ZERO | \
+              MI_HEAP_ISOLATED | MI_HEAP_SECRET))
 
 static bool refuse(const char* field, unsigned long long value, const char* why) {
   _mi_error(EINVAL, "mi_heap_new_with: field %s is %llu: %s\n", field, value, why);

@@ -85,7 +85,7 @@ mi_theap_t* _mi_part_theap(mi_thread_t* thread, mi_part_t* part) {
   const mi_heap_extra_t* const extra = mi_heap_extra(part->heap);
   if (extra != NULL) {
     theap->numa = extra->numa;
-    theap->policy = extra->policy;
+    theap->policy |= extra->policy;
   }
   mi_fetch_add_acq_rel(&part->heap->refs, 1u);
   mi_slot_t* const slot = _mi_slot_open(thread, theap);

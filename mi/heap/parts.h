@@ -143,11 +143,20 @@ mi_hidden void _mi_policy_begin(mi_heap_t* heap, uint32_t policy);
 mi_hidden void* _mi_policy_alloc(mi_heap_t* heap, mi_part_t* part, const mi_request_t* request);
 // What a theap with a policy serves; NULL: no memory (alloc.c collects, and asks again).
 mi_hidden void* _mi_policy_serve(mi_theap_t* theap, const mi_request_t* request);
+// The same, from the first page of its class alone; natural alignment, at most half of the largest class.
+mi_hidden void* _mi_policy_serve_first(mi_theap_t* theap, const mi_request_t* request);
+// Of blocks in pages with a policy. What is wrong with a pointer or a block is reported, and ends the process where the
+// policy says so; else nothing happens.
 mi_hidden void _mi_policy_free(mi_page_t* page, void* p);
-mi_hidden size_t _mi_policy_size(mi_page_t* page, const void* p);  // 0: no live block starts at p
+mi_hidden void _mi_policy_freed_twice(mi_page_t* page, void* p);
+mi_hidden size_t _mi_policy_size(mi_page_t* page, const void* p);    // what was asked for; 0: no live block
+mi_hidden size_t _mi_policy_usable(mi_page_t* page, const void* p);  // the same, and reports that; page may be NULL
 mi_hidden void* _mi_policy_realloc(mi_heap_t* heap, mi_page_t* page, void* p, size_t newsize, size_t alignment,
                                    size_t offset, bool zero);
 mi_hidden void* _mi_policy_expand(mi_page_t* page, void* p, size_t newsize);
+// Reports a pointer that leads to no page if there was one with a policy.
+mi_hidden void _mi_policy_check_gone(const char* function, const void* p);
+mi_hidden void _mi_free_sized_slow(void* p, size_t size);  // what the fast path of mi_free_size leaves
 
 // --- isolated and secret heaps (isolated.c) --------------------------------------------------------------------------
 // What of the configuration such a heap cannot have; NULL: nothing.

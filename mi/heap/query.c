@@ -87,7 +87,9 @@ size_t _mi_usable_size(const void* p) {
 #if MI_TAIL
   return (p == NULL ? 0 : _mi_checked_size(p));
 #else
-  return _mi_block_size(p);
+  mi_page_t* const page = (p == NULL ? NULL : _mi_page_of_any(p));
+  if (mi_unlikely(page == NULL)) return (p == NULL ? 0 : _mi_policy_usable(NULL, p));
+  return (mi_likely(page->policy == 0) ? _mi_block_size_in(page, p) : _mi_policy_usable(page, p));
 #endif
 }
 

@@ -337,7 +337,7 @@ static MI_RACY void walk_handle(walk_t* walk, mi_heap_t* heap) {
 // Returns how many slices the page has.
 static MI_RACY size_t walk_page(walk_t* walk, mi_page_t* page) {
   const uint8_t kind = mi_racy(page->kind);
-  if (kind != MI_PAGE_CLASS && kind != MI_PAGE_SOLO && kind != MI_PAGE_HUGE && kind != MI_PAGE_BITS) return 0;
+  if (kind != MI_PAGE_CLASS && kind != MI_PAGE_SOLO && kind != MI_PAGE_HUGE && kind != MI_PAGE_SPACE) return 0;
   // Acquire: `owner` is written last when a page is made.
   const mi_tid_t owner = mi_load_acquire(&page->owner);
   mi_heap_t* const heap = mi_load_relaxed(&page->heap);

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "mi/heap/checked.h"
+#include "mi/internal/bit_page.h"
 #include "mi/internal/os.h"
 #include "mi/internal/space.h"
 #include "mi/internal/stack.h"
@@ -100,7 +101,7 @@ static bool gather_abandoned(visit_t* visit, mi_heap_t* heap) {
   if (!_mi_orphans_settle(heap)) return false;
   for (size_t bin = 1; bin < MI_BIN_COUNT; bin++) {
     for (mi_page_t* page = _mi_abandoned_first(heap, bin); page != NULL; page = mi_load_relaxed(&page->listed_next)) {
-      if (MI_STATE(mi_load_acquire(&page->thread_free)) != MI_ABANDONED) continue;  // has an owner again: met there
+      if (MI_STATE(mi_load_acquire(mi_page_word(page))) != MI_ABANDONED) continue;  // has an owner again: met there
       if (page->used > 0 && !visit_add_page(visit, page)) return false;
     }
   }
@@ -122,7 +123,7 @@ static bool gather_main(visit_t* visit, bool abandoned_only) {
         const bool frozen = mi_page_is_frozen(page);
         if (page->kind != MI_PAGE_NONE && page->kind != MI_PAGE_TAIL &&
             mi_load_relaxed(&page->heap) == &_mi_heap_main && page->used > 0 &&
-            (!abandoned_only || frozen || MI_STATE(mi_load_relaxed(&page->thread_free)) == MI_ABANDONED)) {
+            (!abandoned_only || frozen || MI_STATE(mi_load_relaxed(mi_page_word(page))) == MI_ABANDONED)) {
           if (!visit_add_page(visit, page)) return false;
         }
         if (kind == MI_SEGMENT_HUGE_START) break;
@@ -218,7 +219,32 @@ static bool mark_equal(page_mark_t a, page_mark_t b) {
   return a.local_free == b.local_free && a.thread_free == b.thread_free && a.delayed == b.delayed && a.used == b.used;
 }
 
+// A bit page: each block's bits are looked at as the walk comes by.
+static bool visit_bit_page(const visit_t* visit, mi_page_t* page) {
+  const size_t live = _mi_bits_live(page);
+  if (live == 0) return true;
+  const bool single = mi_page_is_single(page);
+  const mi_bits_t* const bits = mi_bits_of(page);
+  const mi_heap_area_t area = {
+      .blocks = page->start,
+      .reserved = (single ? page->block_size : page->slices * MI_SLICE_SIZE),
+      .committed = (single ? page->block_size : mi_round_up(page->capacity * page->block_size, MI_OS_PAGE)),
+      .used = live,
+      .block_size = page->block_size,
+      .full_block_size = page->block_size,
+      .reserved1 = heap_tag(visit->shown),
+  };
+  if (!show(visit, &area, NULL, page->block_size)) return false;
+  if (!visit->blocks) return true;
+  for (uint32_t i = 0; i < page->capacity; i++) {
+    if (mi_bits_state(bits, i) != MI_BLOCK_LIVE) continue;
+    if (!show(visit, &area, mi_bits_block(page, bits, i), mi_bits_size(page, bits, i))) return false;
+  }
+  return true;
+}
+
 static bool visit_page(const visit_t* visit, mi_page_t* page) {
+  if (mi_unlikely(page->policy != 0)) return visit_bit_page(visit, page);
   free_map_t map;
   map_fill(&map, page);
   page_mark_t mark = page_mark(page);

@@ -9,7 +9,8 @@
 // What the core calls of the layers above: filled in by mi/heap, so that the core knows nothing of it.
 typedef struct mi_upcalls_s {
   void (*region_free)(mi_page_t* page, void* p);         // an object in a page that carries regions
-  void (*policy_free)(mi_page_t* page, void* p);         // a block in a page with a policy
+  void (*policy_free)(mi_page_t* page, void* p);         // in a page with a policy; page NULL: it had one once
+  void (*policy_freed_twice)(mi_page_t* page, void* p);  // a block of one, by two threads at the same moment
   void (*thread_exit)(mi_thread_t* thread);              // callbacks, before the thread's memory is handed over
   void (*thread_flush)(mi_thread_t* thread);             // what the thread keeps for itself goes back
   void (*thread_collect)(mi_thread_t* thread);           // a forced collect that another thread asked for
@@ -87,6 +88,10 @@ mi_hidden void _mi_page_collect(mi_page_t* page);
 mi_hidden void _mi_page_mark_interior(mi_page_t* page);
 mi_hidden void _mi_page_free_local(mi_page_t* page, mi_block_t* block);  // by the owner, slow cases included
 mi_hidden void _mi_page_claimed(mi_page_t* page);
+// Blocks of a page with a policy were freed: `used` says how many are left. By the owner.
+mi_hidden void _mi_page_block_gone(mi_theap_t* theap, mi_page_t* page);
+// The first page of a class that has a free block, of a theap with a policy. NULL: no memory.
+mi_hidden mi_page_t* _mi_theap_bit_page(mi_theap_t* theap, size_t bin);
 // In the child of a fork: of the pages of a theap that the calling thread has, what threads left that are gone.
 mi_hidden void _mi_theap_settle(mi_theap_t* theap, bool pinned);
 // In the child of a fork: calls `fn` for the heap's pages whose threads are gone, until it returns false.

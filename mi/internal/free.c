@@ -9,7 +9,7 @@
 //  * ABANDONED: nobody has the page. The push makes it NORMAL and the freer its owner.
 #include <errno.h>
 
-#include "mi/internal/core.h"
+#include "mi/internal/bit_page.h"
 #include "mi/internal/options.h"
 #include "mi/internal/space.h"
 #include "mi/internal/stats.h"
@@ -71,6 +71,10 @@ static inline mi_page_t* page_around(const void* p) {
 
 // Blocks of full pages that other threads freed. The calling thread has the theap.
 void _mi_theap_drain_delayed(mi_theap_t* theap) {
+  if (mi_unlikely(theap->policy != 0)) {
+    _mi_bits_drain(theap);
+    return;
+  }
   mi_block_t* block = mi_exchange_acq_rel(&theap->delayed_free, (mi_block_t*)NULL);
   while (block != NULL) {
     mi_block_t* const next = block->next;
@@ -92,6 +96,10 @@ mi_noinline void _mi_free_slow(void* p) {
   if (mi_unlikely(page == NULL)) {
     if (p == NULL) return;
     _mi_vault_accuse(p, "mi_free");
+    if (_mi_bits_last_policy(p) != 0) {
+      _mi_upcalls.policy_free(NULL, p);
+      return;
+    }
     _mi_error(EINVAL, "mi_free: invalid pointer %p: not a block of this library\n", p);
     return;
   }

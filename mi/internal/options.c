@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mi/internal/core.h"
 #include "mi/internal/os.h"
 #include "mi/internal/track.h"
 
@@ -209,17 +210,34 @@ void _mi_report(int err, const char* format, ...) {
   MI_CALL_USER(fun(err, pair->arg));
 }
 
-_Noreturn void _mi_fatal(int err, const char* format, ...) {
+// Where the report of a corruption stands, while its callback runs: who comes back to the library from further out on
+// the stack has left the callback by a jump.
+static _Atomic(mi_tid_t) corrupt_thread;
+static _Atomic(uintptr_t) corrupt_frame;
+
+void _mi_corruption(int err, const char* format, ...) {
   va_list args;
   va_start(args, format);
-  print_list(NULL, NULL, "mimalloc: fatal: ", format, args);
+  print_list(NULL, NULL, "mimalloc: corruption: ", format, args);
   va_end(args);
   const mi_pair_t* const pair = mi_load_acquire(&_mi_error_pair);
-  if (pair != NULL) {
+  mi_tid_t nobody = MI_TID_NONE;
+  if (pair != NULL && mi_cas_strong_acq_rel(&corrupt_thread, &nobody, _mi_tls.tid)) {
+    mi_store_relaxed(&corrupt_frame, (uintptr_t)__builtin_frame_address(0));
+    mi_store_release(&_mi_is_corrupt, true);
     mi_error_fun* const fun = (mi_error_fun*)mi_load_relaxed(&pair->fun);
     MI_CALL_USER(fun(err, pair->arg));
   }
   abort();
+}
+
+_Atomic(bool) _mi_is_corrupt;
+
+void _mi_corruption_stop(void) {
+  if (mi_load_relaxed(&corrupt_thread) == _mi_tls.tid &&
+      (uintptr_t)__builtin_frame_address(0) < mi_load_relaxed(&corrupt_frame))
+    return;  // the callback itself
+  if (mi_load_relaxed(&corrupt_thread) == _mi_tls.tid) abort();
 }
 
 void _mi_warning(const char* format, ...) {

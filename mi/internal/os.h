@@ -41,6 +41,8 @@ mi_hidden size_t _mi_os_node_count(void);  // at least 1
 mi_hidden void _mi_os_write(const char* text, size_t length);
 // A number that differs between processes and stays the same in one, and in its forked children.
 mi_hidden uint64_t _mi_os_secret(void);
+// 64 bits of the system's entropy; of what the process was started with if there is none yet, or none to be had.
+mi_hidden uint64_t _mi_os_random(void);
 // Makes OS pages inaccessible, or readable and writable again; false if the system refuses.
 mi_hidden bool _mi_os_protect(void* start, size_t size, bool protect);
 // Does the process run with raised privileges?

@@ -224,6 +224,21 @@ uint64_t _mi_os_secret(void) {
   return secret;
 }
 
+uint64_t _mi_os_random(void) {
+  const int saved = errno;
+  uint64_t random;
+  if (syscall(SYS_getrandom, &random, sizeof(random), 1 /* GRND_NONBLOCK */) != (long)sizeof(random)) {
+    static _Atomic(uint64_t) count;
+    struct timespec t = {0, 0};
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    random = _mi_os_secret() ^ (uint64_t)t.tv_nsec << 32 ^ (uint64_t)getpid();
+    random = (random + mi_fetch_add_relaxed(&count, 1u)) * 0x9e3779b97f4a7c15u;
+    random ^= random >> 29;
+  }
+  errno = saved;
+  return random;
+}
+
 bool _mi_os_is_secure(void) { return getauxval(AT_SECURE) != 0; }
 
 void _mi_os_yield(void) {

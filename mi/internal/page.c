@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "mi/internal/core.h"
+#include "mi/internal/bit_page.h"
 #include "mi/internal/options.h"
 #include "mi/internal/os.h"
 #include "mi/internal/page_queue.h"
@@ -30,7 +30,7 @@ const mi_page_t _mi_page_empty;
 // program that writes to what it has freed, or past the end of a block, changes links. By who has the page.
 static void page_check(const mi_page_t* page) {
 #if MI_DEBUG >= 2
-  if (page->kind != MI_PAGE_CLASS) return;
+  if (page->kind != MI_PAGE_CLASS || page->policy != 0) return;
   const mi_block_t* const lists[2] = {page->free, page->local_free};
   uint32_t count = 0;
   for (size_t i = 0; i < 2; i++) {
@@ -82,6 +82,10 @@ static inline void page_supply(mi_page_t* page, size_t count) {
 }
 
 void _mi_page_collect(mi_page_t* page) {
+  if (mi_unlikely(page->policy != 0)) {
+    _mi_bits_collect(page);
+    return;
+  }
   page_collect_remote(page);
   if (page->free == NULL && page->local_free != NULL) {
     page->free = page->local_free;
@@ -135,9 +139,23 @@ static _Atomic(uint32_t) handle_pages_warm;  // how many of them have memory beh
 
 #define PAGE_LINK offsetof(mi_page_t, listed_next)
 
+// The policy of a claimed slot, whose kind, block size and number of blocks are set. False: no memory for its bits.
+static bool page_init_policy(const mi_theap_t* theap, mi_page_t* page, mi_kind_t kind) {
+  if (mi_likely((theap->policy | page->policy) == 0)) return true;
+  page->kind = (uint8_t)kind;
+  if (theap->policy == 0) {
+    _mi_bits_forget(mi_page_segment(page), mi_page_slice(page));
+  } else if (!_mi_bits_begin(page, theap->policy)) {
+    return false;
+  }
+  page->policy = theap->policy;
+  return true;
+}
+
 // Sets up a claimed slot for a theap. The owner word last.
 static void page_init(mi_theap_t* theap, mi_page_t* page, mi_kind_t kind, size_t bin, bool zero) {
-  page->free = page->local_free = NULL;
+  page->free = NULL;
+  if (theap->policy == 0) page->local_free = NULL;
   page->used = page->capacity = 0;
   page->bin = (uint8_t)bin;
   page->retire = 0;
@@ -158,7 +176,6 @@ static void page_init(mi_theap_t* theap, mi_page_t* page, mi_kind_t kind, size_t
   if (theap->is_internal) {
     flags = (bin >= MI_BIN_HANDLE && mi_is_power_of_two(mi_bin_size(bin)) ? MI_OWNER_SPECIAL : MI_OWNER_INTERNAL);
   }
-  page->policy = theap->policy;
   if (theap->policy != 0) flags = MI_OWNER_INTERIOR;
   mi_store_release(&page->owner, mi_load_relaxed(&theap->thread->id) | flags);
   theap->page_count++;
@@ -206,13 +223,17 @@ static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
     for (uint8_t* b = page->start; b < page->start + page->reserved * size; b += size)
       memset(b, 0, sizeof(mi_region_t));
   }
+  if (mi_unlikely(!page_init_policy(theap, page, MI_PAGE_CLASS))) {
+    _mi_slices_release(page);
+    return NULL;
+  }
   page_init(theap, page, MI_PAGE_CLASS, bin, zero);
   // The first pages of a theap begin in different cache sets: at equal offsets, 64 heaps that are used in turn evict
   // each other. By number and not by address, so that the same program meets its slow paths at the same allocations
   // every time. Later pages do not: what fills many in a row and is then walked at a stride (records that are sorted,
   // say) keeps that stride across pages, which the processor's prefetcher needs.
   theap->thread->page_color += 7;
-  if (size <= MI_OS_PAGE / 2 && theap->page_count <= MI_COLORED_PAGES)
+  if (size <= MI_OS_PAGE / 2 && theap->policy == 0 && theap->page_count <= MI_COLORED_PAGES)
     page->color = (uint16_t)(theap->thread->page_color % (MI_OS_PAGE / size));
   mi_queue_link(theap, bin, page, true);
   return page;
@@ -267,17 +288,28 @@ static void page_return_slices(mi_page_t* page) {
 // An empty page that is in no queue goes back.
 static void page_give_slices(mi_page_t* page) {
   _mi_stats_page_emptied(page, true);
+  if (mi_unlikely(page->policy != 0)) _mi_bits_end(page);
   page_return_slices(page);
 }
 
 // A page goes back with all its blocks, because its heap ends or is reset.
 static void page_drop(mi_page_t* page) {
   _mi_stats_page_dropped(page, true);
+  if (page->policy != 0) _mi_bits_drop(page);
   page->used = 0;
   page_return_slices(page);
 }
 
 static void page_give_up(mi_page_t* page);
+
+static void page_forget_lists(mi_page_t* page) {
+  page->free = NULL;
+  if (mi_likely(page->policy == 0)) {
+    page->local_free = NULL;
+  } else {
+    page->bits->avail = 0;
+  }
+}
 
 // Releases an empty page of the calling thread's theap (or of one that it holds). A page that was adopted while it
 // stood in a stack of abandoned pages may stand there still: it is left for who pops it.
@@ -285,7 +317,7 @@ static void page_release(mi_theap_t* theap, mi_page_t* page) {
   mi_assert(page->used == 0);
   mi_queue_unlink(theap, page->in_full ? MI_BIN_FULL : page->bin, page);
   theap->page_count--;
-  if (mi_unlikely((mi_load_acquire(&page->thread_free) & MI_LISTED) != 0)) {
+  if (mi_unlikely((mi_load_acquire(mi_page_word(page)) & MI_LISTED) != 0)) {
     mi_fetch_add_acq_rel(&theap->heap->pages_out, 1);
     page_give_up(page);
   } else {
@@ -303,17 +335,27 @@ static void owner_flag(mi_page_t* page, mi_tid_t flag, bool on) {
 // Moves a page without free blocks to the full list, where no search meets it. Only from (empty, NORMAL): a free that
 // came in between makes the CAS fail, and the page is not full. False in that case, or while a freer is DELAYING.
 static bool page_to_full(mi_theap_t* theap, mi_page_t* page) {
-  mi_thread_free_t tf = mi_load_relaxed(&page->thread_free);
+  _Atomic(mi_thread_free_t)* const word = mi_page_word(page);
+  mi_thread_free_t tf = mi_load_relaxed(word);
   do {
-    if (MI_LIST(tf) != NULL || MI_STATE(tf) != MI_NORMAL) return false;
+    if (mi_word_has_frees(page, tf) || MI_STATE(tf) != MI_NORMAL) return false;
     // Release: a freer that finds DELAYED reads page->theap.
-  } while (!mi_cas_weak_acq_rel(&page->thread_free, &tf, MI_WITH_STATE(tf, MI_DELAYED)));
+  } while (!mi_cas_weak_acq_rel(word, &tf, MI_WITH_STATE(tf, MI_DELAYED)));
   mi_queue_unlink(theap, page->bin, page);
   mi_queue_link(theap, MI_BIN_FULL, page, false);
   page->in_full = 1;
   page->retire = 0;
   owner_flag(page, MI_OWNER_FULL, true);
   return true;
+}
+
+// DELAYED becomes NORMAL. False: it is not, a freer was there first.
+static bool page_end_delayed(const mi_page_t* page) {
+  _Atomic(mi_thread_free_t)* const word = mi_page_word(page);
+  mi_thread_free_t tf = mi_load_relaxed(word);
+  while (MI_STATE(tf) == MI_DELAYED && !mi_cas_weak_acq_rel(word, &tf, MI_WITH_STATE(tf, MI_NORMAL))) {
+  }
+  return MI_STATE(tf) == MI_DELAYED;
 }
 
 // Takes a class page off the full list. While a freer is DELAYING, the state is its to reset.
@@ -323,21 +365,23 @@ static void page_unfull(mi_theap_t* theap, mi_page_t* page) {
   mi_queue_link(theap, page->bin, page, false);
   page->in_full = 0;
   owner_flag(page, MI_OWNER_FULL, false);
-  mi_thread_free_t tf = mi_load_relaxed(&page->thread_free);
-  while (MI_STATE(tf) == MI_DELAYED && !mi_cas_weak_acq_rel(&page->thread_free, &tf, MI_WITH_STATE(tf, MI_NORMAL))) {
-  }
-  if (MI_STATE(tf) != MI_DELAYED) page->delayed++;  // a freer was there first
+  if (!page_end_delayed(page) && page->policy == 0) page->delayed++;  // a freer was there first
 }
 
+// A bit page that is on its theap's delayed list stays like one that is about to be put there.
 static bool page_is_delaying(const mi_page_t* page) {
   // Acquire: what the freer did to the theap's list comes before what we do next.
-  return MI_STATE(mi_load_acquire(&((mi_page_t*)page)->thread_free)) == MI_DELAYING;
+  if (MI_STATE(mi_load_acquire(mi_page_word(page))) == MI_DELAYING) return true;
+  return mi_unlikely(page->policy != 0) && mi_load_acquire(&mi_bits_of(page)->queued) != 0;
 }
 
 // Older than a mark, the page waits on the full list until the mark is gone: nobody allocates from it, and blocks that
 // are freed stay there. Its theap's depth, or the page's, says that it is sealed.
 static void page_seal(mi_theap_t* theap, mi_page_t* page) {
-  while (!page_to_full(theap, page)) _mi_page_collect(page);
+  while (!page_to_full(theap, page)) {
+    if (page->policy != 0) _mi_bits_drain(theap);
+    _mi_page_collect(page);
+  }
 }
 
 // A sealed page without blocks is as good as new.
@@ -401,15 +445,17 @@ static void theap_sweep_retired(mi_theap_t* theap, bool force) {
   theap->retire_high = high;
 }
 
-// Single-block pages that were freed while their remote freer was still DELAYING.
-static void theap_sweep_late(mi_theap_t* theap) {
+// Single-block pages that were freed while their remote freer was still DELAYING, or that are in quarantine.
+static void theap_sweep_late(mi_theap_t* theap, bool force) {
   mi_page_t* page = theap->queue[MI_BIN_LATE];
-  for (size_t n = 0; page != NULL && n < 8; n++) {
-    mi_page_t* const next = (page->next == page ? NULL : page->next);
-    if (!page_is_delaying(page)) {
+  for (size_t n = 0; page != NULL && (n < 8 || force); n++) {
+    mi_page_t* next = (page->next == page ? NULL : page->next);
+    if (!page_is_delaying(page) && (force || page->policy == 0 || _mi_bits_is_due(page))) {
       mi_queue_unlink(theap, MI_BIN_LATE, page);
       theap->page_count--;
       page_give_slices(page);
+    } else if (next == theap->queue[MI_BIN_LATE]) {
+      next = NULL;  // round
     }
     page = next;
   }
@@ -426,7 +472,7 @@ void _mi_theap_tidy(mi_theap_t* theap) {
     theap_sweep_retired(theap, false);
   }
   if (++theap->tidy_count % MI_TIDY_EVERY == MI_TIDY_EVERY / 2) _mi_theap_collect_step(theap);
-  if (theap->queue[MI_BIN_LATE] != NULL) theap_sweep_late(theap);
+  if (theap->queue[MI_BIN_LATE] != NULL) theap_sweep_late(theap, false);
 }
 
 // --- a free by the owner ---------------------------------------------------------------------------------------
@@ -459,6 +505,28 @@ void _mi_page_free_local(mi_page_t* page, mi_block_t* block) {
   if (page->used == 0) _mi_page_retire(page);
 }
 
+void _mi_page_block_gone(mi_theap_t* theap, mi_page_t* page) {
+  if (mi_page_is_single(page)) {
+    if (page->used != 0 || !page->in_full) return;  // a visitor has it pinned
+    mi_queue_unlink(theap, MI_BIN_FULL, page);
+    page->in_full = 0;
+    if (page_is_delaying(page) || !_mi_bits_is_due(page)) {
+      mi_queue_link(theap, MI_BIN_LATE, page, false);
+      owner_flag(page, MI_OWNER_FULL, false);
+      page_end_delayed(page);
+      return;
+    }
+    theap->page_count--;
+    page_give_slices(page);
+    return;
+  }
+  if (page->in_full) {
+    if (mi_unlikely(page->depth < theap->depth) && !page_empty_opens(theap, page)) return;  // sealed
+    page_unfull(theap, page);
+  }
+  if (page->used == 0) _mi_page_retire(page);
+}
+
 // --- abandoned pages ---------------------------------------------------------------------------------------------
 
 static mi_abandoned_t main_abandoned;
@@ -483,12 +551,13 @@ static mi_abandoned_t* heap_abandoned(mi_heap_t* heap, mi_thread_t* thread) {
 // What a popper does with the page that it popped: clears LISTED, and claims the page if nobody has it, in one step.
 // The page could not be released while it was LISTED; after this it can.
 static bool page_claim_popped(mi_page_t* page) {
-  mi_thread_free_t tf = mi_load_relaxed(&page->thread_free);
+  _Atomic(mi_thread_free_t)* const word = mi_page_word(page);
+  mi_thread_free_t tf = mi_load_relaxed(word);
   for (;;) {
     const bool abandoned = (MI_STATE(tf) == MI_ABANDONED);
     const mi_thread_free_t next = (abandoned ? MI_WITH_STATE(tf, MI_NORMAL) : tf) & ~(uintptr_t)MI_LISTED;
     // Acquire: what the former owner wrote to the page; release: LISTED is clear for who owns it.
-    if (mi_cas_weak_acq_rel(&page->thread_free, &tf, next)) return abandoned;
+    if (mi_cas_weak_acq_rel(word, &tf, next)) return abandoned;
   }
 }
 
@@ -542,12 +611,13 @@ static void page_give_up(mi_page_t* page) {
   // A page of the main or the internal heap that holds a single block needs no finder but the block's free.
   const bool is_endless = (heap == &_mi_heap_main || heap == &_mi_heap_internal);
   const mi_thread_free_t list_it = (is_endless && mi_page_is_single(page) ? 0 : MI_LISTED);
+  _Atomic(mi_thread_free_t)* const word = mi_page_word(page);
   mi_store_relaxed(&page->theap, (mi_theap_t*)NULL);
   mi_store_relaxed(&page->owner, mi_load_relaxed(&page->owner) & (MI_OWNER_INTERIOR | MI_OWNER_SPECIAL));
   for (;;) {
     _mi_page_collect(page);
-    mi_thread_free_t tf = mi_load_acquire(&page->thread_free);
-    if (MI_LIST(tf) != NULL) continue;
+    mi_thread_free_t tf = mi_load_acquire(word);
+    if (mi_word_has_frees(page, tf)) continue;
     mi_assert(MI_STATE(tf) == MI_NORMAL);
     if (page->used == 0) {
       if ((tf & MI_LISTED) == 0) {
@@ -560,7 +630,7 @@ static void page_give_up(mi_page_t* page) {
         const size_t size = (mi_page_is_single(page) ? page->block_size : page->slices * MI_SLICE_SIZE);
         const size_t first = mi_round_up((uintptr_t)page->start, MI_OS_PAGE) - (uintptr_t)page->start;
         _mi_stats_page_emptied(page, false);
-        page->free = page->local_free = NULL;
+        page_forget_lists(page);
         page->capacity = 0;
         page->fresh_zero = 0;
         if (size >= first + MI_OS_PAGE) {
@@ -569,8 +639,8 @@ static void page_give_up(mi_page_t* page) {
         }
       }
     }
-    const mi_thread_free_t next = (tf & MI_LISTED) | list_it | MI_ABANDONED;
-    if (!mi_cas_strong_acq_rel(&page->thread_free, &tf, next)) continue;
+    const mi_thread_free_t next = mi_word_base(page, tf) | list_it | MI_ABANDONED;
+    if (!mi_cas_strong_acq_rel(word, &tf, next)) continue;
     mi_count(&_mi_stats.pages_abandoned, 1);
     // From here on the page is not ours; until it is pushed, LISTED keeps everybody from releasing it.
     if ((tf & MI_LISTED) == 0 && list_it != 0) mi_stack_push(stack, page, PAGE_LINK);
@@ -593,6 +663,12 @@ static void page_adopt(mi_theap_t* theap, mi_page_t* page) {
   if (page->used == 0) page->depth = theap->depth;
   if (mi_unlikely(page->depth < theap->depth)) page_seal(theap, page);
   atomic_fetch_sub_explicit(&from->pages_out, 1, memory_order_acq_rel);
+}
+
+// Has a page something to hand out that need not be collected first?
+static bool page_has_room(const mi_page_t* page) {
+  if (mi_unlikely(page->policy != 0)) return page->used - page->pinned < page->reserved;
+  return page->free != NULL || page->capacity < page->reserved;
 }
 
 // A remote free found the page ABANDONED and made it NORMAL, with its block on the list: the caller owns it now.
@@ -637,7 +713,7 @@ static mi_page_t* theap_reclaim_from(mi_theap_t* theap, mi_heap_t* heap, size_t 
     page_adopt(theap, page);
     if (mi_unlikely(page->in_full)) continue;  // sealed
     _mi_page_collect(page);
-    if (page->free != NULL || page->capacity < page->reserved) return page;
+    if (page_has_room(page)) return page;
     page_to_full(theap, page);
   }
   return NULL;
@@ -678,15 +754,19 @@ void _mi_page_pin(mi_page_t* page) {
 
 void _mi_page_unpin(mi_page_t* page) {
   page->pinned--;
-  mi_thread_free_t tf = mi_load_acquire(&page->thread_free);
+  _Atomic(mi_thread_free_t)* const word = mi_page_word(page);
+  mi_thread_free_t tf = mi_load_acquire(word);
   while (MI_STATE(tf) == MI_ABANDONED) {
-    if (!mi_cas_weak_acq_rel(&page->thread_free, &tf, MI_WITH_STATE(tf, MI_NORMAL))) continue;
+    if (!mi_cas_weak_acq_rel(word, &tf, MI_WITH_STATE(tf, MI_NORMAL))) continue;
     page->used--;
     page_give_up(page);
     return;
   }
   if (mi_page_is_single(page)) {
-    if (page->used == 1) {
+    if (page->used == 1 && page->policy != 0) {
+      page->used = 0;
+      _mi_page_block_gone(mi_load_relaxed(&page->theap), page);
+    } else if (page->used == 1) {
       _mi_page_free_local(page, NULL);
     } else {
       page->used--;
@@ -746,6 +826,40 @@ static mi_page_t* theap_find_page(mi_theap_t* theap, size_t bin) {
   return page;
 }
 
+#define MI_QUARANTINED_PAGES 8  // that a search looks at and finds all quarantined
+
+// The same for a theap with a policy. A page without a free block that has some in quarantine is not full: it waits at
+// the end of the queue.
+mi_page_t* _mi_theap_bit_page(mi_theap_t* theap, size_t bin) {
+  mi_page_t* page = theap->queue[bin];
+  if (mi_likely(page != NULL && page_has_room(page))) return page;
+  mi_count_own(&theap->thread->counts.searches, 1);
+  for (int waiting = 0; page != NULL && waiting < MI_QUARANTINED_PAGES;) {
+    mi_count_own(&theap->thread->counts.pages_searched, 1);
+    if (!page_has_room(page)) _mi_bits_collect(page);
+    if (page_has_room(page)) break;
+    mi_page_t* const next = (page->next == theap->queue[bin] ? NULL : page->next);
+    if (mi_bits_of(page)->quarantined != 0) {
+      waiting++;
+      mi_queue_unlink(theap, bin, page);
+      mi_queue_link(theap, bin, page, false);
+    } else if (!page_to_full(theap, page) && !page_is_delaying(page)) {
+      continue;  // a free came in: it has room after all
+    }
+    page = next;
+  }
+  if (page != NULL && !page_has_room(page)) page = NULL;
+  if (page == NULL) page = theap_reclaim_from(theap, theap->heap, bin);
+  if (page == NULL) page = page_fresh(theap, bin);
+  if (page == NULL) return NULL;
+  page->retire = 0;
+  if (theap->queue[bin] != page) {
+    mi_queue_unlink(theap, bin, page);
+    mi_queue_link(theap, bin, page, true);
+  }
+  return page;
+}
+
 mi_page_t* _mi_theap_reclaim(mi_theap_t* theap, mi_heap_t* forwarder, size_t bin) {
   return theap_reclaim_from(theap, forwarder, bin);
 }
@@ -786,16 +900,33 @@ static void* solo_alloc(mi_theap_t* theap, mi_arena_t* arena, size_t size, size_
     page->block_size = mi_round_up(size, MI_OS_PAGE);
     const size_t room = slices * MI_SLICE_SIZE - (size_t)(page->start - start);
     if (page->block_size > room) page->block_size = room;
+    page->reserved = 1;
+    if (mi_unlikely(!page_init_policy(theap, page, MI_PAGE_SOLO))) {
+      _mi_slices_release(page);
+      return NULL;
+    }
     page_init(theap, page, MI_PAGE_SOLO, MI_BIN_SOLO, is_zero);
   } else {
     page = _mi_huge_claim(size, alignment, offset, inside, arena, &is_zero);
     if (page == NULL) return NULL;
+    page->reserved = 1;
+    if (mi_unlikely(!page_init_policy(theap, page, MI_PAGE_HUGE))) {
+      _mi_huge_release(page);
+      return NULL;
+    }
     page_init(theap, page, MI_PAGE_HUGE, MI_BIN_SOLO, is_zero);
   }
   page->used = page->capacity = page->reserved = 1;
+  if (mi_unlikely(page->policy != 0)) {
+    mi_bits_t* const bits = mi_bits_of(page);
+    bits->inside = (uint8_t)inside;
+    page->recycled = 1;
+    mi_store_relaxed(&bits->words[0].live, (uint64_t)1);
+  }
   page_supply(page, 1);
   // It has no free block and never will while it lives: full from the start, so that every free takes the slow path.
-  mi_store_release(&page->thread_free, (mi_thread_free_t)MI_DELAYED);
+  _Atomic(mi_thread_free_t)* const word = mi_page_word(page);
+  mi_store_release(word, mi_word_base(page, mi_load_relaxed(word)) | MI_DELAYED);
   mi_queue_link(theap, MI_BIN_FULL, page, false);
   page->in_full = 1;
   owner_flag(page, MI_OWNER_FULL, true);
@@ -854,6 +985,7 @@ static void theap_for_each(mi_theap_t* theap, void (*fn)(mi_theap_t*, mi_page_t*
 static void collect_page(mi_theap_t* theap, mi_page_t* page, bool force) {
   if (mi_page_is_single(page)) return;
   _mi_page_collect(page);
+  if (page->policy != 0 && force) _mi_bits_release_old(page, true);  // memory is short: quarantine ends
   if (page->used == 0 && !page_is_delaying(page) && (force || page->next != page || page->retire == 0)) {
     page_release(theap, page);
   }
@@ -863,7 +995,7 @@ void _mi_theap_collect(mi_theap_t* theap, bool force) {
   _mi_theap_drain_delayed(theap);
   theap_for_each(theap, collect_page, force);
   theap_sweep_retired(theap, force);
-  theap_sweep_late(theap);
+  theap_sweep_late(theap, force);
 }
 
 void _mi_theap_collect_step(mi_theap_t* theap) {
@@ -893,14 +1025,16 @@ void _mi_theap_collect_step(mi_theap_t* theap) {
 
 // Frees a page with its blocks, of a theap or a thread that has no use for it any more. It is in no queue.
 static void free_held_page(mi_heap_t* heap, mi_page_t* page) {
-  mi_thread_free_t tf = mi_load_acquire(&page->thread_free);
+  _Atomic(mi_thread_free_t)* const word = mi_page_word(page);
+  mi_thread_free_t tf = mi_load_acquire(word);
   if (mi_unlikely((tf & MI_LISTED) != 0)) {
     _mi_stats_page_dropped(page, false);
-    while (!mi_cas_weak_acq_rel(&page->thread_free, &tf, (tf & MI_LISTED) | MI_NORMAL)) {
+    if (page->policy != 0) _mi_bits_drop(page);
+    while (!mi_cas_weak_acq_rel(word, &tf, mi_word_base(page, tf) | MI_NORMAL)) {
     }
-    page->free = page->local_free = NULL;
+    page_forget_lists(page);
     page->used = 0;
-    page->recycled = 0 - (uint64_t)page->capacity;  // its blocks are counted
+    page->recycled = (page->policy != 0 ? 0 : 0 - (uint64_t)page->capacity);  // its blocks are counted
     mi_fetch_add_acq_rel(&heap->pages_out, 1);
     page_give_up(page);
   } else {
@@ -934,7 +1068,8 @@ void _mi_theap_free_pages(mi_theap_t* theap) {
 // A page of a theap that is reset starts again with nothing in it. It is in no queue and in no stack.
 static void page_start_again(mi_page_t* page) {
   _mi_stats_page_dropped(page, false);
-  page->free = page->local_free = NULL;
+  if (page->policy != 0) _mi_bits_drop(page);
+  page_forget_lists(page);
   page->used = page->capacity = 0;
   page->fresh_zero = page->free_zero = 0;
   page->in_full = 0;
@@ -944,7 +1079,8 @@ static void page_start_again(mi_page_t* page) {
   page->depth = 0;
   const mi_tid_t flags = (page->policy != 0 ? MI_OWNER_INTERIOR : 0);
   mi_store_relaxed(&page->owner, (mi_load_relaxed(&page->owner) & ~MI_OWNER_FLAGS) | flags);
-  mi_store_release(&page->thread_free, (mi_thread_free_t)MI_NORMAL);
+  _Atomic(mi_thread_free_t)* const word = mi_page_word(page);
+  mi_store_release(word, mi_word_base(page, mi_load_relaxed(word)) | MI_NORMAL);
 }
 
 // Empties a theap for a reset: pages of classes stay, up to `keep` bytes of them, and the others go.
@@ -955,7 +1091,7 @@ void _mi_theap_reset(mi_theap_t* theap, size_t keep, void (*kept)(mi_part_t* par
     for (uint32_t left = theap->page_count; page != NULL && left > 0; left--) {
       mi_page_t* const next = (page->next == theap->queue[bin] ? NULL : page->next);
       const size_t size = page->slices * MI_SLICE_SIZE;
-      if (page->kind == MI_PAGE_CLASS && size <= keep && (mi_load_acquire(&page->thread_free) & MI_LISTED) == 0) {
+      if (page->kind == MI_PAGE_CLASS && size <= keep && (mi_load_acquire(mi_page_word(page)) & MI_LISTED) == 0) {
         mi_queue_unlink(theap, bin, page);
         theap->page_count--;
         page->next = list;
@@ -1017,7 +1153,7 @@ static void unseal_page(mi_theap_t* theap, mi_page_t* page, bool unused) {
   if (page->depth > theap->depth) page->depth = theap->depth;
   if (!page->in_full || mi_page_is_single(page) || page->depth < theap->depth) return;
   _mi_page_collect(page);
-  if (page->free == NULL && page->local_free == NULL && page->capacity == page->reserved) return;
+  if (!page_has_room(page) && (page->policy != 0 || page->local_free == NULL)) return;
   page_unfull(theap, page);
   if (page->used == 0) _mi_page_retire(page);
 }
@@ -1055,7 +1191,7 @@ void _mi_abandoned_rewind(mi_heap_t* heap, uint16_t depth) {
 void _mi_abandoned_unseal(mi_heap_t* heap, uint16_t depth) {
   for (size_t bin = 1; bin < MI_BIN_COUNT; bin++) {
     for (mi_page_t* page = _mi_abandoned_first(heap, bin); page != NULL; page = mi_load_relaxed(&page->listed_next)) {
-      if (MI_STATE(mi_load_acquire(&page->thread_free)) == MI_ABANDONED && page->depth > depth) page->depth = depth;
+      if (MI_STATE(mi_load_acquire(mi_page_word(page))) == MI_ABANDONED && page->depth > depth) page->depth = depth;
     }
   }
 }
@@ -1108,11 +1244,7 @@ static bool theap_cut_delayed(mi_theap_t* theap) {
     if (first == NULL) continue;
     mi_page_t* page = first;
     do {
-      mi_thread_free_t tf = mi_load_relaxed(&page->thread_free);
-      while (MI_STATE(tf) == MI_DELAYED &&
-             !mi_cas_weak_acq_rel(&page->thread_free, &tf, MI_WITH_STATE(tf, MI_NORMAL))) {
-      }
-      if (MI_STATE(tf) == MI_DELAYED) page->delayed--;  // nobody was there
+      if (page_end_delayed(page) && page->policy == 0) page->delayed--;  // nobody was there
       if (page_is_delaying(page)) clean = false;
       page = page->next;
     } while (page != first);
@@ -1132,8 +1264,10 @@ static bool theap_cut_delayed(mi_theap_t* theap) {
 
 bool _mi_theap_abandon(mi_theap_t* theap, bool wait) {
   // A wait: for a thread that is between the two halves of one remote free.
+  if (theap->policy != 0) _mi_bits_drain(theap);
   while (!theap_cut_delayed(theap)) {
     if (!wait) return false;
+    if (theap->policy != 0) _mi_bits_drain(theap);  // what is queued counts as DELAYING
     mi_count(&_mi_stats.abandon_waits, 1);
     _mi_os_yield();
   }
@@ -1156,6 +1290,14 @@ static uint32_t list_length(const mi_block_t* block, uint32_t most) {
 // told the theap yet, so that a full page becomes DELAYED again: the next freer tells it. `pinned`: a visitor that is
 // gone may have counted itself among the live blocks of the pages.
 static void page_settle(const mi_theap_t* theap, mi_page_t* page, bool pinned) {
+  if (page->policy != 0) {
+    _mi_bits_settle(theap, page);
+    if (!pinned) return;
+    page->pinned = 0;
+    page->used = _mi_bits_used(page);
+    if (!page->in_full && page->used == 0 && page->retire == 0) page->retire = 1;
+    return;
+  }
   const mi_thread_free_t tf = mi_load_relaxed(&page->thread_free);
   const uintptr_t state = (page->in_full ? MI_DELAYED : MI_NORMAL);
   if (MI_STATE(tf) == MI_DELAYING) {

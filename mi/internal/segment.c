@@ -20,7 +20,7 @@
 #include <limits.h>
 #include <string.h>
 
-#include "mi/internal/core.h"
+#include "mi/internal/bit_page.h"
 #include "mi/internal/options.h"
 #include "mi/internal/os.h"
 #include "mi/internal/stats.h"
@@ -348,6 +348,7 @@ static mi_page_t* segment_open(mi_thread_t* thread, size_t count, mi_arena_t* on
   mi_fetch_or_acq_rel(&info->dirty, 1);
   set_backed(info, 1);
   mi_gauge_add(&_mi_stats.segments, 1);
+  if (mi_unlikely(mi_load_relaxed(&arena->bits_ready) != 0)) _mi_bits_forget(segment, 0);
   mi_store_release(&arena->kind[index], (uint8_t)MI_SEGMENT_NORMAL);
   const uint64_t run = mi_run_mask(1, count);
   const uint64_t dirty = mi_load_relaxed(&info->dirty);
@@ -455,6 +456,9 @@ mi_page_t* _mi_huge_claim(size_t size, size_t alignment, size_t offset, size_t i
     held_taken(_mi_tls.thread, ~(uint64_t)0, backed);
   }
   mi_gauge_add(&_mi_stats.segments, (int64_t)count);
+  if (mi_unlikely(mi_load_relaxed(&arena->bits_ready) != 0)) {
+    for (size_t i = 0; i < count; i++) _mi_bits_forget((mi_segment_t*)mi_arena_segment(arena, index + i), 0);
+  }
   if (lead > MI_SEGMENT_SIZE && !apart) memset((uint8_t*)segment + MI_SEGMENT_SIZE, 0, sizeof(mi_page_t));
   mi_page_t* const page = &segment->slot[1];
   page->slices = 0;

@@ -289,7 +289,7 @@ static void page_begin(mi_space_t* space, mi_page_t* page, size_t bin) {
   mi_store_relaxed(&page->owner, MI_TID_NONE);
   mi_store_relaxed(&page->heap, space->heap);
   mi_store_relaxed(&page->theap, (mi_theap_t*)NULL);
-  page->kind = MI_PAGE_BITS;
+  page->kind = MI_PAGE_SPACE;
   _Atomic(uint64_t)* const bits = mi_space_bits(page);
   for (size_t w = 0; w < (page->reserved + 63) / 64; w++) {
     const size_t here = (page->reserved - 64 * w < 64 ? page->reserved - 64 * w : 64);
@@ -457,6 +457,14 @@ const char* _mi_space_refusal(const mi_space_t* space) {
   return NULL;
 }
 
+static mi_cold _Noreturn void freed_already(const char* function, const mi_page_t* page, const void* p) {
+  const mi_space_t* const space = mi_space_segment_of(page)->space;
+  const bool frees = (strncmp(function, "mi_free", 7) == 0);
+  _mi_corruption(EAGAIN, "%s: %s %p, a block of %zu bytes (class %zu, heap %p \"%s\", thread %u)\n", function,
+                 frees ? "double free of" : "use after free of", p, page->block_size, page->block_size,
+                 (void*)space->heap, space->name, _mi_os_thread_id());
+}
+
 // The number of the block that `p` starts, which is live; else the program ends.
 static size_t block_index(const mi_page_t* page, const void* p, const char* function) {
   const mi_space_t* const space = mi_space_segment_of(page)->space;
@@ -470,13 +478,10 @@ static size_t block_index(const mi_page_t* page, const void* p, const char* func
     index = SIZE_MAX;
   }
   if (mi_unlikely(index == SIZE_MAX)) {
-    _mi_fatal(EFAULT, "%s: invalid pointer %p: no block of heap %p (%s) starts there; blocks there are of %zu bytes\n",
-              function, p, (void*)space->heap, space->name, page->block_size);
+    _mi_corruption(EINVAL, "%s: invalid pointer %p: no block starts there (class %zu, heap %p \"%s\", thread %u)\n",
+                   function, p, page->block_size, (void*)space->heap, space->name, _mi_os_thread_id());
   }
-  if (mi_unlikely(!mi_space_is_live(page, index))) {
-    _mi_fatal(EAGAIN, "%s: the block %p of %zu bytes of heap %p (%s) was freed already\n", function, p,
-              page->block_size, (void*)space->heap, space->name);
-  }
+  if (mi_unlikely(!mi_space_is_live(page, index))) freed_already(function, page, p);
   return index;
 }
 
@@ -522,9 +527,8 @@ void _mi_space_free(mi_page_t* page, void* p) {
     space_wipe(space, page->start + index * page->block_size, page->block_size);
   const uint64_t bit = (uint64_t)1 << (index % 64);
   // Release: the last writes to the block.
-  if (mi_unlikely((mi_fetch_and_acq_rel(&mi_space_bits(page)[index / 64], ~bit) & bit) == 0)) {
-    _mi_fatal(EAGAIN, "mi_free: the block %p of heap %p (%s) was freed already\n", p, (void*)space->heap, space->name);
-  }
+  if (mi_unlikely((mi_fetch_and_acq_rel(&mi_space_bits(page)[index / 64], ~bit) & bit) == 0))
+    freed_already("mi_free", page, p);
   page_leave(space, page, index);
 }
 
@@ -642,7 +646,7 @@ static bool breach(breach_t* b, const void* at, const char* what) {
 static bool breach_page(mi_page_t* page, void* arg) {
   breach_t* const b = arg;
   const uint64_t state = mi_load_acquire(mi_space_state(page));
-  if (page->kind != MI_PAGE_BITS) return breach(b, page, "a page is of another kind");
+  if (page->kind != MI_PAGE_SPACE) return breach(b, page, "a page is of another kind");
   if (mi_space_fit(state) != page->reserved || mi_space_bin(state) != page->bin)
     return breach(b, page, "a page's state is not that of its class");
   if (page->bin != MI_BIN_SOLO && page->block_size != mi_bin_size(page->bin))

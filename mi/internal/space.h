@@ -36,7 +36,7 @@ static inline _Atomic(uint64_t)* mi_space_bits(const mi_page_t* page) {
                               mi_page_slice(page) * MI_SPACE_BITS);
 }
 
-// A page of a space (kind MI_PAGE_BITS) has no lists and no owner. Its word `thread_free` is
+// A page of a space (kind MI_PAGE_SPACE) has no lists and no owner. Its word `thread_free` is
 //   live blocks << 32 | blocks that fit << 16 | class << 8 | 1, or 0 while there is no page.
 #define MI_SPACE_OPEN ((uint64_t)1)
 #define MI_SPACE_ONE ((uint64_t)1 << 32)

@@ -324,7 +324,7 @@ static bool visits_main(const mi_thread_t* self) {
 // The other threads' records stay as they are: their ids count as alive, so that nobody adopts their parts, which may
 // have stopped in the middle of a change; frees into their pages are pushed and never collected. What ARCHITECTURE.md
 // says of each shared word is done here or, if it needs a search, where it matters. No lock is taken and nothing is
-// allocated; state of random generators, when there is one, is to be replaced here.
+// allocated.
 static void after_fork_in_child(void) {
   mi_thread_t* const self = _mi_tls.thread;
   mi_store_relaxed(&process_id, _mi_os_process_id());
@@ -347,6 +347,7 @@ static void after_fork_in_child(void) {
   int64_t threads = 0, theaps = 0;
   for (mi_thread_t* thread = self; thread != NULL; thread = thread->reaper) {
     mi_store_relaxed(&thread->kernel_thread, kernel_thread_word(thread));
+    thread->random = 0;  // the child's order of blocks is its own
     _mi_theap_settle(&thread->main_theap, main_visited);
     _mi_theap_settle(&thread->internal_theap, false);
     theaps += 1 + _mi_slots_settle(thread);

@@ -37,6 +37,7 @@ typedef struct mi_page_s mi_page_t;
 typedef struct mi_segment_s mi_segment_t;
 typedef struct mi_part_s mi_part_t;
 typedef struct mi_slot_s mi_slot_t;
+typedef struct mi_bits_s mi_bits_t;
 
 typedef struct mi_block_s {
   struct mi_block_s* next;
@@ -75,19 +76,24 @@ typedef enum mi_kind_e {
   MI_PAGE_CLASS,     // blocks of one size class
   MI_PAGE_SOLO,      // one block, up to MI_SOLO_SIZE_MAX
   MI_PAGE_HUGE,      // one block in a run of segments of its own
-  MI_PAGE_BITS,      // of a heap with a space: a bit for each block, no lists and no owner (space.c)
+  MI_PAGE_SPACE,      // of a heap with a space: a bit for each block, no lists and no owner (space.c)
 } mi_kind_t;
 
-// A page slot: two cache lines. The first is the owner's alone; the second is what other threads read or write.
+// A page slot: two cache lines. The first is the owner's alone; the second is what other threads read or write. A page
+// with a policy is a bit page: it has no lists, `recycled` counts the blocks that it handed out, and its state is not
+// in `thread_free` (bit_page.c).
 //   live blocks = used - length(thread_free);  used + length(free) + length(local_free) = capacity <= reserved
 struct mi_page_s {
   // --- owner only (the thread in `owner`, or who claimed the page, see free.c)
-  mi_block_t* free;        // blocks to hand out
-  mi_block_t* local_free;  // blocks that the owner freed
-  uint32_t used;           // blocks handed out and not yet back in one of the two lists
-  uint32_t capacity;       // blocks that were ever put on a list
-  uint32_t reserved;       // blocks that fit
-  uint16_t color;          // block k of the page is handed out as the ((k + color) mod reserved)th
+  mi_block_t* free;  // blocks to hand out
+  union {
+    mi_block_t* local_free;  // blocks that the owner freed
+    mi_bits_t* bits;         // of a bit page (bit_page.c)
+  };
+  uint32_t used;      // blocks handed out and not yet back in one of the two lists
+  uint32_t capacity;  // blocks that were ever put on a list
+  uint32_t reserved;  // blocks that fit
+  uint16_t color;     // block k of the page is handed out as the ((k + color) mod reserved)th
   uint8_t bin;
   uint8_t retire;   // slow paths until an empty page goes back; 0: not retired
   mi_page_t* next;  // queue of the theap
@@ -160,7 +166,24 @@ typedef struct mi_arena_s {
   _Atomic(uint64_t)* purgeable;  // summary: the segment may have free slices with memory behind them
   _Atomic(uint8_t)* kind;        // mi_segment_kind_t
   mi_segment_info_t* info;
+  _Atomic(uint8_t*) bits;      // of bit pages (bit_page.c), reserved when the first is made; NULL: there are none
+  _Atomic(size_t) bits_ready;  // those of segments [0, bits_ready) are writable; only grows
 } mi_arena_t;
+
+// Policies of heaps, as the core knows them; mi/heap/heap.h has the same values.
+enum {
+  MI_POLICY_SECURE = 1,  // the secure build: of every heap
+  MI_POLICY_HARDENED = 2,
+  MI_POLICY_GUARDED = 4,
+  MI_POLICY_QUARANTINE = 8,
+  MI_POLICY_WIPE = 16,
+  MI_POLICY_ZERO = 32,
+  MI_POLICY_ISOLATED = 64,
+  MI_POLICY_SECRET = 128,
+  MI_POLICY_WIPES = MI_POLICY_WIPE | MI_POLICY_SECRET,
+  // What is found to be wrong ends the process.
+  MI_POLICY_STOPS = MI_POLICY_SECURE | MI_POLICY_HARDENED | MI_POLICY_ISOLATED | MI_POLICY_SECRET,
+};
 
 // --- statistics -------------------------------------------------------------------------------------
 
@@ -238,6 +261,8 @@ struct mi_theap_s {
   uint16_t depth;          // marks that its heap has
   size_t supplied_blocks;  // blocks that came to free lists, to be handed out, since the last deferred_free
   size_t supplied_bytes;   // and their bytes (heap/deferred.c)
+  uint64_t frees;          // blocks that went into quarantine (bit_page.c)
+  uint64_t random;         // which block comes next
   _Atomic(mi_block_t*) delayed_free __attribute__((aligned(MI_CACHE_LINE)));
   _Atomic(uint64_t) remote_frees;  // frees by others, as far as they were collected; written by who has the theap
 } __attribute__((aligned(MI_CACHE_LINE)));
@@ -302,6 +327,7 @@ struct mi_thread_s {
   mi_heap_t* callback_heap;     // the heap that called back: may not be ended from the callback
   mi_callback_t* callbacks;     // of heaps, the innermost first
   uint32_t page_color;          // of the last page that it made
+  uint64_t random;              // see random.h; 0: not begun
   uint32_t deferred_count, deferred_capacity;  // of the heaps with a deferred_free that it has a part of
   void* deferred_heaps;                        // mi_deferred_entry_t[deferred_capacity] of the layer above
   void* deferred_spare;                        // mi_deferred_t, for the next heaps

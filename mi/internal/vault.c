@@ -272,18 +272,18 @@ void _mi_vault_accuse(const void* p, const char* function) {
   leave();
   if (heap == NULL) return;
   if (lives) {
-    _mi_fatal(EFAULT, "%s: invalid pointer %p: in the memory of heap %p (%s), where no block is (any more)\n", function,
-              p, (const void*)heap, name);
+    _mi_corruption(EAGAIN, "%s: invalid pointer %p: no block is there (any more) (heap %p \"%s\", thread %u)\n",
+                   function, p, (const void*)heap, name, _mi_os_thread_id());
   }
-  _mi_fatal(EFAULT, "%s: %p was a block of heap %p (%s, number %llu), which was destroyed\n", function, p,
-            (const void*)heap, name, (unsigned long long)id);
+  _mi_corruption(EFAULT, "%s: %p was a block of a heap that was destroyed (heap %p \"%s\", number %llu, thread %u)\n",
+                 function, p, (const void*)heap, name, (unsigned long long)id, _mi_os_thread_id());
 }
 
 void _mi_vault_accuse_heap(const mi_heap_t* heap, const char* function) {
   const mi_space_t* const space = mi_heap_space(heap);
   if (space == NULL) return;
-  _mi_fatal(EFAULT, "%s: the heap at %p (%s, number %llu) was destroyed\n", function, (const void*)heap, space->name,
-            (unsigned long long)space->id);
+  _mi_corruption(EFAULT, "%s: the heap was destroyed (heap %p \"%s\", number %llu, thread %u)\n", function,
+                 (const void*)heap, space->name, (unsigned long long)space->id, _mi_os_thread_id());
 }
 
 // --- forks ---------------------------------------------------------------------------------------------------------

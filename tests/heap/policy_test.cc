@@ -1,4 +1,5 @@
 // Heaps with a policy: every way in and out of one, on every thread, and what each flag promises.
+#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <thread>
@@ -30,6 +31,17 @@ bool IsFilled(const void* p, size_t n, uint8_t value) {
   return true;
 }
 
+// Every heap of these tests has one of these policies.
+class Policy : public ::testing::TestWithParam<uint32_t> {
+ protected:
+  // Is what the heap hands out as its policy says?
+  bool IsAsPromised(const void* p, size_t n) const { return (GetParam() & MI_HEAP_ZERO) == 0 || IsFilled(p, n, 0); }
+};
+
+INSTANTIATE_TEST_SUITE_P(Flags, Policy,
+                         ::testing::Values(MI_HEAP_ZERO, MI_HEAP_HARDENED, MI_HEAP_QUARANTINE, MI_HEAP_WIPE,
+                                           MI_HEAP_HARDENED | MI_HEAP_QUARANTINE | MI_HEAP_WIPE | MI_HEAP_ZERO));
+
 // Every function that allocates in a heap.
 std::vector<void*> AllocateEveryWay(mi_heap_t* heap, size_t size) {
   std::vector<void*> blocks;
@@ -51,15 +63,15 @@ std::vector<void*> AllocateEveryWay(mi_heap_t* heap, size_t size) {
   return blocks;
 }
 
-TEST(Policy, EveryWayToAllocateLeadsIntoTheHeap) {
-  mi_heap_t* heap = NewHeap(MI_HEAP_ZERO);
+TEST_P(Policy, EveryWayToAllocateLeadsIntoTheHeap) {
+  mi_heap_t* heap = NewHeap(GetParam());
   for (int round = 0; round < 3; round++) {
     for (size_t size : kSizes) {
       for (void* p : AllocateEveryWay(heap, size)) {
         ASSERT_NE(p, nullptr);
         EXPECT_TRUE(mi_heap_contains(heap, p)) << size;
         EXPECT_GE(mi_usable_size(p), size);
-        EXPECT_TRUE(IsFilled(p, mi_usable_size(p), 0)) << size;
+        EXPECT_TRUE(IsAsPromised(p, mi_usable_size(p))) << size;
         memset(p, 0xa5, mi_usable_size(p));
         mi_free(p);
       }
@@ -69,17 +81,17 @@ TEST(Policy, EveryWayToAllocateLeadsIntoTheHeap) {
   mi_heap_destroy(heap);
 }
 
-TEST(Policy, ThreadsUseTheHeapTogetherAndFreeEachOthersBlocks) {
-  mi_heap_t* heap = NewHeap(MI_HEAP_ZERO);
+TEST_P(Policy, ThreadsUseTheHeapTogetherAndFreeEachOthersBlocks) {
+  mi_heap_t* heap = NewHeap(GetParam());
   for (int round = 0; round < mi_test::Scaled(30); round++) {
     std::vector<void*> blocks[3];
     std::vector<std::thread> threads;
     for (auto& mine : blocks) {
-      threads.emplace_back([heap, &mine] {
+      threads.emplace_back([this, heap, &mine] {
         for (int i = 0; i < 300; i++) {
           const size_t size = kSizes[i % 13];
           void* p = mi_heap_malloc(heap, size);
-          ASSERT_TRUE(IsFilled(p, size, 0));
+          ASSERT_TRUE(IsAsPromised(p, size));
           memset(p, 0x5a, size);
           if (i % 3 == 0) {
             mi_free(p);
@@ -102,9 +114,54 @@ TEST(Policy, ThreadsUseTheHeapTogetherAndFreeEachOthersBlocks) {
   mi_heap_destroy(heap);
 }
 
-TEST(Policy, BlocksOutliveTheirHeapsDeleteAndMerge) {
-  for (uint32_t into_flags : {0, static_cast<int>(MI_HEAP_ZERO)}) {
-    mi_heap_t* heap = NewHeap(MI_HEAP_ZERO);
+// Threads that allocate, hand their blocks to whoever takes them, and end while others free: pages become full, are
+// abandoned, adopted by other threads and by freers.
+TEST_P(Policy, BlocksGoAroundBetweenThreadsThatComeAndGo) {
+  mi_heap_t* heap = NewHeap(GetParam());
+  constexpr size_t kPlaces = 4096;
+  std::vector<std::atomic<uint64_t*>> places(kPlaces);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 3; t++) {
+    threads.emplace_back([this, heap, &places, t] {
+      for (int life = 0; life < mi_test::Scaled(20, 200); life++) {
+        std::thread([this, heap, &places, seed = 1000u * t + life]() mutable {
+          for (int i = 0; i < 3000; i++) {
+            seed = seed * 1103515245u + 12345u;
+            const size_t size = (seed >> 8) % 100 == 0 ? 70000 : 8 + (seed >> 10) % ((seed >> 4) % 2 == 0 ? 64 : 3000);
+            uint64_t* p = static_cast<uint64_t*>(mi_heap_malloc(heap, size));
+            ASSERT_NE(p, nullptr);
+            ASSERT_TRUE(IsAsPromised(p, size));
+            *p = reinterpret_cast<uintptr_t>(p) ^ 0x5a5a;
+            p = places[(seed >> 12) % kPlaces].exchange(p);
+            if (p == nullptr) continue;
+            ASSERT_EQ(*p, reinterpret_cast<uintptr_t>(p) ^ 0x5a5a) << "a block was handed out twice";
+            mi_free(p);
+          }
+        }).join();
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  EXPECT_TRUE(mi_heap_check(heap));
+  for (auto& place : places) mi_free(place.load());
+  EXPECT_TRUE(mi_heap_check(heap));
+  mi_heap_collect(heap, true);
+  EXPECT_TRUE(mi_heap_check(heap));
+  size_t live = 0;
+  mi_heap_visit_blocks(
+      heap, true,
+      [](const mi_heap_t*, const mi_heap_area_t*, void* block, size_t, void* arg) {
+        *static_cast<size_t*>(arg) += (block != nullptr);
+        return true;
+      },
+      &live);
+  EXPECT_EQ(live, 0u);
+  mi_heap_destroy(heap);
+}
+
+TEST_P(Policy, BlocksOutliveTheirHeapsDeleteAndMerge) {
+  for (uint32_t into_flags : {uint32_t{0}, GetParam(), uint32_t{MI_HEAP_ZERO}}) {
+    mi_heap_t* heap = NewHeap(GetParam());
     mi_heap_t* into = NewHeap(into_flags, "into");
     std::vector<void*> blocks;
     for (size_t size : kSizes) blocks.push_back(mi_heap_malloc(heap, size));
@@ -131,8 +188,8 @@ TEST(Policy, BlocksOutliveTheirHeapsDeleteAndMerge) {
   }
 }
 
-TEST(Policy, ResetAndMarksKeepThePolicy) {
-  mi_heap_t* heap = NewHeap(MI_HEAP_ZERO);
+TEST_P(Policy, ResetAndMarksKeepThePolicy) {
+  mi_heap_t* heap = NewHeap(GetParam());
   for (int round = 0; round < 3; round++) {
     std::vector<void*> kept;
     for (size_t size : kSizes) {
@@ -144,18 +201,18 @@ TEST(Policy, ResetAndMarksKeepThePolicy) {
     EXPECT_TRUE(mi_heap_check(heap));
     EXPECT_TRUE(mi_heap_rewind(heap, mark));
     for (void* p : kept) EXPECT_TRUE(IsFilled(p, mi_usable_size(p), 7));
-    for (size_t size : kSizes) EXPECT_TRUE(IsFilled(mi_heap_malloc(heap, size), size, 0));
+    for (size_t size : kSizes) EXPECT_TRUE(IsAsPromised(mi_heap_malloc(heap, size), size));
     EXPECT_TRUE(mi_heap_check(heap));
     mi_heap_reset(heap);
     EXPECT_TRUE(mi_heap_check(heap));
-    for (size_t size : kSizes) EXPECT_TRUE(IsFilled(mi_heap_malloc(heap, size), size, 0));
+    for (size_t size : kSizes) EXPECT_TRUE(IsAsPromised(mi_heap_malloc(heap, size), size));
     mi_heap_reset(heap);
   }
   mi_heap_destroy(heap);
 }
 
-TEST(Policy, BlocksThatGrowAreZeroUpToTheirNewEnd) {
-  mi_heap_t* heap = NewHeap(MI_HEAP_ZERO);
+TEST_P(Policy, BlocksKeepTheirBytesWhenTheyAreResized) {
+  mi_heap_t* heap = NewHeap(GetParam());
   for (size_t size : kSizes) {
     uint8_t* p = static_cast<uint8_t*>(mi_heap_malloc(heap, size));
     memset(p, 3, size);
@@ -172,8 +229,8 @@ TEST(Policy, BlocksThatGrowAreZeroUpToTheirNewEnd) {
   mi_heap_destroy(heap);
 }
 
-TEST(Policy, VisitorsSeeEveryLiveBlockOnce) {
-  mi_heap_t* heap = NewHeap(MI_HEAP_ZERO);
+TEST_P(Policy, VisitorsSeeEveryLiveBlockOnce) {
+  mi_heap_t* heap = NewHeap(GetParam());
   std::vector<void*> live;
   for (int i = 0; i < 500; i++) {
     void* p = mi_heap_malloc(heap, kSizes[i % 13]);
@@ -199,9 +256,9 @@ TEST(Policy, VisitorsSeeEveryLiveBlockOnce) {
   mi_heap_destroy(heap);
 }
 
-TEST(Policy, AHandleThatIsRecycledIsAPlainHeapAgain) {
+TEST_P(Policy, AHandleThatIsRecycledIsAPlainHeapAgain) {
   for (int i = 0; i < 100; i++) {
-    mi_heap_destroy(NewHeap(MI_HEAP_ZERO));
+    mi_heap_destroy(NewHeap(GetParam()));
     mi_heap_t* plain = mi_heap_new();
     for (size_t size : kSizes) memset(mi_heap_malloc(plain, size), 1, size);
     EXPECT_TRUE(mi_heap_check(plain));
