@@ -21,9 +21,9 @@ MI_RACY bool _mi_page_is_arena_handle(const mi_page_t* page) {
   return mi_racy(page->kind) == MI_PAGE_SOLO && mi_racy(page->color) == ARENA_HANDLE_COLOR;
 }
 
-mi_heap_t* _mi_arena_handle_make(mi_thread_t* thread, mi_arena_t* arena) {
-  const size_t handle_size = (size_t)1 << MI_REGION_SHIFT_MIN;
-  mi_heap_t* const heap = _mi_internal_alloc_in(thread, arena, handle_size + sizeof(mi_heap_extra_t));
+mi_heap_t* _mi_arena_handle_make(mi_thread_t* thread, mi_arena_t* arena, size_t size) {
+  const size_t handle_size = (size_t)1 << MI_REGION_SHIFT_MIN, least = handle_size + sizeof(mi_heap_extra_t);
+  mi_heap_t* const heap = _mi_internal_alloc_in(thread, arena, size < least ? least : size);
   if (heap == NULL) return NULL;
   mi_slot_of(heap)->color = ARENA_HANDLE_COLOR;
   _mi_part_init(&heap->home, heap, mi_load_relaxed(&thread->id), MI_REGION_SHIFT_MIN);
@@ -42,7 +42,7 @@ mi_heap_t* mi_heap_new_in_arena(mi_arena_id_t arena) {
     return NULL;
   }
   mi_thread_t* const thread = mi_thread();
-  mi_heap_t* const heap = (thread == NULL ? NULL : _mi_arena_handle_make(thread, arena));
+  mi_heap_t* const heap = (thread == NULL ? NULL : _mi_arena_handle_make(thread, arena, 0));
   if (heap == NULL) {
     _mi_error(ENOMEM, "mi_heap_new_in_arena: no memory for a heap in arena %p\n", arena);
     return NULL;

@@ -17,6 +17,7 @@
 #include "mi/internal/guard.h"
 #include "mi/internal/os.h"
 #include "mi/internal/page_queue.h"
+#include "mi/internal/space.h"
 #include "mi/internal/stack.h"
 #include "mi/internal/stats.h"
 
@@ -217,7 +218,7 @@ static bool check_fresh(const check_t* check, const mi_page_t* page) {
 static bool check_bits(check_t* check, const mi_page_t* page) {
   const mi_bits_t* const bits = mi_bits_of(page);
   if (bits->page != page) return page_breach(check, page, "its bits are of page %p", (void*)bits->page);
-  if (page->free != NULL || page->local_free != NULL)
+  if (page->free != NULL || page->bits != bits)
     return page_breach(check, page, "a page with a policy, and a list of free blocks");
   uint32_t quarantined = 0;
   for (size_t w = 0; w < mi_bits_word_count(page); w++) {
@@ -367,7 +368,7 @@ static bool check_delayed(const check_t* check, mi_theap_t* theap, int64_t expec
   for (const mi_block_t* b = mi_load_acquire(&theap->delayed_free); b != NULL; b = b->next) {
     const mi_page_t* const guarded = mi_guard_link_page(b);
     if (theap->policy != 0 && guarded == NULL) {
-      const mi_bits_t* const bits = (const mi_bits_t*)b;
+      const mi_bits_t* const bits = mi_bits_of_link(b);
       if (!is_slot(bits->page) || mi_bits_of(bits->page) != bits)
         return theap_breach(check, theap, "its delayed list leads to %p, which is no page's", (const void*)b);
       if (++count > expected) break;
@@ -673,12 +674,21 @@ static bool check_parts(check_t* check, mi_heap_t* heap) {
 }
 
 // A heap that is not the main one, open or closed.
+static bool add_space_page(mi_page_t* page, void* arg) {
+  ((check_t*)arg)->held += (int64_t)(page->reserved * page->block_size);
+  return true;
+}
+
 static bool check_one(check_t* check, mi_heap_t* heap) {
   check->at = heap;
   check->waiting = 0;
   check->held = 0;
   check->theaps = check->parts = 0;
   if (!check_handle(check, heap) || !check_lanes(check, heap)) return false;
+  const void* at;
+  const char* const apart = (mi_heap_space(heap) == NULL ? NULL : _mi_space_breach(mi_heap_space(heap), &at));
+  if (apart != NULL) return heap_breach(check, heap, "at %p: %s", at, apart);
+  if (mi_heap_space(heap) != NULL) (void)_mi_space_pages_each(mi_heap_space(heap), add_space_page, check);
   const bool ok = enter_slots(check, heap) && check_parts(check, heap);
   leave_slots(check, heap);
   return ok;

@@ -4,6 +4,7 @@
 
 #include "mi/heap/checked.h"
 #include "mi/heap/table.h"
+#include "mi/internal/space.h"
 #include "mi/mimalloc.h"
 
 static void collect_slot(mi_slot_t* slot, bool force) {
@@ -66,6 +67,7 @@ void _mi_heap_collect_parts(mi_heap_t* heap, bool force) {
   }
   _mi_forwarders_collect(heap);
   _mi_abandoned_sweep(heap, false);
+  if (mi_heap_space(heap) != NULL) _mi_space_collect(mi_heap_space(heap));
 }
 
 void mi_heap_collect(mi_heap_t* heap, bool force) {

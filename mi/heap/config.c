@@ -13,9 +13,7 @@
 #define MI_HEAP_FLAGS_POLICY                                                                          \
   ((uint32_t)(MI_HEAP_HARDENED | MI_HEAP_GUARDED | MI_HEAP_QUARANTINE | MI_HEAP_WIPE | MI_HEAP_ZERO | \
               MI_HEAP_ISOLATED | MI_HEAP_SECRET))
-#define MI_HEAP_FLAGS_KNOWN                                                                                       \
-  ((uint32_t)(MI_HEAP_REPORT_SURVIVORS | MI_HEAP_HARDENED | MI_HEAP_GUARDED | MI_HEAP_QUARANTINE | MI_HEAP_WIPE | \
-              MI_HEAP_ZERO))
+#define MI_HEAP_FLAGS_KNOWN ((uint32_t)MI_HEAP_REPORT_SURVIVORS | MI_HEAP_FLAGS_POLICY)
 
 static bool refuse(const char* field, unsigned long long value, const char* why) {
   _mi_error(EINVAL, "mi_heap_new_with: field %s is %llu: %s\n", field, value, why);
@@ -44,7 +42,10 @@ static bool config_check(const mi_heap_config_t* config) {
   if (config->arena != NULL && !_mi_arena_exists(config->arena))
     return refuse("arena", (uintptr_t)config->arena, "no arena");
   if ((config->flags & ~MI_HEAP_FLAGS_KNOWN) != 0) return refuse("flags", config->flags, "unknown or not supported");
-  if (config->required != 0) return refuse("required", config->required, "no protection is supported");
+  const char* const apart = _mi_isolated_refusal(config);
+  if (apart != NULL) return refuse("flags", config->flags, apart);
+  if ((config->required & ~(mi_protections_t)MI_PROTECTED_ALL) != 0)
+    return refuse("required", config->required, "not a protection");
   if (config->deferred_free == NULL && config->deferred_arg != NULL)
     return refuse("deferred_arg", (uintptr_t)config->deferred_arg, "there is no deferred_free");
   if (config->parent != NULL) {
@@ -79,10 +80,13 @@ static mi_noinline mi_heap_t* heap_new_with(const mi_heap_config_t* given) {
   if (config.parent != NULL && mi_thread() != NULL) _mi_heap_ids_renew(mi_thread());
   mi_name_t* const entry = (config.name == NULL || config.name[0] == 0 ? NULL : _mi_name_of(config.name));
   if (entry != NULL && mi_thread() != NULL) _mi_handle_prefer(mi_thread(), entry);
-  mi_heap_t* const heap = (config.arena == NULL ? mi_heap_new() : mi_heap_new_in_arena(config.arena));
+  const bool apart = (config.flags & (MI_HEAP_ISOLATED | MI_HEAP_SECRET)) != 0;
+  mi_heap_t* const heap = (apart                  ? _mi_isolated_new(&config)
+                           : config.arena == NULL ? mi_heap_new()
+                                                  : mi_heap_new_in_arena(config.arena));
   if (heap == NULL) return NULL;
   if ((config.flags & MI_HEAP_REPORT_SURVIVORS) != 0) heap->flags |= MI_HEAP_REPORTS;
-  if (config_is_plain(&config)) return heap;
+  if (config_is_plain(&config)) return (_mi_isolated_satisfies(heap, config.required) ? heap : NULL);
   mi_heap_extra_t* const extra = _mi_heap_extra_make(heap);
   if (extra == NULL || (config_has_deferred(&config) && !_mi_deferred_configure(heap, &config))) {
     mi_heap_destroy(heap);
@@ -107,7 +111,7 @@ static mi_noinline mi_heap_t* heap_new_with(const mi_heap_config_t* given) {
     _mi_error(ENOMEM, "mi_heap_new_with: no memory for the family\n");
     return NULL;
   }
-  return heap;
+  return (_mi_isolated_satisfies(heap, config.required) ? heap : NULL);
 }
 
 mi_heap_t* mi_heap_new_with(const mi_heap_config_t* given) {

@@ -6,17 +6,21 @@
 // ends or resets the heap gets it to itself, and settles it first: what the thread left in the middle of a change is
 // put right as far as it can be told, and left alone for ever where it cannot.
 #include "mi/heap/parts.h"
+#include "mi/internal/space.h"
 
-// Nobody changes a family while the process forks.
+// Nobody changes a family, nor the lists of isolated heaps, while the process forks.
 void _mi_heaps_around_fork(bool before) {
   if (before) {
     _mi_family_enter();
+    _mi_vault_around_fork(true);
   } else {
+    _mi_vault_around_fork(false);
     _mi_family_leave();
   }
 }
 
 void _mi_heaps_after_fork(mi_thread_t* self) {
+  _mi_vault_after_fork();
   _mi_family_leave();  // entered before the fork, by this thread
   _mi_merge_settle();
   _mi_accounts_after_fork();

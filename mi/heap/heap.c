@@ -12,6 +12,7 @@
 #include "mi/heap/checked.h"
 #include "mi/heap/table.h"
 #include "mi/internal/os.h"
+#include "mi/internal/space.h"
 #include "mi/internal/stats.h"
 
 #define MI_HEAP_IDS_PER_RUN 1024
@@ -117,6 +118,7 @@ const char* mi_heap_name(const mi_heap_t* heap) {
 bool _mi_heap_check_usable(mi_heap_t* heap, const char* function) {
   if (heap == &_mi_heap_main) return true;
   if (mi_load_acquire(&heap->home.id) != 0 && mi_load_relaxed(&heap->state) == MI_HEAP_OPEN) return true;
+  _mi_vault_accuse_heap(heap, function);
   _mi_error(EFAULT, "%s: the heap at %p was destroyed or deleted\n", function, (void*)heap);
   return false;
 }
@@ -192,7 +194,8 @@ static void heap_free(mi_heap_t* heap) {
   mi_store_relaxed(&heap->refs, 1u);
   mi_store_relaxed(&heap->pages_out, (int64_t)0);
   mi_store_relaxed(&heap->is_target, (uint8_t)0);
-  heap->flags = _mi_heap_flags_of_new();
+  mi_space_t* const space = mi_heap_space(heap);
+  heap->flags = (space == NULL ? _mi_heap_flags_of_new() : MI_HEAP_IN_SPACE);
   mi_store_relaxed(&heap->visiting, (uint8_t)0);
   home->depth = 0;
   mi_store_relaxed(&home->young_max, MI_YOUNG_UNASKED);
@@ -202,7 +205,11 @@ static void heap_free(mi_heap_t* heap) {
   if (in_arena) {
     mi_store_relaxed(&home->region.owner, MI_TID_NONE);
     mi_store_relaxed(&home->id, 0);
-    _mi_internal_free(heap);
+    if (space == NULL) {
+      _mi_internal_free(heap);
+    } else {
+      _mi_vault_bury(space);
+    }
   } else {
     _mi_handle_free(thread, heap);
   }
@@ -227,6 +234,11 @@ void _mi_heap_end(mi_heap_t* heap) {
     if (!_mi_slot_take(part, &slot)) continue;  // none, or its thread finishes it
     _mi_theap_free_pages(mi_load_relaxed(&slot->theap));
     _mi_slot_end_taken(slot);
+  }
+  mi_space_t* const space = mi_heap_space(heap);
+  if (space != NULL) {
+    _mi_space_clear(space, true);
+    _mi_vault_shut(space);
   }
   _mi_heap_theap_gone(heap);  // the heap's own reference
 }
@@ -287,7 +299,7 @@ void _mi_heap_finish(mi_heap_t* heap) {
 // --- reset ----------------------------------------------------------------------------------------------------------
 
 static mi_noinline void heap_reset(mi_heap_t* heap) {
-  if (!_mi_heap_check_end(heap, true, "mi_heap_reset")) return;
+  if (!_mi_heap_check_end(heap, true, "mi_heap_reset") || !_mi_isolated_may_reset(heap, "mi_heap_reset")) return;
   _mi_deferred_reset_begin(heap);
   _mi_heap_before_end(heap, true);
 #if MI_CHECKED
@@ -318,6 +330,7 @@ static mi_noinline void heap_reset(mi_heap_t* heap) {
   }
   for (mi_heap_t* forwarder; (forwarder = _mi_forwarder_pop(heap)) != NULL;) _mi_heap_end(forwarder);
   _mi_abandoned_sweep(heap, true);
+  if (mi_heap_space(heap) != NULL) _mi_space_clear(mi_heap_space(heap), false);
   _mi_heap_totals_end(heap);
   _mi_limit_reset(heap);
   _mi_deferred_reset_end(heap);

@@ -85,9 +85,25 @@ typedef enum mi_heap_flag_e {
   MI_HEAP_QUARANTINE = 8,        ///< not available yet: refused
   MI_HEAP_WIPE = 16,             ///< not available yet: refused
   MI_HEAP_ZERO = 32,             ///< every block is zero when it is allocated, and where it grows, to its last byte
-  MI_HEAP_ISOLATED = 64,         ///< not available yet: refused
-  MI_HEAP_SECRET = 128,          ///< not available yet: refused
+  MI_HEAP_ISOLATED = 64,         ///< memory of its own between guards, in quarantine after its end; may be sealed
+  MI_HEAP_SECRET = 128,          ///< isolated, and kept out of swap, core files, children and freed memory
 } mi_heap_flag_t;
+
+/// What protects a heap: bits of a set, for `required` of a configuration and from mi_heap_protections.
+typedef enum mi_protected_e {
+  MI_PROTECTED_SEGMENTS = 1,      ///< no other heap's blocks lie in its segments of 4 MiB while it lives
+  MI_PROTECTED_GUARDS = 2,        ///< inaccessible memory before and behind each of its segments
+  MI_PROTECTED_PAGE_GUARDS = 4,   ///< and behind every page; memory that holds no page is inaccessible too
+  MI_PROTECTED_QUARANTINE = 8,    ///< after its end its address space is inaccessible, and not used again for long
+  MI_PROTECTED_SEALING = 16,      ///< mi_heap_protect works
+  MI_PROTECTED_WIPED = 32,        ///< blocks are overwritten before the call that frees them returns
+  MI_PROTECTED_SWAP = 64,         ///< its memory is locked: never written to swap
+  MI_PROTECTED_CORE_FILE = 128,   ///< nor to core files
+  MI_PROTECTED_FORK = 256,        ///< a child of fork finds nothing of it
+  MI_PROTECTED_KERNEL_MAP = 512,  ///< not in the kernel's own map: nothing but the process reads it (memfd_secret)
+  MI_PROTECTED_ALL = 1023,        ///< every bit that there is
+} mi_protected_t;
+typedef uint32_t mi_protections_t;
 
 /// A heap made to order. Set `size` to sizeof(mi_heap_config_t) and every other field that you do not use
 /// to zero: all zero is a plain heap. Fields are only ever added at the end, so that a program compiled
@@ -111,7 +127,7 @@ typedef struct mi_heap_config_s {
   int numa_node;                             ///< 0: any; n + 1: memory of node n is preferred
   size_t min_align;                          ///< 8 or 16: of every block, whatever its size; 0: 16 (8 up to 8 bytes)
   uint32_t flags;                            ///< mi_heap_flag_t, or-ed; unknown ones are refused
-  uint32_t required;                         ///< protections without which it is not made; none is known yet: 0
+  uint32_t required;                         ///< MI_PROTECTED_... without which it is not made
 } mi_heap_config_t;
 
 /// Returns a new, empty heap, or NULL (errno = ENOMEM). Any thread. The calling thread becomes the
@@ -189,6 +205,46 @@ mi_decl_nodiscard mi_decl_export mi_heap_t* mi_heap_parent(mi_heap_t* heap) mi_a
 /// callback of `heap` or a descendant is running and `parent` may be ending.
 /// False with errno = ENOMEM without memory, EFAULT reported for a `heap` that ended. Any thread.
 mi_decl_export bool mi_heap_set_parent(mi_heap_t* heap, mi_heap_t* parent) mi_attr_noexcept;
+
+// Isolated and secret heaps (MI_HEAP_ISOLATED, MI_HEAP_SECRET; the flags that go with them are MI_HEAP_WIPE, _ZERO,
+// _HARDENED and _REPORT_SURVIVORS, anything else is refused). Their blocks lie in segments of their own, and nothing of
+// the library's lies between them. Freeing what is no live block of theirs, or asking for its size, using the heap or a
+// block of it after its end: all of that ends the program with a message that names the heap. What keeps the memory of
+// a heap that ended from being used again is a quarantine of the last 1,024 such heaps and of 64 GiB of their address
+// space at most, the oldest going first. A block above 4 MiB that is freed keeps its address space for the heap. Such a
+// heap is not deleted or merged, and none is merged into it, and it has no marks (EINVAL reported).
+//
+// Secrets: memory comes from memfd_secret where the kernel has that, else it is locked (mlock). A block is overwritten
+// with zeros before the call that frees it, or makes it smaller, returns; a resize that moves it overwrites where it
+// was; so do reset and destroy with all that is alive. mi_heap_realloc into another heap takes a copy there. The system
+// limits locked memory (RLIMIT_MEMLOCK): at the limit allocation fails (ENOMEM). In a child of fork the heap is there,
+// but access to its blocks faults and allocation is refused (EPERM); the child may free its blocks, destroy it, reset
+// it and then use it, and make its own. What none of this stops: registers and copies that the program makes on its
+// stack or elsewhere, a debugger or root that runs code in the process, and (without memfd_secret) root, the kernel,
+// and a machine that hibernates.
+
+/// The protections that the heap really has, as the system granted them when it was made: MI_PROTECTED_..., or-ed. 0
+/// for a plain heap, and for bad input (EINVAL for NULL, EFAULT for a heap that ended, reported). Any thread.
+mi_decl_nodiscard mi_decl_export mi_protections_t mi_heap_protections(mi_heap_t* heap) mi_attr_noexcept;
+/// The name of a protection, as it stands in messages; "" for what is not exactly one.
+mi_decl_nodiscard mi_decl_export const char* mi_protection_name(mi_protections_t protection) mi_attr_noexcept;
+
+/// What may be done with an isolated heap's blocks.
+typedef enum mi_protection_e {
+  MI_PROTECT_NONE = 0,        ///< access to them faults
+  MI_PROTECT_READ = 1,        ///< they may be read
+  MI_PROTECT_READ_WRITE = 2,  ///< they may be read, written, allocated and freed
+} mi_protection_t;
+
+/// Seals an isolated or secret heap, and opens it again. A heap is open once when it is made. MI_PROTECT_READ_WRITE
+/// opens it once more; MI_PROTECT_READ and MI_PROTECT_NONE take that back, and the call after which it is open no more
+/// seals it, and says how. So who opens it, and seals it when done, disturbs nobody who does the same at the time, on
+/// any thread. While it is sealed, MI_PROTECT_READ and MI_PROTECT_NONE change from one to the other; allocation in it,
+/// and free, resize and reset, are refused (EPERM reported, blocks stay as they are); destroy works. The call that
+/// seals may not overlap with an allocation or free by a thread that has not opened it. False: EINVAL reported for a
+/// `heap` that is NULL or not isolated and for a mode that is none, EFAULT for one that ended; ENOMEM, and nothing
+/// changed, if the system refused. Any thread.
+mi_decl_export bool mi_heap_protect(mi_heap_t* heap, mi_protection_t mode) mi_attr_noexcept;
 
 /// A point in the life of a heap. Opaque; a value that may be copied. `serial` is 0 if there is none.
 typedef struct mi_heap_mark_s {

@@ -16,6 +16,7 @@
 
 #include "mi/heap/checked.h"
 #include "mi/internal/os.h"
+#include "mi/internal/space.h"
 #include "mi/internal/stats.h"
 
 // Where a part stood.
@@ -78,6 +79,10 @@ static bool check(mi_heap_t* heap, const char* function) {
     return false;
   }
   if (!_mi_heap_check_end(heap, true, function)) return false;
+  if (mi_heap_space(heap) != NULL) {
+    _mi_error(EINVAL, "%s: heap %p (%s) is isolated, and has no marks\n", function, (void*)heap, mi_heap_name(heap));
+    return false;
+  }
   if (mi_thread() != NULL) return true;
   _mi_error(ENOMEM, "%s: the thread could not be set up\n", function);
   return false;

@@ -254,7 +254,7 @@ static void heap_close_into(mi_heap_t* heap, mi_heap_t* into, const char* functi
 void _mi_heap_close(mi_heap_t* heap, mi_heap_t* target) { heap_close_into(heap, target, "mi_heap_delete"); }
 
 static void heap_merge(mi_heap_t* heap, mi_heap_t* into, const char* function) {
-  if (!_mi_heap_check_end(heap, false, function)) return;
+  if (!_mi_heap_check_end(heap, false, function) || _mi_isolated_stays(heap, into, function)) return;
   mi_heap_t* const target = mi_heap_live_end(into);
   if (target == heap) {
     _mi_error(EINVAL, "%s: heap %p (%s) cannot be merged into itself\n", function, (void*)heap, mi_heap_name(heap));

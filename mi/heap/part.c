@@ -96,7 +96,7 @@ mi_theap_t* _mi_part_theap(mi_thread_t* thread, mi_part_t* part) {
   _mi_theap_init(theap, part->heap, thread);
   theap->part = part;
   theap->numa = extra->numa;
-  theap->policy = extra->policy;
+  theap->policy |= extra->policy;
   theap->even = extra->even;
   mi_fetch_add_acq_rel(&part->heap->refs, 1u);
   mi_slot_t* const slot = _mi_slot_open(thread, theap);

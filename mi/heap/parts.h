@@ -191,6 +191,18 @@ static inline bool mi_guarded_tick_heap(mi_heap_t* heap) {
 static inline void _mi_guarded_look(void) {}
 static inline void _mi_guarded_option(mi_option_t option) { (void)option; }
 #endif
+// --- isolated and secret heaps (isolated.c) --------------------------------------------------------------------------
+// What of the configuration such a heap cannot have; NULL: nothing.
+mi_hidden const char* _mi_isolated_refusal(const mi_heap_config_t* config);
+mi_hidden mi_heap_t* _mi_isolated_new(const mi_heap_config_t* config);  // NULL: reported
+// Has the heap got these protections? If not, it is destroyed, and the error reported.
+mi_hidden bool _mi_isolated_satisfies(mi_heap_t* heap, mi_protections_t required);
+mi_hidden void* _mi_isolated_alloc(mi_thread_t* thread, mi_heap_t* heap, const mi_request_t* request);
+mi_hidden void* _mi_isolated_realloc(mi_heap_t* heap, mi_page_t* page, void* p, size_t newsize, size_t alignment,
+                                     size_t offset, bool zero);
+mi_hidden bool _mi_isolated_may_reset(mi_heap_t* heap, const char* function);  // false: reported
+// Is one of the two isolated, so that the blocks stay where they are? Reports it.
+mi_hidden bool _mi_isolated_stays(mi_heap_t* heap, mi_heap_t* into, const char* function);
 
 // --- allocation (alloc.c) --------------------------------------------------------------------------------------
 // Housekeeping of one slow path: heartbeat, mail, callbacks, now and then a collect.
@@ -224,8 +236,9 @@ static inline mi_family_t* mi_heap_family(mi_heap_t* heap) {  // NULL: it has no
 }
 // Heaps that the thread makes from now on are younger than those that other threads have made with a parent.
 mi_hidden void _mi_heap_ids_renew(mi_thread_t* thread);
-// A handle in an arena, everything of it set up but the id. NULL: no memory in the arena.
-mi_hidden mi_heap_t* _mi_arena_handle_make(mi_thread_t* thread, mi_arena_t* arena);
+// A handle in an arena, in a block of at least `size` bytes, everything of it set up but the id. NULL: no memory in the
+// arena.
+mi_hidden mi_heap_t* _mi_arena_handle_make(mi_thread_t* thread, mi_arena_t* arena, size_t size);
 mi_hidden bool _mi_page_is_arena_handle(const mi_page_t* page);
 
 // --- sub-processes (subproc.c) --------------------------------------------------------------------------------------

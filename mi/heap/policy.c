@@ -28,6 +28,7 @@
 #include "mi/internal/bit_page.h"
 #include "mi/internal/guard.h"
 #include "mi/internal/os.h"
+#include "mi/internal/space.h"
 
 _Static_assert((int)MI_POLICY_HARDENED == (int)MI_HEAP_HARDENED && (int)MI_POLICY_GUARDED == (int)MI_HEAP_GUARDED &&
                    (int)MI_POLICY_QUARANTINE == (int)MI_HEAP_QUARANTINE && (int)MI_POLICY_WIPE == (int)MI_HEAP_WIPE &&
@@ -92,6 +93,7 @@ static mi_cold void misuse_gone(const char* function, const void* p, uint32_t po
 }
 
 void _mi_policy_check_gone(const char* function, const void* p) {
+  _mi_vault_accuse(p, function);
   const uint32_t policy = (_mi_page_of_any(p) != NULL ? 0 : _mi_bits_last_policy(p));
   if (policy != 0) misuse_gone(function, p, policy);
 }
@@ -109,55 +111,34 @@ static mi_page_t* page_of(const void* p) {
 
 // --- padding -----------------------------------------------------------------------------------------------------
 
-static inline uint64_t pattern_of(const uint8_t* block) {
-  uint64_t x = (uintptr_t)block ^ _mi_os_secret();
-  x = (x ^ x >> 31) * 0x9e3779b97f4a7c15u;
-  return (x ^ x >> 29) | 0x0101010101010101u;  // no byte of it is 0, which a string's end is
-}
-
 static inline size_t padding_of(const mi_page_t* page, const mi_bits_t* bits, size_t size) {
   return page->block_size - bits->inside - size;
 }
 
-static void padding_write(const uint8_t* block, size_t size, size_t padding) {
-  const uint64_t pattern = pattern_of(block);
-  uint8_t* at = (uint8_t*)block + size;
-  size_t i = 0;
-  for (; padding - i >= sizeof(pattern); i += sizeof(pattern)) memcpy(at + i, &pattern, sizeof(pattern));
-  for (; i < padding; i++) at[i] = (uint8_t)(pattern >> 8 * (i % 8));
-}
-
-// The first byte that is not as it was written; `padding`: none.
-static size_t padding_check(const uint8_t* block, size_t size, size_t padding) {
-  const uint64_t pattern = pattern_of(block);
-  const uint8_t* const at = block + size;
-  size_t i = 0;
-  for (; padding - i >= sizeof(pattern); i += sizeof(pattern)) {
-    uint64_t word;
-    memcpy(&word, at + i, sizeof(word));
-    if (mi_unlikely(word != pattern)) return i + mi_ctz(word ^ pattern) / 8;
-  }
-  for (; i < padding; i++) {
-    if (at[i] != (uint8_t)(pattern >> 8 * (i % 8))) break;
-  }
-  return i;
-}
-
-// Notes what was asked for, and fills what is behind it.
-static void block_dress(mi_page_t* page, mi_bits_t* bits, size_t index, uint8_t* block, size_t size) {
-  _mi_bits_set_size(page, bits, index, size);
-  padding_write(block, size, padding_of(page, bits, size));
+// Of a block that is in use: not a byte before the padding is written.
+static void padding_write_exactly(uint8_t* end, size_t padding) {
+  const size_t words = padding & ~(sizeof(uint64_t) - 1), rest = padding - words;
+  const uint64_t word = mi_padding_word(end);
+  mi_padding_write(end, words);
+  memcpy(end - padding, (const uint8_t*)&word + sizeof(word) - rest, rest);
 }
 
 // Reports what was written behind a live block.
-static void block_check(const char* function, const mi_page_t* page, const mi_bits_t* bits, size_t index,
-                        const uint8_t* block) {
-  const size_t size = mi_bits_size(page, bits, index);
-  const size_t padding = padding_of(page, bits, size);
-  const size_t at = padding_check(block, size, padding);
-  if (mi_likely(at == padding)) return;
+static mi_cold void misuse_overflow(const char* function, const mi_page_t* page, const uint8_t* block, size_t size,
+                                    size_t padding) {
+  const uint8_t* const end = block + size + padding;
+  const uint64_t word = mi_padding_word(end);
+  size_t at = 0;
+  while (block[size + at] == (uint8_t)(word >> 8 * ((8 - (padding - at) % 8) % 8))) at++;
   misuse(page, page->policy, EFAULT, "%s: overflow: byte %zu of the block %p of %zu bytes was written", function,
          size + at, (const void*)block, size);
+}
+
+static void block_check(const char* function, const mi_page_t* page, const mi_bits_t* bits, size_t index,
+                        const uint8_t* block) {
+  const size_t size = mi_bits_size(page, bits, index), padding = padding_of(page, bits, size);
+  if (mi_unlikely(!mi_padding_is_whole(block + size + padding, padding)))
+    misuse_overflow(function, page, block, size, padding);
 }
 
 // --- allocation ------------------------------------------------------------------------------------------------
@@ -169,6 +150,7 @@ void* _mi_policy_alloc(mi_heap_t* heap, mi_part_t* part, const mi_request_t* req
     _mi_error(ENOMEM, "no memory for %zu bytes: the thread could not be set up\n", request->size);
     return NULL;
   }
+  if (mi_heap_space(heap) != NULL) return _mi_isolated_alloc(thread, heap, request);
   if (part == NULL) part = _mi_part_of(thread, heap);
   if (mi_unlikely(part == NULL)) return NULL;
   mi_theap_t* const theap = mi_load_relaxed(&part->theap);
@@ -187,18 +169,15 @@ static inline size_t with_padding(const mi_theap_t* theap, size_t size) {
 }
 
 static void* block_make(mi_theap_t* theap, mi_page_t* page, size_t size, bool zero) {
-  mi_bits_t* const bits = mi_bits_of(page);
-  const size_t index = _mi_bits_take(theap, page);
-  uint8_t* const block = mi_bits_block(page, bits, index);
-  if (zero || (theap->policy & MI_POLICY_ZERO) != 0) memset(block, 0, size);
-  block_dress(page, bits, index, block, size);
-  return block;
+  uint8_t* block;
+  while (mi_unlikely((block = mi_bits_pop(theap, page, page->bits, size)) == NULL)) _mi_bits_refill(theap, page);
+  return (zero || (theap->policy & MI_POLICY_ZERO) != 0 ? memset(block, 0, size) : block);
 }
 
 void* _mi_policy_serve_first(mi_theap_t* theap, const mi_request_t* r) {
   const size_t size = r->size + (r->size == 0), need = with_padding(theap, size);
   mi_page_t* const page = theap->queue[mi_bin_of(need < 16 ? 16 : need)];
-  if (page == NULL || page->used - page->pinned >= page->capacity) return NULL;
+  if (page == NULL || (page->bits->avail == 0 && page->used - page->pinned >= page->capacity)) return NULL;
   return block_make(theap, page, size, r->zero);
 }
 
@@ -223,7 +202,8 @@ void* _mi_policy_serve(mi_theap_t* theap, const mi_request_t* r) {
   uint8_t* const p = _mi_theap_alloc_solo(theap, need, r->alignment == 0 ? 1 : r->alignment, r->offset, zero);
   if (mi_unlikely(p == NULL)) return NULL;
   mi_page_t* const page = _mi_page_of_any(p);
-  block_dress(page, mi_bits_of(page), 0, p, size);
+  mi_bits_set_size(page, page->bits, 0, size);
+  padding_write_exactly(page->start + page->block_size, padding_of(page, page->bits, size));
   return p;
 }
 
@@ -256,6 +236,10 @@ void _mi_policy_free(mi_page_t* page, void* p) {
     }
     return;
   }
+  if (page->kind == MI_PAGE_SPACE) {
+    _mi_space_free(page, p);
+    return;
+  }
   mi_bits_t* const bits = mi_bits_of(page);
   size_t index;
   const mi_block_state_t state = mi_bits_find(page, bits, p, &index);
@@ -268,7 +252,8 @@ void _mi_policy_free(mi_page_t* page, void* p) {
 
 void _mi_free_sized_slow(void* p, size_t size) {
   mi_page_t* const page = (p == NULL ? NULL : page_of(p));
-  const size_t its = (page == NULL ? 0 : _mi_policy_size(page, p));
+  // What was asked for is not known of isolated heaps' blocks.
+  const size_t its = (page == NULL || page->kind == MI_PAGE_SPACE ? 0 : _mi_policy_size(page, p));
   if (mi_unlikely(its != 0 && its != size + (size == 0))) {
     misuse(page, page->policy, EINVAL, "mi_free_size: the block %p is one of %zu bytes, not of %zu", p, its, size);
     return;
@@ -279,6 +264,7 @@ void _mi_free_sized_slow(void* p, size_t size) {
 // --- sizes -------------------------------------------------------------------------------------------------------
 
 size_t _mi_policy_size(mi_page_t* page, const void* p) {
+  if (page->kind == MI_PAGE_SPACE) return _mi_space_block_size(page, p, "mi_usable_size");
   const mi_bits_t* const bits = mi_bits_of(page);
   size_t index;
   return (mi_bits_find(page, bits, p, &index) == MI_BLOCK_LIVE ? mi_bits_size(page, bits, index) : 0);
@@ -313,7 +299,9 @@ static void block_resize(mi_page_t* page, mi_bits_t* bits, size_t index, uint8_t
   const size_t former = mi_bits_size(page, bits, index);
   if (size < former && (page->policy & MI_POLICY_WIPES) != 0) _mi_wipe(block + size, former - size);
   if (size > former && (zero || (page->policy & MI_POLICY_ZERO) != 0)) memset(block + former, 0, size - former);
-  block_dress(page, bits, index, block, size);
+  mi_bits_set_size(page, bits, index, size);
+  const size_t padding = padding_of(page, bits, size);
+  padding_write_exactly(block + size + padding, padding);
 }
 
 // Guarded blocks, which no bits tell of, always move.
@@ -337,6 +325,7 @@ void* _mi_policy_realloc(mi_heap_t* heap, mi_page_t* page, void* p, size_t newsi
                          bool zero) {
   MI_KEEP_FRAME();
   if (page->guard != 0) return guarded_realloc(heap, page, p, newsize, alignment, offset, zero, MI_FRAME);
+  if (page->kind == MI_PAGE_SPACE) return _mi_isolated_realloc(heap, page, p, newsize, alignment, offset, zero);
   mi_bits_t* const bits = mi_bits_of(page);
   size_t index;
   const mi_block_state_t state = mi_bits_find(page, bits, p, &index);
@@ -361,6 +350,7 @@ void* _mi_policy_realloc(mi_heap_t* heap, mi_page_t* page, void* p, size_t newsi
 }
 
 void* _mi_policy_expand(mi_page_t* page, void* p, size_t newsize) {
+  if (page->kind == MI_PAGE_SPACE) return (newsize <= _mi_space_block_size(page, p, "mi_expand") ? p : NULL);
   mi_bits_t* const bits = mi_bits_of(page);
   size_t index;
   const mi_block_state_t state = mi_bits_find(page, bits, p, &index);

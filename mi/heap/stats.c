@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "mi/internal/space.h"
 #include "mi/internal/stats.h"
 
 // --- a heap's totals ----------------------------------------------------------------------------------------------
@@ -336,7 +337,7 @@ static MI_RACY void walk_handle(walk_t* walk, mi_heap_t* heap) {
 // Returns how many slices the page has.
 static MI_RACY size_t walk_page(walk_t* walk, mi_page_t* page) {
   const uint8_t kind = mi_racy(page->kind);
-  if (kind != MI_PAGE_CLASS && kind != MI_PAGE_SOLO && kind != MI_PAGE_HUGE) return 0;
+  if (kind != MI_PAGE_CLASS && kind != MI_PAGE_SOLO && kind != MI_PAGE_HUGE && kind != MI_PAGE_SPACE) return 0;
   // Acquire: `owner` is written last when a page is made.
   const mi_tid_t owner = mi_load_acquire(&page->owner);
   mi_heap_t* const heap = mi_load_relaxed(&page->heap);
@@ -392,6 +393,7 @@ static void walk_segment(walk_t* walk, mi_arena_t* arena, size_t index) {
       if (mi_load_relaxed(&arena->info[index].backed) != 0) walk->segments_cache++;
       break;
     case MI_SEGMENT_PRIVATE:
+    case MI_SEGMENT_CLOSED:
       break;
   }
 }
@@ -517,7 +519,7 @@ static void gather_heap(walk_t* walk, mi_heap_t* heap) {
   walk->heap = heap;
   // A heap without pages, into which nothing was merged, is in no segment but its handle's.
   if (heap != &_mi_heap_main && mi_load_acquire(&heap->refs) == 1 && mi_load_acquire(&heap->pages_out) == 0 &&
-      mi_load_acquire(&heap->is_target) == 0) {
+      mi_load_acquire(&heap->is_target) == 0 && mi_heap_space(heap) == NULL) {
     racy_tally_heap(&walk->tally, heap, true);
     walk->heaps = 1;
     return;

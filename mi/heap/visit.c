@@ -15,6 +15,7 @@
 #include "mi/internal/bit_page.h"
 #include "mi/internal/guard.h"
 #include "mi/internal/os.h"
+#include "mi/internal/space.h"
 #include "mi/internal/stack.h"
 #include "mi/internal/stats.h"
 #include "mi/mimalloc.h"
@@ -320,6 +321,35 @@ static bool visit_part_regions(const visit_t* visit, const mi_part_t* part) {
   return true;
 }
 
+// --- spaces -------------------------------------------------------------------------------------------------------
+
+// A page of an isolated heap: its bits are looked at as the walk comes by, and if its last block is freed meanwhile it
+// is no page any more, and they are all clear.
+static bool visit_bits_page(mi_page_t* page, void* arg) {
+  const visit_t* const visit = arg;
+  const uint64_t state = mi_load_acquire(mi_space_state(page));
+  const uint32_t reserved = page->reserved;
+  const size_t size = page->block_size;
+  uint8_t* const start = page->start;
+  const bool single = (page->bin == MI_BIN_SOLO);
+  if (mi_space_live(state) == 0) return true;
+  const mi_heap_area_t area = {
+      .blocks = start,
+      .reserved = (single ? size : page->slices * MI_SLICE_SIZE),
+      .committed = mi_round_up(page->capacity * size, MI_OS_PAGE),
+      .used = mi_space_live(state),
+      .block_size = size,
+      .full_block_size = size,
+      .reserved1 = heap_tag(visit->shown),
+  };
+  if (!show(visit, &area, NULL, size)) return false;
+  for (uint32_t i = 0; i < reserved && visit->blocks; i++) {
+    if ((mi_load_acquire(mi_space_state(page)) & MI_SPACE_OPEN) == 0) return true;
+    if (mi_space_is_live(page, i) && !show(visit, &area, start + i * size, size)) return false;
+  }
+  return true;
+}
+
 // --- heaps ----------------------------------------------------------------------------------------------------------
 
 // A visit is a block of the internal heap, and not on the stack, so that a thread that ends in its visitor lets go of
@@ -424,6 +454,8 @@ static bool visit_heap(mi_heap_t* heap, mi_heap_t* shown, bool blocks, mi_block_
       }
     }
   }
+  if (gathered && ok && mi_heap_space(heap) != NULL && !abandoned_only)
+    ok = _mi_space_pages_each(mi_heap_space(heap), visit_bits_page, visit);
   ok = visit_gathered(visit, gathered && ok);
   // Blocks of heaps that were merged into this one are its own. Nobody looks at what remains of those meanwhile.
   for (int i = 0; i < 2 && ok; i++) {

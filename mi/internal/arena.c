@@ -105,6 +105,7 @@ static mi_arena_t* arena_format(const mi_area_t* area) {
   arena->is_exclusive = area->is_exclusive;
   arena->is_foreign = area->is_foreign;
   arena->is_pinned = area->is_pinned;
+  arena->is_vault = area->is_vault;
   arena->is_resident = is_resident;
   for (size_t w = 0; w < words; w++) {
     const size_t here = (segments - 64 * w < 64 ? segments - 64 * w : 64);
@@ -148,7 +149,7 @@ bool _mi_arena_exists(const mi_arena_t* arena) {
   for (size_t i = 0; i < MI_ARENAS_MAX && arena != NULL; i++) {
     const mi_arena_t* const a = mi_load_acquire(&_mi_arenas[i]);
     if (a == NULL) break;
-    if (a == arena) return true;
+    if (a == arena) return !a->is_vault;
   }
   return false;
 }

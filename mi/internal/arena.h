@@ -73,6 +73,8 @@ mi_hidden void _mi_arenas_unmap(void);
 // one if it must. `apart`: not from the span. False: no address space or memory.
 mi_hidden bool _mi_segments_claim(size_t count, size_t alignment, size_t phase, mi_arena_t* only, bool apart,
                                   mi_arena_t** arena, size_t* index);
+// Where in a run of segments a huge block begins, and for an alignment above a segment what the run is claimed with.
+mi_hidden size_t _mi_huge_lead(size_t alignment, size_t offset, size_t* segment_alignment, size_t* phase);
 // Gives them back; the caller has set kind to UNUSED already. Their dirty and backed words stay as they are.
 mi_hidden void _mi_segments_release(mi_arena_t* arena, size_t index, size_t count);
 
@@ -111,7 +113,7 @@ mi_hidden bool _mi_memory_purge(void* start, size_t size);  // at once; finds th
 typedef struct mi_area_s {
   void* start;
   size_t size;
-  bool is_committed, is_zero, is_pinned, is_exclusive, is_foreign;
+  bool is_committed, is_zero, is_pinned, is_exclusive, is_foreign, is_vault;
   int numa_node;
   mi_commit_memory_fun* commit;
   void* commit_arg;
@@ -119,7 +121,7 @@ typedef struct mi_area_s {
 // Makes an arena of it, with its header inside. NULL: it holds no whole aligned segment, cannot be made accessible, or
 // there are MI_ARENAS_MAX arenas already.
 mi_hidden mi_arena_t* _mi_arena_add(const mi_area_t* area);
-// Is it one of the arenas in the table?
+// Is it one of the arenas in the table that heaps may be put in? (A vault is for heaps with a space.)
 mi_hidden bool _mi_arena_exists(const mi_arena_t* arena);
 
 #endif

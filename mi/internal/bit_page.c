@@ -28,8 +28,8 @@
 // Quarantine. A block that is freed has a bit in `fresh`, and goes to `old` and then out as the page is looked at,
 // each time when the theap has seen MI_QUARANTINE frees since. So it is not handed out again before as many.
 //
-// Order. A page's blocks are added an OS page at a time (or all, where each is as large), and handed out at random from
-// the word that served last.
+// Order. A page's blocks are added an OS page at a time (or all, where each is as large). Of up to 64 that lie together
+// those that are free become available, and go out at random; then of others, at random too.
 #include "mi/internal/bit_page.h"
 
 #include <string.h>
@@ -47,6 +47,8 @@
 // nobody can write to, and made writable in address order.
 
 _Atomic(uintptr_t) _mi_span_bits;
+_Atomic(uint64_t) _mi_padding_secret;
+const mi_bits_t _mi_bits_empty;
 
 #define MARGIN MI_SLICE_SIZE
 #define COMMIT_SEGMENTS ((size_t)4)
@@ -119,7 +121,11 @@ bool _mi_bits_begin(mi_page_t* page, uint32_t policy) {
   mi_bits_t* const bits = bits_make(page);
   if (mi_unlikely(bits == NULL)) return false;
   const size_t size = page->block_size, reserved = page->reserved;
-  const size_t head = mi_round_up(sizeof(mi_bits_t), sizeof(mi_bit_word_t));
+  const size_t head = sizeof(mi_bits_t);
+  if (mi_unlikely(mi_load_relaxed(&_mi_padding_secret) == 0)) {
+    uint64_t none = 0;
+    mi_cas_strong_acq_rel(&_mi_padding_secret, &none, _mi_os_random() | 1);
+  }
   const size_t words = mi_bits_word_count(page) * sizeof(mi_bit_word_t);
   const bool single = mi_page_is_single(page);
   // The slack of a block is less than it is large. Blocks of 24 bytes and less are never 16 larger than asked for.
@@ -132,12 +138,13 @@ bool _mi_bits_begin(mi_page_t* page, uint32_t policy) {
     mi_assert(words + slack <= MI_BITS_LARGE);
   }
   bits->page = page;
+  page->bits = bits;
   bits->words = (mi_bit_word_t*)at;
   bits->slack = at + words;
   bits->magic = (single ? 0 : (((uint64_t)1 << 40) + size - 1) / size);
   bits->quarantined = 0;
   bits->stamp = 0;
-  bits->cursor = 0;
+  bits->avail = 0;
   bits->inside = 0;
   memset(at, 0, words);
   mi_store_relaxed(&bits->queued, 0u);
@@ -162,6 +169,7 @@ void _mi_bits_drop(mi_page_t* page) {
     }
   }
   memset(bits->words, 0, mi_bits_word_count(page) * sizeof(mi_bit_word_t));
+  bits->avail = 0;
   bits->quarantined = 0;
   mi_store_relaxed(&bits->queued, 0u);
 }
@@ -189,28 +197,6 @@ void _mi_wipe(void* p, size_t size) {
   __asm__ volatile("" : : "r"(p) : "memory");
 }
 
-void _mi_bits_set_size(mi_page_t* page, mi_bits_t* bits, size_t index, size_t size) {
-  const size_t slack = page->block_size - size;
-  mi_assert(mi_bits_fits(page, bits, size));
-  switch (bits->slack_bits) {
-    case 4: {
-      // The other half may be that of a block that another thread frees at the moment.
-      _Atomic(uint8_t)* const byte = &((_Atomic(uint8_t)*)bits->slack)[index / 2];
-      const size_t both = mi_load_relaxed(byte);
-      mi_store_relaxed(byte, (uint8_t)(index % 2 == 0 ? (both & 0xf0) | slack : (both & 0x0f) | slack << 4));
-      break;
-    }
-    case 8:
-      ((uint8_t*)bits->slack)[index] = (uint8_t)slack;
-      break;
-    case 16:
-      ((uint16_t*)bits->slack)[index] = (uint16_t)slack;
-      break;
-    default:
-      bits->single_size = size;
-  }
-}
-
 // --- taking -----------------------------------------------------------------------------------------------------
 
 static inline uint64_t free_bits(const mi_page_t* page, const mi_bit_word_t* word, size_t w) {
@@ -233,35 +219,35 @@ mi_noinline bool _mi_bits_extend(mi_theap_t* theap, mi_page_t* page) {
   return true;
 }
 
-size_t _mi_bits_take(mi_theap_t* theap, mi_page_t* page) {
+// A block that is to be handed out was freed by another thread at the moment when the owner freed it.
+static void check_available(mi_page_t* page, mi_bits_t* bits) {
+  mi_bit_word_t* const word = bits->current;
+  const uint64_t twice = mi_load_relaxed(&word->remote) & bits->avail;
+  if (mi_likely(twice == 0)) return;
+  mi_fetch_and_acq_rel(&word->remote, ~twice);
+  found_freed_twice(page, bits, 64 * (size_t)(word - bits->words) + mi_ctz(twice));
+}
+
+void _mi_bits_refill(mi_theap_t* theap, mi_page_t* page) {
   mi_bits_t* const bits = mi_bits_of(page);
+  if (mi_unlikely(bits->avail != 0)) {
+    check_available(page, bits);
+    return;
+  }
   const uint64_t random = mi_random_next(theap->thread);
+  theap->random ^= random;
   // Sometimes there is more to choose from before it must be.
-  if (page->capacity < page->reserved && random >> 58 == 0) (void)_mi_bits_extend(theap, page);
+  if (page->capacity < page->reserved && random % 16 == 0) (void)_mi_bits_extend(theap, page);
   const size_t count = ((size_t)page->capacity + 63) / 64;
-  size_t w = (bits->cursor < count ? bits->cursor : 0);  // the page may have begun anew
-  uint64_t free = free_bits(page, &bits->words[w], w);
-  if (mi_unlikely(free == 0)) {
-    w = (random >> 16 & 0xffff) * count >> 16;
-    while ((free = free_bits(page, &bits->words[w], w)) == 0) w = (w + 1 < count ? w + 1 : 0);
-    bits->cursor = (uint16_t)w;
-  }
-  mi_bit_word_t* const word = &bits->words[w];
-  const size_t turn = random & 63;
-  const uint64_t turned = free >> turn | free << ((64 - turn) & 63);
-  const size_t bit = (mi_ctz(turned) + turn) & 63;
-  const uint64_t mask = (uint64_t)1 << bit;
-  if (mi_unlikely((mi_load_relaxed(&word->remote) & mask) != 0)) {
-    mi_fetch_and_acq_rel(&word->remote, ~mask);
-    found_freed_twice(page, bits, 64 * w + bit);
-  }
-  // Release: who frees it later, and finds it live, finds the bits as they are.
-  mi_store_release(&word->live, mi_load_relaxed(&word->live) | mask);
-  page->used++;
-  page->recycled++;
-  theap->supplied_blocks++;
-  theap->supplied_bytes += page->block_size;
-  return 64 * w + bit;
+  size_t w = (random >> 16 & 0xffff) * count >> 16;
+  while ((bits->avail = free_bits(page, &bits->words[w], w)) == 0) w = (w + 1 < count ? w + 1 : 0);
+  bits->current = &bits->words[w];
+  bits->base = page->start + 64 * w * page->block_size;
+  check_available(page, bits);
+  const size_t blocks = (size_t)__builtin_popcountll(bits->avail);
+  page->recycled += blocks;
+  theap->supplied_blocks += blocks;
+  theap->supplied_bytes += blocks * page->block_size;
 }
 
 // --- quarantine -------------------------------------------------------------------------------------------------
@@ -407,7 +393,7 @@ void _mi_bits_collect(mi_page_t* page) {
 }
 
 void _mi_bits_drained(mi_theap_t* theap, mi_block_t* link) {
-  mi_bits_t* const bits = (mi_bits_t*)link;
+  mi_bits_t* const bits = mi_bits_of_link(link);
   mi_page_t* const page = bits->page;
   mi_exchange_acq_rel(&bits->queued, 0u);
   const uint32_t used = page->used;

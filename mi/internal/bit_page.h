@@ -4,6 +4,8 @@
 #ifndef MI_INTERNAL_BIT_PAGE_H
 #define MI_INTERNAL_BIT_PAGE_H
 
+#include <string.h>
+
 #include "mi/internal/core.h"
 
 // 64 blocks. At most one of the owner's three has a block's bit set: handed out, freed a while ago, freed before that.
@@ -13,27 +15,30 @@ typedef struct mi_bit_word_s {
   uint64_t fresh, old;       // in quarantine; by who has the page
 } mi_bit_word_t;
 
-// What belongs to a page, in memory that serves one slice for ever. `word` is type-stable: it stays what it is when the
-// page is gone, so that a freer may look at it then.
+// What belongs to a page, in memory that serves one slice for ever. The first line is the owner's; `word` is
+// type-stable: it stays what it is when the page is gone, so that a freer may look at it then.
 struct mi_bits_s {
-  mi_block_t link;                 // in the theap's delayed list
-  _Atomic(mi_thread_free_t) word;  // what page->thread_free is to other pages: generation, MI_SIGNAL, LISTED, state
-  _Atomic(uint32_t) queued;        // is on the theap's delayed list, or about to be
-  uint32_t quarantined;            // blocks with a bit in `fresh` or `old`
-  mi_page_t* page;                 // constant, as all below but `stamp`, `single_size` and `cursor`
-  mi_bit_word_t* words;            // in the same memory, as the next
-  void* slack;                     // by block: its size less what was asked for; 4 bits, 1 or 2 bytes each
-  uint64_t magic;                  // 2^40 / block size, rounded up; 0: the page has one block
+  uint64_t avail;          // blocks of `current` that are to be handed out next
+  mi_bit_word_t* current;  // the word that serves
+  uint8_t* base;           // its first block
+  mi_bit_word_t* words;    // constant while the page lives, as the next three; in the same memory
+  void* slack;             // by block: its size less what was asked for; 4 bits, 1 or 2 bytes each
+  uint64_t magic;          // 2^40 / block size, rounded up; 0: the page has one block
+  uint32_t slack_bits;     // 4, 8, 16
+  uint32_t inside;         // how far its one block begins behind page->start
   union {
     uint64_t stamp;        // theap->frees when the blocks in `fresh` began to come
     uint64_t single_size;  // of a page's one block: what was asked for. It is not in quarantine meanwhile
   };
-  uint16_t cursor;           // the word that served last
-  uint8_t slack_bits;        // 4, 8, 16
-  uint8_t inside;            // how far its one block begins behind page->start
-  _Atomic(uint32_t) policy;  // of the page that is here, or was here last
-};
-_Static_assert(sizeof(mi_bits_t) <= 80, "small");
+  mi_block_t link;                 // in the theap's delayed list
+  _Atomic(mi_thread_free_t) word;  // what page->thread_free is to other pages: generation, MI_SIGNAL, LISTED, state
+  _Atomic(uint32_t) queued;        // is on the theap's delayed list, or about to be
+  uint32_t quarantined;            // blocks with a bit in `fresh` or `old`
+  mi_page_t* page;                 // constant
+  _Atomic(uint32_t) policy;        // of the page that is here, or was here last
+} __attribute__((aligned(MI_CACHE_LINE)));
+_Static_assert(sizeof(mi_bits_t) == 2 * MI_CACHE_LINE, "two lines");
+mi_hidden extern const mi_bits_t _mi_bits_empty;  // of the empty page: nothing is available
 
 // Per segment: 1 KiB for each slice, with the head and all of it where that is enough, then 4 KiB for each slice.
 #define MI_BITS_SMALL ((size_t)1024)
@@ -54,6 +59,10 @@ static inline mi_bits_t* mi_bits_of(const mi_page_t* page) {
   if (mi_unlikely(!mi_span_offset(page, &offset))) return _mi_bits_elsewhere(page);
   const uintptr_t base = mi_load_relaxed(&_mi_span_bits) + (offset >> MI_SEGMENT_SHIFT) * MI_BITS_STRIDE;
   return (mi_bits_t*)(base + mi_page_slice(page) * MI_BITS_SMALL);
+}
+
+static inline mi_bits_t* mi_bits_of_link(const mi_block_t* link) {
+  return (mi_bits_t*)((uintptr_t)link - offsetof(mi_bits_t, link));
 }
 
 // The word with the page's state, whatever the page.
@@ -133,13 +142,82 @@ static inline bool mi_bits_fits(const mi_page_t* page, const mi_bits_t* bits, si
   const size_t room = page->block_size - bits->inside;
   return size <= room && size > 0 && (bits->magic == 0 || room - size < (size_t)1 << bits->slack_bits);
 }
-mi_hidden void _mi_bits_set_size(mi_page_t* page, mi_bits_t* bits, size_t index, size_t size);
+static inline void mi_bits_set_slack(mi_bits_t* bits, size_t index, size_t slack) {
+  if (bits->slack_bits == 8) {
+    ((uint8_t*)bits->slack)[index] = (uint8_t)slack;
+  } else if (bits->slack_bits == 4) {
+    // The other half may be that of a block that another thread frees at the moment.
+    _Atomic(uint8_t)* const byte = &((_Atomic(uint8_t)*)bits->slack)[index / 2];
+    const size_t shift = 4 * (index % 2);
+    mi_store_relaxed(byte, (uint8_t)((mi_load_relaxed(byte) & ~((size_t)15 << shift)) | slack << shift));
+  } else {
+    ((uint16_t*)bits->slack)[index] = (uint16_t)slack;
+  }
+}
+static inline void mi_bits_set_size(mi_page_t* page, mi_bits_t* bits, size_t index, size_t size) {
+  mi_assert(mi_bits_fits(page, bits, size));
+  if (mi_unlikely(bits->magic == 0)) {
+    bits->single_size = size;
+  } else {
+    mi_bits_set_slack(bits, index, page->block_size - size);
+  }
+}
 
-// Adds the page's next blocks; there are some. False: a limit refuses them. By who has the page, as the next four.
+// --- padding ----------------------------------------------------------------------------------------------------
+// Bytes between what was asked for and the block's end hold a pattern that depends on the block and a secret of the
+// process, in words that end where the block ends. No byte of it is 0, which is what a string's end writes.
+mi_hidden extern _Atomic(uint64_t) _mi_padding_secret;
+static inline uint64_t mi_padding_word(const uint8_t* end) {
+  const uint64_t x = ((uintptr_t)end ^ mi_load_relaxed(&_mi_padding_secret)) * UINT64_C(0x9e3779b97f4a7c15);
+  return (x ^ x >> 32) | UINT64_C(0x0101010101010101);
+}
+// In a block that nobody has yet: up to 7 bytes before the padding are written too.
+static inline void mi_padding_write(uint8_t* end, size_t padding) {
+  if (padding == 0) return;
+  const uint64_t word = mi_padding_word(end);
+  for (size_t i = 0; i < padding; i += sizeof(word)) memcpy(end - i - sizeof(word), &word, sizeof(word));
+}
+// Is it as it was written?
+static inline bool mi_padding_is_whole(const uint8_t* end, size_t padding) {
+  if (padding == 0) return true;
+  const uint64_t word = mi_padding_word(end);
+  uint64_t at;
+  for (; padding >= sizeof(word); padding -= sizeof(word)) {
+    end -= sizeof(word);
+    memcpy(&at, end, sizeof(at));
+    if (mi_unlikely(at != word)) return false;
+  }
+  memcpy(&at, end - sizeof(word), sizeof(at));
+  return padding == 0 || (at ^ word) >> (8 * (sizeof(word) - padding)) == 0;
+}
+
+// --- taking and giving, by who has the page ---------------------------------------------------------------------
+
+// Takes a random one of the blocks that are available, for `size` bytes. NULL: there is none, or something is wrong
+// with it: _mi_bits_refill looks.
+static inline uint8_t* mi_bits_pop(mi_theap_t* theap, mi_page_t* page, mi_bits_t* bits, size_t size) {
+  const uint64_t avail = bits->avail;
+  if (mi_unlikely(avail == 0)) return NULL;
+  theap->random = theap->random * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+  const size_t turn = theap->random >> 58;
+  const size_t bit = (mi_ctz(avail >> turn | avail << ((64 - turn) & 63)) + turn) & 63;
+  const uint64_t mask = (uint64_t)1 << bit;
+  mi_bit_word_t* const word = bits->current;
+  if (mi_unlikely((mi_load_relaxed(&word->remote) & mask) != 0)) return NULL;
+  bits->avail = avail & ~mask;
+  mi_store_relaxed(&word->live, mi_load_relaxed(&word->live) | mask);
+  page->used++;
+  const size_t block_size = page->block_size, slack = block_size - size;
+  uint8_t* const block = bits->base + bit * block_size;
+  mi_bits_set_slack(bits, 64 * (size_t)(word - bits->words) + bit, slack);
+  mi_padding_write(block + block_size, slack);
+  return block;
+}
+// Adds the page's next blocks; there are some. False: a limit refuses them.
 mi_hidden bool _mi_bits_extend(mi_theap_t* theap, mi_page_t* page);
-// Takes a random free block; there is one.
-mi_hidden size_t _mi_bits_take(mi_theap_t* theap, mi_page_t* page);
-mi_hidden void _mi_bits_free_local(mi_page_t* page, mi_bits_t* bits, size_t index);  // a live block, by the owner
+// Makes blocks available where there are none; the page has a free one. `thread`: of the theap.
+mi_hidden void _mi_bits_refill(mi_theap_t* theap, mi_page_t* page);
+mi_hidden void _mi_bits_free_local(mi_page_t* page, mi_bits_t* bits, size_t index);  // a live block
 mi_hidden void _mi_bits_collect(mi_page_t* page);  // what others freed, and what was in quarantine for long enough
 mi_hidden void _mi_bits_release_old(mi_page_t* page, bool all);
 // A live block, by any thread but the owner. False: somebody else freed it at the same moment.

@@ -12,6 +12,7 @@
 #include "mi/internal/bit_page.h"
 #include "mi/internal/guard.h"
 #include "mi/internal/options.h"
+#include "mi/internal/space.h"
 #include "mi/internal/stats.h"
 
 static void page_free_remote(mi_page_t* page, mi_block_t* block) {
@@ -96,6 +97,7 @@ mi_noinline void _mi_free_slow(void* p) {
   mi_page_t* const page = page_around(p);
   if (mi_unlikely(page == NULL)) {
     if (p == NULL) return;
+    _mi_vault_accuse(p, "mi_free");
     if (_mi_bits_last_policy(p) != 0) {
       _mi_upcalls.policy_free(NULL, p);
       return;

@@ -180,7 +180,8 @@ static bool page_init_policy(uint8_t policy, mi_page_t* page, mi_kind_t kind) {
 
 // Sets up a claimed slot for a theap. The owner word last.
 static void page_init(mi_theap_t* theap, mi_page_t* page, mi_kind_t kind, size_t bin, bool zero) {
-  page->free = page->local_free = NULL;
+  page->free = NULL;
+  if (theap->policy == 0) page->local_free = NULL;
   page->used = page->capacity = 0;
   page->bin = (uint8_t)bin;
   page->retire = 0;
@@ -324,6 +325,15 @@ static void page_drop(mi_page_t* page) {
 }
 
 static void page_give_up(mi_page_t* page, bool may_stay);
+
+static void page_forget_lists(mi_page_t* page) {
+  page->free = NULL;
+  if (mi_likely(page->policy == 0)) {
+    page->local_free = NULL;
+  } else {
+    page->bits->avail = 0;
+  }
+}
 
 // Releases an empty page of the calling thread's theap (or of one that it holds). A page that was adopted while it
 // stood in a stack of abandoned pages may stand there still: if it is not found soon, it is left for who pops it.
@@ -683,7 +693,7 @@ static void page_give_up(mi_page_t* page, bool may_stay) {
         const size_t first = mi_round_up((uintptr_t)page->start, MI_OS_PAGE) - (uintptr_t)page->start;
         _mi_stats_page_emptied(page, false);
         mi_page_uncharge(page);
-        page->free = page->local_free = NULL;
+        page_forget_lists(page);
         page->capacity = 0;
         page->fresh_zero = 0;
         if (size >= first + MI_OS_PAGE) {
@@ -1140,7 +1150,7 @@ static void free_held_page(mi_heap_t* heap, mi_page_t* page) {
     if (page->policy != 0) _mi_bits_drop(page);
     while (!mi_cas_weak_acq_rel(word, &tf, mi_word_base(page, tf) | MI_NORMAL)) {
     }
-    page->free = page->local_free = NULL;
+    page_forget_lists(page);
     page->used = 0;
     page->recycled = (page->policy != 0 ? 0 : 0 - (uint64_t)page->capacity);  // its blocks are counted
     mi_fetch_add_acq_rel(&heap->pages_out, 1);
@@ -1178,7 +1188,7 @@ static void page_start_again(mi_page_t* page) {
   _mi_stats_page_dropped(page, false);
   mi_page_uncharge(page);
   if (page->policy != 0) _mi_bits_drop(page);
-  page->free = page->local_free = NULL;
+  page_forget_lists(page);
   page->used = page->capacity = 0;
   page->fresh_zero = page->free_zero = 0;
   page->in_full = 0;
@@ -1262,7 +1272,7 @@ static void unseal_page(mi_theap_t* theap, mi_page_t* page, bool unused) {
   if (page->depth > theap->depth) page->depth = theap->depth;
   if (!page->in_full || mi_page_is_single(page) || page->depth < theap->depth) return;
   _mi_page_collect(page);
-  if (!page_has_room(page) && page->local_free == NULL) return;
+  if (!page_has_room(page) && (page->policy != 0 || page->local_free == NULL)) return;
   page_unfull(theap, page);
   if (page->used == 0) _mi_page_retire(page);
 }

@@ -49,6 +49,7 @@ mi_page_t* _mi_page_of_any(const void* p) {
     }
     case MI_SEGMENT_UNUSED:
     case MI_SEGMENT_PRIVATE:
+    case MI_SEGMENT_CLOSED:
       break;
   }
   return NULL;
@@ -446,19 +447,21 @@ void _mi_slices_release(mi_page_t* page) {
 
 // --- huge blocks -----------------------------------------------------------------------------------------------
 
+// The block starts behind the header, and where the alignment wants it.
+size_t _mi_huge_lead(size_t alignment, size_t offset, size_t* segment_alignment, size_t* phase) {
+  *segment_alignment = *phase = 0;
+  if (alignment <= MI_SEGMENT_SIZE) return MI_SLICE_SIZE + ((0 - offset - MI_SLICE_SIZE) & (alignment - 1));
+  const size_t low = (0 - offset) & MI_SEGMENT_MASK;
+  const size_t lead = (low == 0 ? MI_SEGMENT_SIZE : low >= MI_SLICE_SIZE ? low : MI_SEGMENT_SIZE + low);
+  *segment_alignment = alignment;
+  *phase = lead + offset;
+  return lead;
+}
+
 mi_page_t* _mi_huge_claim(size_t size, size_t alignment, size_t offset, size_t inside, mi_arena_t* only, bool* zero) {
-  // The block starts `lead` bytes into the run: behind the header, and where the alignment wants it; the program's
-  // pointer is `inside` (less than 8) bytes into the block.
-  size_t lead = MI_SLICE_SIZE;
-  size_t segment_alignment = 0, phase = 0;
-  if (alignment <= MI_SEGMENT_SIZE) {
-    lead += (0 - offset - lead) & (alignment - 1);
-  } else {
-    const size_t low = (0 - offset) & MI_SEGMENT_MASK;
-    lead = (low == 0 ? MI_SEGMENT_SIZE : low >= MI_SLICE_SIZE ? low : MI_SEGMENT_SIZE + low);
-    segment_alignment = alignment;
-    phase = lead + offset;
-  }
+  // The block starts `lead` bytes into the run; the program's pointer is `inside` (less than 8) bytes into the block.
+  size_t segment_alignment, phase;
+  const size_t lead = _mi_huge_lead(alignment, offset, &segment_alignment, &phase);
   // In the span, mi_free looks at the slot that the pointer leads to: that of the first segment up to its end, and slot
   // 0 of the second one behind it. Where that would be bytes of the block, the block must lie in another arena.
   const bool apart = (lead + inside > MI_SEGMENT_SIZE && lead < MI_SEGMENT_SIZE + sizeof(mi_page_t));
@@ -774,7 +777,8 @@ void _mi_arenas_settle(void) {
       if (kind == MI_SEGMENT_NORMAL ? word == MI_SLICES_ALL || (word & backed) != 0 : backed != 0 && is_unused) {
         mark_purgeable(arena, index);
       }
-      if (kind == MI_SEGMENT_PRIVATE) continue;
+      // A space's segment has no memory, as far as the arena knows, and was never counted.
+      if (kind == MI_SEGMENT_PRIVATE || (kind != MI_SEGMENT_UNUSED && backed == 0)) continue;
       const uint64_t idle = (kind == MI_SEGMENT_NORMAL ? word : is_unused ? ~(uint64_t)0 : 0);
       free_backed += __builtin_popcountll(idle & backed);
       used += __builtin_popcountll(~idle);

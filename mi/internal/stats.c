@@ -3,6 +3,7 @@
 #include "mi/internal/stats.h"
 
 #include "mi/internal/bit_page.h"
+#include "mi/internal/space.h"
 
 mi_stats_process_t _mi_stats;
 
@@ -25,7 +26,7 @@ void _mi_totals_add(mi_totals_t* to, mi_totals_t* from) {
 // Blocks that the page handed out, for its owner. The length of one list tells that of the other: both are walked,
 // until the shorter one ends. The owner's frees since the last refill bound that.
 static uint64_t page_handed_out(const mi_page_t* page) {
-  if (mi_unlikely(page->policy != 0)) return page->recycled;
+  if (mi_unlikely(page->policy != 0)) return page->recycled - (uint64_t)__builtin_popcountll(mi_bits_of(page)->avail);
   const uint64_t both = page->capacity - (page->used - page->pinned);
   const mi_block_t* a = page->free;
   const mi_block_t* b = page->local_free;
@@ -104,9 +105,26 @@ static MI_RACY uint64_t free_length(const area_t* area, const mi_page_t* page, u
   return both;
 }
 
+// A page of a space: what it holds says its state.
+static MI_RACY void tally_space(mi_tally_t* tally, mi_page_t* page, size_t bin, uint64_t size, bool blocks) {
+  const uint64_t state = mi_load_relaxed(mi_space_state(page)), slices = mi_racy(page->slices);
+  if ((state & MI_SPACE_OPEN) == 0) return;
+  const uint64_t live = mi_space_live(state), made = mi_load_relaxed((_Atomic(uint64_t)*)&page->recycled);
+  tally->used += mi_round_up(mi_racy(page->capacity) * size, MI_OS_PAGE);
+  tally->reserved += (slices != 0 ? slices * MI_SLICE_SIZE : mi_round_up(size + MI_SLICE_SIZE, MI_SEGMENT_SIZE));
+  if (!blocks) return;
+  tally->pages[bin]++;
+  tally->pages_made[bin]++;
+  tally->made[bin] += made;
+  tally->live[bin] += live;
+  *(bin == MI_BIN_SOLO ? &tally->single_bytes_made : &tally->bytes_made) += made * size;
+  *(bin == MI_BIN_SOLO ? &tally->single_bytes : &tally->bytes) += live * size;
+}
+
 // A bit page: nothing of it is followed but its bits, which stay readable.
 static MI_RACY void tally_bits(mi_tally_t* tally, const mi_page_t* page, size_t bin, uint64_t size) {
-  const uint64_t made = mi_racy(page->recycled), live = _mi_bits_live(page);
+  const uint64_t avail = (uint64_t)__builtin_popcountll(mi_racy(mi_bits_of(page)->avail));
+  const uint64_t made = mi_racy(page->recycled) - avail, live = _mi_bits_live(page);
   const uint64_t used = (uint64_t)mi_racy(page->used) - mi_racy(page->pinned);
   tally->made[bin] += made;
   tally->live[bin] += live;
@@ -122,6 +140,10 @@ MI_RACY void _mi_tally_page(mi_tally_t* tally, mi_page_t* page, bool blocks) {
   const uint64_t size = (bin == MI_BIN_SOLO ? mi_racy(page->block_size) : mi_bin_size(bin));
   const uint64_t capacity = mi_racy(page->capacity);
   const uint8_t policy = mi_racy(page->policy);
+  if (mi_racy(page->kind) == MI_PAGE_SPACE) {
+    tally_space(tally, page, bin, size, blocks);
+    return;
+  }
   const mi_thread_free_t tf = mi_load_relaxed(mi_page_word(page));
   size_t slices = mi_racy(page->slices);
   if (at + slices > MI_SLICES_PER_SEGMENT) slices = MI_SLICES_PER_SEGMENT - at;

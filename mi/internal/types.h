@@ -78,6 +78,7 @@ typedef enum mi_kind_e {
   MI_PAGE_SOLO,      // one block, up to MI_SOLO_SIZE_MAX
   MI_PAGE_HUGE,      // one block in a run of segments of its own
   MI_PAGE_WITHHELD,  // a guarded block that was freed, out of everybody's reach for a while (guard.c)
+  MI_PAGE_SPACE,     // of a heap with a space: a bit for each block, no lists and no owner (space.c)
 } mi_kind_t;
 
 // A page slot: two cache lines. The first is the owner's alone; the second is what other threads read or write. A page
@@ -86,12 +87,15 @@ typedef enum mi_kind_e {
 //   live blocks = used - length(thread_free);  used + length(free) + length(local_free) = capacity <= reserved
 struct mi_page_s {
   // --- owner only (the thread in `owner`, or who claimed the page, see free.c)
-  mi_block_t* free;        // blocks to hand out
-  mi_block_t* local_free;  // blocks that the owner freed
-  uint32_t used;           // blocks handed out and not yet back in one of the two lists
-  uint32_t capacity;       // blocks that were ever put on a list
-  uint32_t reserved;       // blocks that fit
-  uint16_t color;          // block k of the page is handed out as the ((k + color) mod reserved)th
+  mi_block_t* free;  // blocks to hand out
+  union {
+    mi_block_t* local_free;  // blocks that the owner freed
+    mi_bits_t* bits;         // of a bit page (bit_page.c)
+  };
+  uint32_t used;      // blocks handed out and not yet back in one of the two lists
+  uint32_t capacity;  // blocks that were ever put on a list
+  uint32_t reserved;  // blocks that fit
+  uint16_t color;     // block k of the page is handed out as the ((k + color) mod reserved)th
   uint8_t bin;
   uint8_t retire;   // slow paths until an empty page goes back; 0: not retired
   mi_page_t* next;  // queue of the theap
@@ -131,6 +135,7 @@ typedef enum mi_segment_kind_e {
   MI_SEGMENT_HUGE_START,   // first segment of a huge block's run: has a header, slot 1 describes the block
   MI_SEGMENT_HUGE_INSIDE,  // later segment of such a run
   MI_SEGMENT_PRIVATE,      // the arena's own header
+  MI_SEGMENT_CLOSED,       // inaccessible: a guard of a heap with a space, or such a heap's that ended (vault.c)
 } mi_segment_kind_t;
 
 typedef struct mi_segment_info_s {
@@ -153,6 +158,7 @@ typedef struct mi_arena_s {
   bool is_exclusive;             // serves only who names it
   bool is_foreign;               // not mapped by us: what is purged may read as anything
   bool is_pinned;                // has its memory for ever: never purged
+  bool is_vault;                 // for heaps with memory of their own (vault.c)
   bool is_resident;              // segment 0 holds this header behind its slots, and is never closed
   _Atomic(size_t) ready;         // segments [0, ready) are writable; only grows
   _Atomic(size_t) first_unused;  // hint: no unused segment below
@@ -168,6 +174,7 @@ typedef struct mi_arena_s {
 
 // Policies of heaps, as the core knows them; mi/heap/heap.h has the same values.
 enum {
+  MI_POLICY_SECURE = 1,  // the secure build: of every heap
   MI_POLICY_HARDENED = 2,
   MI_POLICY_GUARDED = 4,
   MI_POLICY_QUARANTINE = 8,
@@ -177,7 +184,7 @@ enum {
   MI_POLICY_SECRET = 128,
   MI_POLICY_WIPES = MI_POLICY_WIPE | MI_POLICY_SECRET,
   // What is found to be wrong ends the process.
-  MI_POLICY_STOPS = MI_POLICY_HARDENED | MI_POLICY_ISOLATED | MI_POLICY_SECRET,
+  MI_POLICY_STOPS = MI_POLICY_SECURE | MI_POLICY_HARDENED | MI_POLICY_ISOLATED | MI_POLICY_SECRET,
 };
 
 // --- statistics -------------------------------------------------------------------------------------
@@ -289,6 +296,7 @@ struct mi_theap_s {
   size_t supplied_blocks;  // blocks that came to free lists, to be handed out, since the last deferred_free
   size_t supplied_bytes;   // and their bytes (heap/deferred.c)
   uint64_t frees;          // blocks that went into quarantine (bit_page.c)
+  uint64_t random;         // which block comes next
   _Atomic(mi_block_t*) delayed_free __attribute__((aligned(MI_CACHE_LINE)));
   _Atomic(uint64_t) remote_frees;  // frees by others, as far as they were collected; written by who has the theap
 } __attribute__((aligned(MI_CACHE_LINE)));
@@ -464,6 +472,7 @@ struct mi_part_s {
 #define MI_HEAP_IN_ARENA 4    // everything of it lies in the arena that its handle lies in
 #define MI_HEAP_VISITED 16    // a visit of it runs, or ran in a thread that is gone: `visiting` says which
 #define MI_HEAP_POLICY 32     // it has a policy (heap/policy.c); constant from before the heap is shown to anybody
+#define MI_HEAP_IN_SPACE 64   // its memory is its own (space.c); stays when the heap ended, in quarantine
 
 typedef enum mi_heap_state_e { MI_HEAP_OPEN = 0, MI_HEAP_CLOSED, MI_HEAP_DYING } mi_heap_state_t;
 
