@@ -42,7 +42,9 @@ typedef struct options_s {
 enum { BUCKETS = 160, PER_DOUBLING = 4 };  // of the histogram: by time, four to a doubling
 
 typedef struct pauses_s {
-  uint64_t count, total, longest;  // nanoseconds
+  uint64_t count;
+  uint64_t total, longest;  // nanoseconds
+  uint64_t most;            // objects that were freed in one
   uint64_t bucket[BUCKETS];
 } pauses_t;
 
@@ -60,13 +62,14 @@ static double bucket_start(int b) {
   return quarter[b % PER_DOUBLING] * (double)((uint64_t)1 << (b / PER_DOUBLING));
 }
 
-static void pauses_add(pauses_t* pauses, uint64_t time) {
+static void pauses_add(pauses_t* pauses, uint64_t time, uint64_t objects) {
   int b = 0;
   while (b < BUCKETS - 1 && bucket_start(b + 1) <= (double)time) b++;
   pauses->bucket[b]++;
   pauses->count++;
   pauses->total += time;
   if (time > pauses->longest) pauses->longest = time;
+  if (objects > pauses->most) pauses->most = objects;
 }
 
 // The time that this part of all pauses does not exceed, to a bucket.
@@ -130,22 +133,24 @@ static void free_dead(runtime_t* runtime, size_t budget) {
   }
 }
 
+// The same, with a look at the clock.
+static void pause_to_free(runtime_t* runtime, size_t budget) {
+  const uint64_t start = now(pause_clock), live = runtime->live;
+  free_dead(runtime, budget);
+  pauses_add(&runtime->pauses, now(pause_clock) - start, live - runtime->live);
+}
+
 // Called by the heap, in the middle of an allocation.
 static void deferred_free(mi_heap_t* heap, bool force, unsigned long long heartbeat, void* arg) {
   (void)force, (void)heartbeat;
   runtime_t* runtime = arg;
-  if (runtime->dead == NULL) return;
-  const uint64_t start = now(pause_clock);
-  free_dead(runtime, mi_heap_deferred_budget(heap));  // SIZE_MAX with `force`
-  pauses_add(&runtime->pauses, now(pause_clock) - start);
+  if (runtime->dead != NULL) pause_to_free(runtime, mi_heap_deferred_budget(heap));  // SIZE_MAX with `force`
 }
 
 // The program gives up a reference.
 static void runtime_drop(runtime_t* runtime, node_t* node) {
-  const uint64_t start = now(pause_clock);
   reference_drop(runtime, node);
-  if (!runtime->defers) free_dead(runtime, SIZE_MAX);
-  pauses_add(&runtime->pauses, now(pause_clock) - start);
+  pause_to_free(runtime, runtime->defers ? 0 : SIZE_MAX);
 }
 
 // `cadence`: bytes that are allocated between two calls. Fewer make pauses shorter, and more of them.
@@ -213,11 +218,7 @@ static bool run(result_t* result, const options_t* options, bool defers) {
   runtime_drop(&runtime, first);
   node_t* second = build(&runtime, shape, nodes);
   // What is still to do when the program ends its work: no more than it allocated since it was last asked.
-  while (runtime.dead != NULL) {
-    const uint64_t pause_start = now(pause_clock);
-    free_dead(&runtime, 4096);
-    pauses_add(&runtime.pauses, now(pause_clock) - pause_start);
-  }
+  while (runtime.dead != NULL) pause_to_free(&runtime, 512);
   result->total = now(CLOCK_THREAD_CPUTIME_ID) - start;
   result->pauses = runtime.pauses;
   const bool exact = (runtime.live == nodes);
@@ -245,13 +246,16 @@ static const char* time_text(double ns, char text[32]) {
   return text;
 }
 
+#define COLUMNS "%-9s %8s %12s %12s %12s %12s %12s %12s\n"
+
 static void print_result(const char* name, const result_t* result) {
   const pauses_t* pauses = &result->pauses;
-  char text[5][32];
-  printf("%-9s %10llu %12s %12s %12s %12s %12s\n", name, (unsigned long long)pauses->count,
-         time_text(pauses_quantile(pauses, 0.5), text[0]), time_text(pauses_quantile(pauses, 0.99), text[1]),
-         time_text((double)pauses->longest, text[2]), time_text((double)pauses->total, text[3]),
-         time_text((double)result->total, text[4]));
+  char text[5][32], count[32], most[32];
+  snprintf(count, sizeof(count), "%llu", (unsigned long long)pauses->count);
+  snprintf(most, sizeof(most), "%llu", (unsigned long long)pauses->most);
+  printf(COLUMNS, name, count, time_text(pauses_quantile(pauses, 0.5), text[0]),
+         time_text(pauses_quantile(pauses, 0.99), text[1]), time_text((double)pauses->longest, text[2]), most,
+         time_text((double)pauses->total, text[3]), time_text((double)result->total, text[4]));
 }
 
 static void print_histogram(const char* name, const pauses_t* pauses) {
@@ -376,11 +380,12 @@ int main(int argc, char** argv) {
   good = run(&at_once, &options, false) && good;
   good = run(&deferred, &options, true) && good;
 
-  printf("%-9s %10s %12s %12s %12s %12s %12s\n", "drop", "pauses", "median", "99%", "longest", "all pauses", "total");
+  printf(COLUMNS, "drop", "pauses", "median", "99%", "longest", "most freed", "all pauses", "total");
   print_result("at once", &at_once);
   print_result("deferred", &deferred);
-  printf("longest pause: 1/%.0f; total time: %.3f\n", (double)at_once.pauses.longest / (double)deferred.pauses.longest,
-         (double)deferred.total / (double)at_once.total);
+  printf("longest pause: 1/%.0f; most freed in one: 1/%.0f; total time: %.3f\n",
+         (double)at_once.pauses.longest / (double)deferred.pauses.longest,
+         (double)at_once.pauses.most / (double)deferred.pauses.most, (double)deferred.total / (double)at_once.total);
   print_histogram("at once", &at_once.pauses);
   print_histogram("deferred", &deferred.pauses);
   if (options.svg[0] != 0 && !draw(options.svg, &at_once, &deferred, options.nodes)) {

@@ -251,6 +251,22 @@ TEST_P(InlineTest, AHandleServesOnAfterAReset) {
   mi_heap_destroy(heap);
 }
 
+TEST_P(InlineTest, AHandleServesOnInTheChildOfAFork) {
+  mi_heap_t* heap = mi_heap_new();
+  Handle handle(paths(), heap);
+  Mixture mixture(heap, 30);
+  for (int i = 0; i < 5000; i++) mixture.Step(handle);
+  EXPECT_EQ(InChild([&] {
+              for (int i = 0; i < 5000; i++) mixture.Step(handle);
+              if (HasFailure() || !ShowsExactly(heap, mixture.Live()) || !mi_heap_check(heap)) return 1;
+              mixture.FreeAll(handle);
+              return HasFailure() || CountBlocks(heap) != 0 ? 2 : 0;
+            }),
+            0);
+  EXPECT_TRUE(ShowsExactly(heap, mixture.Live()));
+  mi_heap_destroy(heap);
+}
+
 TEST_P(InlineTest, ThreadsShareAHeapAndFreeEachOthersBlocks) {
   constexpr int kThreads = 4;
   mi_heap_t* heap = mi_heap_new();
