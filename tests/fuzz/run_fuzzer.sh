@@ -20,5 +20,5 @@ for source in mi/*.c mi/heap/*.c mi/internal/*.c; do
 done
 "${clang/clang/clang++}" -std=c++17 "${flags[@]}" -fsanitize=fuzzer tests/fuzz/heaps_fuzz.cc "${objects[@]}" -o "$directory/heaps_fuzz"
 cd "$directory"
-./heaps_fuzz -max_total_time="$seconds" -max_len=3000 -timeout=60 -rss_limit_mb=4096 -print_final_stats=1 \
+./heaps_fuzz -max_total_time="$seconds" -max_len=3000 -len_control=0 -timeout=60 -rss_limit_mb=4096 -print_final_stats=1 \
   -artifact_prefix=failed/ corpus
