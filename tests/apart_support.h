@@ -102,13 +102,27 @@ inline bool RefuseCall(long number, int error) {
   return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
 }
 
-// An ordinary user, who may lock so many bytes.
+// May the process lock as much as it likes, whatever its limit says?
+inline bool MayLockAnything() {
+  rlimit limit;
+  if (getrlimit(RLIMIT_MEMLOCK, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return true;
+  const size_t size = limit.rlim_cur + 64 * kKiB;
+  void* p = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  const bool may = p != MAP_FAILED && syscall(SYS_mlock, p, size) == 0;
+  if (p != MAP_FAILED) munmap(p, size);
+  return may;
+}
+
+// An ordinary user, who may lock so many bytes. (In a container root may be one already, and cannot become another.)
 inline bool BecomeOrdinary(size_t may_lock) {
   rlimit limit{may_lock, may_lock};
   if (setrlimit(RLIMIT_MEMLOCK, &limit) != 0) return false;
-  if (geteuid() == 0 && (setresgid(65534, 65534, 65534) != 0 || setresuid(65534, 65534, 65534) != 0)) return false;
-  return true;
+  if (MayLockAnything() && (setresgid(65534, 65534, 65534) != 0 || setresuid(65534, 65534, 65534) != 0)) return false;
+  return !MayLockAnything();
 }
+
+// The largest block that tests of secret heaps make, and there are many of them at a time: the usual limit is 8 MiB.
+inline size_t LargestSecret() { return MayLockAnything() ? 20 * kMiB : 20 * kKiB; }
 
 inline bool HasSecretFiles() {
   const int file = static_cast<int>(syscall(SYS_memfd_secret, O_CLOEXEC));

@@ -55,7 +55,7 @@ int Subject(bool file) {
   Show("control");
   Unmark(control);
   Show("nothing");
-  for (size_t size : {kMarker, size_t{100}, size_t{3000}, size_t{50000}, size_t{300000}, size_t{6000000}}) {
+  for (size_t size : {kMarker, size_t{100}, size_t{3000}, size_t{50000}, size_t{200000}, size_t{1200000}}) {
     void* keeper = mi_heap_malloc(heap, size);  // keeps the page, so that it is the wiping that is seen
     void* p = Marked(heap, size);
     Show("live");
