@@ -80,6 +80,23 @@ static inline void* theap_pop_class(mi_theap_t* theap, size_t bin, bool zero) {
   return block;
 }
 
+// The first page of a class has run dry and the thread has freed blocks of it since: a slow path of which only the
+// cadence is due. Every eighth is a whole one at least.
+#define MI_WHOLE_SLOW_PATH_EVERY 8
+static inline void* theap_turn_page(mi_thread_t* thread, mi_theap_t* theap, size_t bin, bool zero) {
+  mi_page_t* const page = theap->queue[bin];
+  if (page == NULL || page->free != NULL || page->local_free == NULL) return NULL;
+  if ((thread->generic_count + 1) % MI_WHOLE_SLOW_PATH_EVERY == 0 || mi_load_relaxed(&thread->mail) != 0 ||
+      mi_load_relaxed(&_mi_deferred_armed) != 0 || mi_load_relaxed(&theap->delayed_free) != NULL) {
+    return NULL;
+  }
+  thread->heartbeat++;
+  thread->generic_count++;
+  page->retire = 0;
+  _mi_page_collect(page);
+  return page_take(page, page->free, zero);
+}
+
 void* _mi_theap_serve(mi_theap_t* theap, const mi_request_t* r) {
   if (mi_likely(r->alignment <= 1)) return mi_theap_alloc(theap, r->size, r->zero);
   if (r->offset == 0 && r->alignment <= MI_CLASS_SIZE_MAX) {
@@ -197,7 +214,10 @@ static inline void* malloc_generic(mi_theap_t* theap, size_t size, bool zero) {
     theap = _mi_tls.theap;
   }
   if (theap->part != NULL) return part_alloc(theap->part, size, zero);
-  if ((MI_CHECKED || size > MI_DIRECT_SIZE_MAX) && size <= MI_CLASS_SIZE_MAX) {
+  if (!MI_CHECKED && size <= MI_DIRECT_SIZE_MAX) {
+    void* const p = theap_turn_page(thread, theap, mi_bin_of(size), zero);
+    if (mi_likely(p != NULL)) return p;
+  } else if (size <= MI_CLASS_SIZE_MAX) {
     void* const p = theap_pop_class(theap, mi_bin_of(size), zero);
     if (mi_likely(p != NULL)) return p;
   }
