@@ -346,7 +346,8 @@ static bool check_queue(check_t* check, mi_theap_t* theap, size_t bin, uint32_t*
 static bool check_direct(const check_t* check, const mi_theap_t* theap) {
   for (size_t bin = 1; bin <= MI_BIN_DIRECT_LAST; bin++) {
     const mi_page_t* const first = theap->queue[bin];
-    const mi_page_t* const page = (first == NULL || MI_CHECKED || theap->policy != 0 ? MI_PAGE_EMPTY : first);
+    const mi_page_t* const page =
+        (first == NULL || MI_CHECKED || mi_policy_is_generic(theap->policy) ? MI_PAGE_EMPTY : first);
     if (mi_theap_bin(theap, bin) != bin) {
       if (first != NULL) return theap_breach(check, theap, "it has pages of class %zu, which it does not use", bin);
       continue;

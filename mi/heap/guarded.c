@@ -254,7 +254,7 @@ void* _mi_guarded_alloc(const mi_request_t* request) {
   mi_heap_t* const heap = (given == NULL                                              ? request->heap
                            : given == MI_THEAP_EMPTY || mi_load_acquire(&given->dead) ? default_heap()
                                                                                       : given->heap);
-  if (mi_heap_has_policy(heap) || !can_be_guarded(request)) return NULL;
+  if (mi_heap_is_generic(heap) || !can_be_guarded(request)) return NULL;
   mi_guard_settings_t* const own = heap_settings(heap);
   if (own != NULL ? !settings_choose(own, request->size)
                   : !chosen || request->size < (size_t)_mi_option(mi_option_guarded_min) ||

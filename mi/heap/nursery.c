@@ -441,7 +441,7 @@ mi_heap_t* _mi_handle_alloc(mi_thread_t* thread) {
     heap = handle_alloc_slow(thread);
     if (heap == NULL) return NULL;
   }
-  mi_store_relaxed(&heap->home.region.owner, mi_load_relaxed(&thread->id) | MI_OWNER_YOUNG);
+  mi_store_relaxed(&heap->home.region.owner, mi_load_relaxed(&thread->id) | (MI_SECURE ? 0 : MI_OWNER_YOUNG));
   return heap;
 }
 

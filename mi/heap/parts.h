@@ -147,6 +147,9 @@ typedef struct mi_request_s {
   const void* frame;  // of the function whose caller asks, for the trace of a guarded block; NULL: not known
 } mi_request_t;
 
+// May pages of a closed heap serve a theap of its target? Only if both have the same policy, and nothing keeps the two
+// apart.
+mi_hidden bool _mi_policy_may_reclaim(const mi_theap_t* theap, const mi_heap_t* forwarder);
 // Gives a heap that nobody else knows yet a policy; its extras are there.
 mi_hidden void _mi_policy_begin(mi_heap_t* heap, uint32_t policy);
 // The generic entry of every allocation in a heap with a policy. `part` NULL: the calling thread's is looked for.

@@ -57,7 +57,7 @@ static uint8_t* arena_bits(mi_arena_t* arena) {
   uint8_t* seen = mi_load_acquire(&arena->bits);
   if (mi_likely(seen != NULL)) return seen;
   const size_t size = mi_round_up(arena->segment_count, COMMIT_SEGMENTS) * MI_BITS_STRIDE + 2 * MARGIN;
-  uint8_t* const area = _mi_os_reserve(size, MI_OS_PAGE);
+  uint8_t* const area = _mi_os_reserve(size, MI_OS_PAGE, MI_SECURE != 0);
   if (area == NULL) return NULL;
   uint8_t* const bits = area + MARGIN;
   if (mi_cas_strong_acq_rel(&arena->bits, &seen, bits)) return bits;

@@ -123,19 +123,16 @@ static inline mi_block_state_t mi_bits_find(const mi_page_t* page, const mi_bits
   return mi_bits_state(bits, *index);
 }
 
+// What a live block of a class is larger than what was asked for.
+static inline size_t mi_bits_slack(const mi_bits_t* bits, size_t index) {
+  if (bits->slack_bits == 8) return ((const uint8_t*)bits->slack)[index];
+  if (bits->slack_bits == 4)
+    return mi_load_relaxed(&((_Atomic(uint8_t)*)bits->slack)[index / 2]) >> (4 * (index % 2)) & 15;
+  return ((const uint16_t*)bits->slack)[index];
+}
 // What was asked for of a live block, and noting it.
 static inline size_t mi_bits_size(const mi_page_t* page, const mi_bits_t* bits, size_t index) {
-  switch (bits->slack_bits) {
-    case 4:
-      return page->block_size -
-             (mi_load_relaxed(&((_Atomic(uint8_t)*)bits->slack)[index / 2]) >> (4 * (index % 2)) & 15);
-    case 8:
-      return page->block_size - ((const uint8_t*)bits->slack)[index];
-    case 16:
-      return page->block_size - ((const uint16_t*)bits->slack)[index];
-    default:
-      return bits->single_size;
-  }
+  return (bits->magic == 0 ? bits->single_size : page->block_size - mi_bits_slack(bits, index));
 }
 // Can a block of the page be one of `size` bytes?
 static inline bool mi_bits_fits(const mi_page_t* page, const mi_bits_t* bits, size_t size) {
@@ -170,6 +167,10 @@ mi_hidden extern _Atomic(uint64_t) _mi_padding_secret;
 static inline uint64_t mi_padding_word(const uint8_t* end) {
   const uint64_t x = ((uintptr_t)end ^ mi_load_relaxed(&_mi_padding_secret)) * UINT64_C(0x9e3779b97f4a7c15);
   return (x ^ x >> 32) | UINT64_C(0x0101010101010101);
+}
+// The secure build's lower levels do without, but for heaps with a policy of their own.
+static inline bool mi_page_pads(const mi_page_t* page) {
+  return MI_SECURE == 0 || MI_SECURE >= 4 || mi_policy_is_generic(page->policy);
 }
 // In a block that nobody has yet: up to 7 bytes before the padding are written too.
 static inline void mi_padding_write(uint8_t* end, size_t padding) {
@@ -210,8 +211,15 @@ static inline uint8_t* mi_bits_pop(mi_theap_t* theap, mi_page_t* page, mi_bits_t
   const size_t block_size = page->block_size, slack = block_size - size;
   uint8_t* const block = bits->base + bit * block_size;
   mi_bits_set_slack(bits, 64 * (size_t)(word - bits->words) + bit, slack);
-  mi_padding_write(block + block_size, slack);
+  if (mi_page_pads(page)) mi_padding_write(block + block_size, slack);
   return block;
+}
+// By the direct table of a theap whose pages are all bit pages. The empty theap's and its page's have none available.
+static inline uint8_t* mi_bits_pop_direct(mi_theap_t* theap, size_t size) {
+  const size_t wanted = size + (size == 0);
+  if (mi_unlikely(size > MI_DIRECT_SIZE_MAX)) return NULL;
+  mi_page_t* const page = theap->direct[(wanted < 9 ? 2 : (wanted + 7) / 8)];
+  return mi_bits_pop(theap, page, page->bits, wanted);
 }
 // Adds the page's next blocks; there are some. False: a limit refuses them.
 mi_hidden bool _mi_bits_extend(mi_theap_t* theap, mi_page_t* page);

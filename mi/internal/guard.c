@@ -54,7 +54,7 @@ static _Atomic(uint32_t) protected_count;  // blocks, live and withheld, whose g
 static mi_guard_t* records_start(void) {
   mi_guard_t* start = mi_load_acquire(&_mi_guards.start);
   if (mi_likely(start != NULL)) return start;
-  mi_guard_t* const made = _mi_os_reserve(RECORDS_MAX * sizeof(mi_guard_t), MI_OS_PAGE);
+  mi_guard_t* const made = _mi_os_reserve(RECORDS_MAX * sizeof(mi_guard_t), MI_OS_PAGE, MI_SECURE != 0);
   if (made == NULL) return NULL;
   if (mi_cas_strong_acq_rel(&_mi_guards.start, &start, made)) {
     // A link is in no list before its record is made, which comes after this.
@@ -262,7 +262,7 @@ static mi_guard_t* make_fresh(mi_theap_t* theap, size_t body, bool* zero) {
   if (closed) {
     guard->is_protected = !is_marked;
     bool by_mapping = false;
-    closed = (is_marked || _mi_os_protect(page->start, MI_OS_PAGE, true)) &&
+    closed = (is_marked || _mi_os_protect(page->start, MI_OS_PAGE, MI_SECURE != 0)) &&
              close_pages(behind, (size_t)(guard->end - behind), &by_mapping);
     if (by_mapping && !guard->is_protected) mi_fetch_add_relaxed(&protected_count, 1u);
     guard->is_protected |= by_mapping;

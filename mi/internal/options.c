@@ -237,6 +237,16 @@ void _mi_corruption_stop(void) {
   if (mi_load_relaxed(&corrupt_thread) == _mi_tls.tid) abort();
 }
 
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+void _mi_misuse(int err, const char* format, const void* p) {
+  char text[256];
+  snprintf(text, sizeof(text), format, p);
+  if (MI_SECURE) _mi_corruption(err, "%s (thread %u)\n", text, _mi_os_thread_id());
+  _mi_error(err, "%s\n", text);
+}
+#pragma GCC diagnostic pop
+
 void _mi_warning(const char* format, ...) {
   static _Atomic(long) warnings;
   if (!within(&warnings, _mi_option(mi_option_max_warnings))) return;

@@ -21,11 +21,28 @@
 #include "mi/internal/stats.h"
 #include "mi/internal/track.h"
 
-void* _mi_os_reserve(size_t size, size_t alignment) {
+// A random page between 1 TiB and 96 TiB, for ranges that the kernel would put close to each other; 34 bits.
+#define PLACES_LOW ((uintptr_t)1 << 40)
+#define PLACES_SIZE ((uintptr_t)95 << 40)
+
+static uint8_t* map_reserved(size_t size, bool anywhere) {
+  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  for (int tries = 0; anywhere && tries < 8; tries++) {
+    uint8_t* const place = (uint8_t*)((PLACES_LOW + _mi_os_random() % PLACES_SIZE) & ~(MI_OS_PAGE - 1));
+    uint8_t* const p = mmap(place, size, PROT_READ, flags, -1, 0);
+    mi_count(&_mi_stats.mmap_calls, 1);
+    if (p == place) return p;
+    if (p == MAP_FAILED) break;
+    munmap(p, size);  // the place is taken: not the kernel's choice, another place
+  }
+  mi_count(&_mi_stats.mmap_calls, 1);
+  return mmap(NULL, size, PROT_READ, flags, -1, 0);
+}
+
+void* _mi_os_reserve(size_t size, size_t alignment, bool anywhere) {
   const int saved = errno;
   const size_t total = size + alignment - MI_OS_PAGE;
-  uint8_t* const p = mmap(NULL, total, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  mi_count(&_mi_stats.mmap_calls, 1);
+  uint8_t* const p = map_reserved(total, anywhere);
   errno = saved;
   if (p == MAP_FAILED) return NULL;
   uint8_t* const start = (uint8_t*)mi_round_up((uintptr_t)p, alignment);

@@ -25,7 +25,11 @@
 #include "mi/internal/stack.h"
 #include "mi/internal/stats.h"
 
+#if MI_SECURE
+const mi_page_t _mi_page_empty = {.bits = (mi_bits_t*)&_mi_bits_empty};
+#else
 const mi_page_t _mi_page_empty;
+#endif
 
 // --- free lists -----------------------------------------------------------------------------------------------
 
@@ -202,7 +206,7 @@ static void page_init(mi_theap_t* theap, mi_page_t* page, mi_kind_t kind, size_t
   if (theap->is_internal) {
     flags = (bin >= MI_BIN_HANDLE && mi_is_power_of_two(mi_bin_size(bin)) ? MI_OWNER_SPECIAL : MI_OWNER_INTERNAL);
   }
-  if (page->policy != 0) flags = MI_OWNER_INTERIOR;
+  if (mi_policy_is_generic(page->policy)) flags = MI_OWNER_INTERIOR;
   mi_store_release(&page->owner, mi_load_relaxed(&theap->thread->id) | flags);
   theap->page_count++;
   mi_gauge_add(&_mi_stats.pages, 1);
@@ -934,6 +938,7 @@ mi_page_t* _mi_theap_bit_page(mi_theap_t* theap, size_t bin) {
     page = next;
   }
   if (!found) page = theap_reclaim_from(theap, theap->heap, bin);
+  if (page == NULL) page = _mi_upcalls.reclaim(theap, bin);
   if (page == NULL) {
     if (refused || !mi_theap_has_room(theap, mi_bin_size(bin))) return NULL;
     page = page_fresh(theap, bin);
@@ -1196,7 +1201,7 @@ static void page_start_again(mi_page_t* page) {
   page->delayed = 0;
   page->recycled = 0;
   page->depth = 0;
-  const mi_tid_t flags = (page->policy != 0 ? MI_OWNER_INTERIOR : 0);
+  const mi_tid_t flags = (mi_policy_is_generic(page->policy) ? MI_OWNER_INTERIOR : 0);
   mi_store_relaxed(&page->owner, (mi_load_relaxed(&page->owner) & ~MI_OWNER_FLAGS) | flags);
   _Atomic(mi_thread_free_t)* const word = mi_page_word(page);
   mi_store_release(word, mi_word_base(page, mi_load_relaxed(word)) | MI_NORMAL);

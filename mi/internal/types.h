@@ -187,6 +187,9 @@ enum {
   MI_POLICY_STOPS = MI_POLICY_SECURE | MI_POLICY_HARDENED | MI_POLICY_ISOLATED | MI_POLICY_SECRET,
 };
 
+// Is there more to do for a heap with this policy than the fast paths do? They do the secure build's checks.
+static inline bool mi_policy_is_generic(uint32_t policy) { return (policy & ~(uint32_t)MI_POLICY_SECURE) != 0; }
+
 // --- statistics -------------------------------------------------------------------------------------
 
 // What was handed out by pages and regions that are gone, or that were emptied and used again (stats.h). Any thread

@@ -73,7 +73,7 @@ static mi_arena_t* vault_make(size_t segments) {
     goal = 2 * (last->segment_count << MI_SEGMENT_SHIFT);
   goal = mi_round_up(goal < least ? least : goal, MI_SEGMENT_SIZE);
   for (;;) {
-    uint8_t* const start = _mi_os_reserve(goal, MI_SEGMENT_SIZE);
+    uint8_t* const start = _mi_os_reserve(goal, MI_SEGMENT_SIZE, MI_SECURE != 0);
     if (start != NULL) {
       const mi_area_t area = {
           .start = start, .size = goal, .is_zero = true, .is_exclusive = true, .is_vault = true, .numa_node = -1};
