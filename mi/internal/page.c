@@ -185,7 +185,7 @@ static bool page_init_policy(uint8_t policy, mi_page_t* page, mi_kind_t kind) {
 // Sets up a claimed slot for a theap. The owner word last.
 static void page_init(mi_theap_t* theap, mi_page_t* page, mi_kind_t kind, size_t bin, bool zero) {
   page->free = NULL;
-  if (theap->policy == 0) page->local_free = NULL;
+  if (page->policy == 0) page->local_free = NULL;
   page->used = page->capacity = 0;
   page->bin = (uint8_t)bin;
   page->retire = 0;
