@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that a purpose needs and that are missing, and says nothing if none is.
 #
-#   bazel/setup.sh demo|check|ci
+#   bazel/setup.sh demo|check|ci|bench
 #
-# demo: the library and the examples; check: the tests and benchmarks as well; ci: clang as well.
+# demo: the library and the examples; check: the tests and benchmarks as well; ci: clang as well;
+# bench: what some benchmarks use besides.
 # Works as root, or through sudo. Installs nothing else and changes nothing else.
 set -euo pipefail
 
@@ -11,18 +12,20 @@ demo=(bazel-bootstrap g++ pkg-config libmicrohttpd-dev libcjson-dev)
 # What the tests preload the library into.
 programs=(git libpython3.11-testsuite lua5.4 nodejs openjdk-17-jdk-headless perl php-cli python3 redis-server redis-tools
   ruby sqlite3 xz-utils zstd)
-check=("${demo[@]}" "${programs[@]}" clang-format cmake fakeroot googletest libabsl-dev libapr1-dev libbenchmark-dev
-  gdb libexpat1-dev libjemalloc2 liblua5.4-dev libmimalloc2.0 libsodium-dev libsqlite3-dev libssl-dev libtalloc-dev
-  libtcmalloc-minimal4 make
+check=("${demo[@]}" "${programs[@]}" clang-format cmake fakeroot gdb gnuplot-nox googletest libabsl-dev libapr1-dev
+  libbenchmark-dev libexpat1-dev libjemalloc2 liblua5.4-dev libmimalloc2.0 libsodium-dev libsqlite3-dev libssl-dev
+  libtalloc-dev libtcmalloc-minimal4 make
   man-db mandoc spin valgrind)
 ci=("${check[@]}" clang)
+bench=("${check[@]}" gnuplot-nox strace wrk)
 
 case "${1:-}" in
   demo) packages=("${demo[@]}") ;;
   check) packages=("${check[@]}") ;;
   ci) packages=("${ci[@]}") ;;
+  bench) packages=("${bench[@]}") ;;
   *)
-    echo "usage: bazel/setup.sh demo|check|ci" >&2
+    echo "usage: bazel/setup.sh demo|check|ci|bench" >&2
     exit 2
     ;;
 esac

@@ -16,7 +16,7 @@ typedef void mi_free_slow_fun(void* p);
 
 mi_always_inline void* mi_fast_malloc(size_t size, mi_malloc_slow_fun* slow) {
   mi_theap_t* const theap = _mi_tls.theap;
-  if (mi_unlikely(size > MI_DIRECT_SIZE_MAX)) return slow(size, theap, false);
+  if (mi_guarded_tick() || mi_unlikely(size > MI_DIRECT_SIZE_MAX)) return slow(size, theap, false);
   mi_page_t* const page = theap->direct[(size + 7) / 8];
   mi_block_t* const block = page->free;
   if (mi_unlikely(block == NULL)) return slow(size, theap, false);
@@ -25,7 +25,7 @@ mi_always_inline void* mi_fast_malloc(size_t size, mi_malloc_slow_fun* slow) {
 
 mi_always_inline void* mi_fast_zalloc(size_t size, mi_malloc_slow_fun* slow) {
   mi_theap_t* const theap = _mi_tls.theap;
-  if (mi_unlikely(size > MI_DIRECT_SIZE_MAX)) return slow(size, theap, true);
+  if (mi_guarded_tick() || mi_unlikely(size > MI_DIRECT_SIZE_MAX)) return slow(size, theap, true);
   mi_page_t* const page = theap->direct[(size + 7) / 8];
   mi_block_t* const block = page->free;
   if (mi_unlikely(block == NULL)) return slow(size, theap, true);

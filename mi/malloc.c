@@ -13,6 +13,7 @@ void* mi_malloc_small(size_t size) {
   mi_theap_t* const theap = _mi_tls.theap;
   // A conditional move: a size that is not small finds the entry that is always empty.
   const size_t index = (size > MI_DIRECT_SIZE_MAX ? MI_DIRECT_SIZE_MAX / 8 + 1 : (size + 7) / 8);
+  if (mi_guarded_tick()) return _mi_malloc_generic(size, theap, false);
   mi_page_t* const page = theap->direct[index];
   mi_block_t* const block = page->free;
   if (mi_unlikely(block == NULL)) return _mi_malloc_generic(size, theap, false);
@@ -172,3 +173,7 @@ void mi_thread_init(void) { (void)mi_thread(); }
 void mi_thread_done(void) {
   if (_mi_tls.thread != NULL) _mi_thread_exit(_mi_tls.thread);
 }
+
+// Programs with inline paths refer to the library's side of them weakly, which takes nothing out of an archive: with
+// this file comes that one.
+static const char* const inline_side __attribute__((used)) = &_mi_inline_side;

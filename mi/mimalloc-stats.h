@@ -85,7 +85,7 @@ typedef struct mi_stats_s {
   mi_stat_counter_t arena_count;                ///< arenas made
   mi_stat_counter_t malloc_normal_count;        ///< (h) blocks of up to 64 KiB allocated
   mi_stat_counter_t malloc_huge_count;          ///< (h) blocks with pages of their own allocated
-  mi_stat_counter_t malloc_guarded_count;       ///< 0: no guarded blocks
+  mi_stat_counter_t malloc_guarded_count;       ///< blocks that got guards, of every heap
   mi_stat_counter_t arena_rollback_count;       ///< segments given back because the system gave no memory for them
   mi_stat_counter_t arena_purges;               ///< searches for memory to give back
   mi_stat_counter_t pages_extended;             ///< how often a page put blocks that were never used on its free list

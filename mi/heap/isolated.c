@@ -187,19 +187,27 @@ void* _mi_isolated_alloc(mi_thread_t* thread, mi_heap_t* heap, const mi_request_
   }
   if (mi_unlikely(mi_load_relaxed(&_mi_deferred_armed) != 0)) count_supplied(thread, heap, r->size);
   _mi_slow_path(thread, heap);
-  // A callback may have ended the heap, or sealed it.
-  if (mi_load_acquire(&heap->home.id) != space->id || refuse(heap, space, "allocation", r->size)) return NULL;
   const bool zero = r->zero || (space->policy & MI_HEAP_ZERO) != 0;
-  void* p = _mi_space_alloc(space, r->size, r->alignment, r->offset, zero);
-  if (mi_likely(p != NULL)) return p;
-  _mi_deferred_call(thread, heap, true);
-  if (mi_load_acquire(&heap->home.id) != space->id || refuse(heap, space, "allocation", r->size)) return NULL;
-  _mi_space_collect(space);
-  p = _mi_space_alloc(space, r->size, r->alignment, r->offset, zero);
-  if (p == NULL) {
-    _mi_error(ENOMEM, "no memory for %zu bytes in heap %p (%s)\n", r->size, (void*)heap, space->name);
+  mi_limit_tries_t limit_tries = {0, 0, 0};
+  for (int tries = 0;;) {
+    // A callback may have ended the heap, or sealed it.
+    if (mi_load_acquire(&heap->home.id) != space->id || refuse(heap, space, "allocation", r->size)) return NULL;
+    thread->refusal.heap = NULL;
+    void* const p = _mi_space_alloc(space, r->size, r->alignment, r->offset, zero);
+    if (mi_likely(p != NULL)) {
+      if (mi_unlikely(thread->alarm)) _mi_limit_alarm(thread, heap);
+      return p;
+    }
+    if (thread->refusal.heap != NULL) {
+      if (!_mi_limit_try_again(thread, heap, r->size, &limit_tries)) return NULL;
+      continue;
+    }
+    if (tries++ > 0) break;
+    _mi_deferred_call(thread, heap, true);
+    if (mi_load_acquire(&heap->home.id) == space->id) _mi_space_collect(space);
   }
-  return p;
+  _mi_error(ENOMEM, "no memory for %zu bytes in heap %p (%s)\n", r->size, (void*)heap, space->name);
+  return NULL;
 }
 
 void* _mi_isolated_realloc(mi_heap_t* heap, mi_page_t* page, void* p, size_t newsize, size_t alignment, size_t offset,

@@ -5,37 +5,41 @@
 
 #include "mi/heap/family.h"
 #include "mi/heap/heap.h"
+#include "mi/internal/account.h"
 #include "mi/internal/core.h"
 #include "mi/internal/options.h"
 #include "mi/internal/track.h"
 
-#if MI_GUARDED
-// A heap's own settings of which blocks get a guard page (mi/guarded.c). Written by any thread, each by itself.
+// A heap's own settings of which blocks are guarded (guarded.c). Written by any thread, each by itself.
 typedef struct mi_guard_settings_s {
-  _Atomic(size_t) rate;   // every so many; 0: none
-  _Atomic(size_t) first;  // which comes first
+  _Atomic(size_t) rate;  // one in so many; 0: none
   _Atomic(size_t) min, max;
-  _Atomic(size_t) count;  // allocations within the bounds
+  _Atomic(uint64_t) seed;
+  _Atomic(uint64_t) count;  // allocations within the bounds
   _Atomic(uint8_t) is_set;
 } mi_guard_settings_t;
-#endif
 
 // What few heaps have, in a block away from the bump regions; part->config of the handle points to it.
 typedef struct mi_subproc_s mi_subproc_t;
 struct mi_deferred_s;
+typedef struct mi_hold_s mi_hold_t;
 typedef struct mi_heap_extra_s {
+  mi_account_t account;  // what the heap holds (internal/account.c): first, so that the core finds it
   char name[64];
   mi_subproc_t* subproc;                    // NULL: the main one
   int tag;                                  // of mi_heap_new_ex
   uint8_t policy;                           // MI_HEAP_HARDENED to MI_HEAP_SECRET (policy.c); constant
   uint16_t numa;                            // of mi_heap_set_numa_affinity, plus 1
+  bool even;                                // every block lies at a multiple of 16
+  uint16_t unasked;                         // the first part's young_max, as it was made
+  bool is_prepared;                         // for the next heap of the same `config` (prepared.c)
+  mi_heap_config_t config;                  // if so
   size_t retain;                            // bytes that stay warm; 0: as much as is usual
   _Atomic(struct mi_name_s*) named;         // of its name (table.c); NULL: unnamed, or ended
   _Atomic(struct mi_deferred_s*) deferred;  // its deferred_free (deferred.c); NULL: never had one
+  _Atomic(mi_hold_t*) hold;                 // that its memory stays (hold.c); NULL: it was never held
   mi_family_t family;
-#if MI_GUARDED
   mi_guard_settings_t guard;
-#endif
 } mi_heap_extra_t;
 
 // Where the heap keeps it: settings may come to a heap that other threads use already.
@@ -94,6 +98,11 @@ static inline void* mi_young_malloc(mi_part_t* part, size_t size) {
   return mi_part_bump(part, at, (size + (size == 0) + 15) & ~(size_t)15);
 }
 
+// A region of the part goes out of use: it is not charged any more.
+mi_hidden void _mi_part_leave(mi_part_t* part, const mi_region_t* region);
+// Nothing is handed out of the embedded region, which is not charged.
+mi_hidden void _mi_part_shut(mi_part_t* part);
+
 // For a heap in an arena: nothing is allocated in regions, every size has earned its pages.
 mi_hidden void _mi_part_close_young(mi_part_t* part);
 
@@ -135,6 +144,7 @@ typedef struct mi_request_s {
   size_t alignment;
   size_t offset;
   bool zero;
+  const void* frame;  // of the function whose caller asks, for the trace of a guarded block; NULL: not known
 } mi_request_t;
 
 // Gives a heap that nobody else knows yet a policy; its extras are there.
@@ -158,6 +168,29 @@ mi_hidden void* _mi_policy_expand(mi_page_t* page, void* p, size_t newsize);
 mi_hidden void _mi_policy_check_gone(const char* function, const void* p);
 mi_hidden void _mi_free_sized_slow(void* p, size_t size);  // what the fast path of mi_free_size leaves
 
+// --- guarded blocks (guarded.c) ----------------------------------------------------------------------------------
+// Of a theap whose heap was made with MI_HEAP_GUARDED. NULL: this allocation gets an ordinary block.
+mi_hidden void* _mi_guarded_serve(mi_theap_t* theap, const mi_request_t* request);
+#if MI_GUARDED
+// The same for all heaps, when the countdown is at its end or the heap has settings of its own.
+mi_hidden void* _mi_guarded_alloc(const mi_request_t* request);
+mi_hidden void _mi_guarded_look(void);                  // the thread's default heap changed
+mi_hidden void _mi_guarded_option(mi_option_t option);  // it was set
+mi_hidden void _mi_guarded_step(const mi_thread_t* thread);
+// Counts an allocation, once each. True: it may have to be guarded.
+static inline bool mi_guarded_tick(void) { return mi_unlikely(--_mi_tls.guard_countdown == 0); }
+static inline bool mi_guarded_tick_heap(mi_heap_t* heap) {
+  return mi_guarded_tick() || mi_unlikely(mi_load_relaxed(mi_heap_extra_word(heap)) != NULL);
+}
+#else
+static inline bool mi_guarded_tick(void) { return false; }
+static inline bool mi_guarded_tick_heap(mi_heap_t* heap) {
+  (void)heap;
+  return false;
+}
+static inline void _mi_guarded_look(void) {}
+static inline void _mi_guarded_option(mi_option_t option) { (void)option; }
+#endif
 // --- isolated and secret heaps (isolated.c) --------------------------------------------------------------------------
 // What of the configuration such a heap cannot have; NULL: nothing.
 mi_hidden const char* _mi_isolated_refusal(const mi_heap_config_t* config);
@@ -247,8 +280,9 @@ mi_hidden void _mi_heap_totals_end(mi_heap_t* heap);
 mi_hidden void _mi_handle_totals_free(mi_heap_t* heap);
 mi_hidden uint8_t _mi_heap_flags_of_new(void);
 mi_hidden uint64_t _mi_heaps_made(void);
-mi_hidden void _mi_stats_at_exit(void);     // mi/stats.c
-mi_hidden void _mi_reserve_at_start(void);  // mi/arenas.c
+mi_hidden void _mi_stats_at_exit(void);       // mi/stats.c
+mi_hidden void _mi_reserve_at_start(void);    // mi/arenas.c
+mi_hidden extern const char _mi_inline_side;  // mi/inline.c
 
 // --- reports (report.c) ---------------------------------------------------------------------------------------------
 mi_hidden void _mi_heap_report_survivors(mi_heap_t* heap);  // of a heap that is about to be destroyed
@@ -264,9 +298,14 @@ static inline bool mi_heap_is_visited(const mi_heap_t* heap) {
   return mi_load_relaxed((_Atomic(uint8_t)*)&heap->visiting) == _mi_fork_stamp;
 }
 
+// --- visits (visit.c) -----------------------------------------------------------------------------------------------
+mi_hidden void _mi_visits_end(mi_thread_t* thread);
+
 // --- callbacks (deferred.c) -----------------------------------------------------------------------------------------
 mi_hidden extern _Atomic(const mi_pair_t*) _mi_deferred_pair;
 mi_hidden extern _Atomic(uint8_t) _mi_deferred_armed;  // is there, or was there ever, a callback of any kind?
+#define MI_ARMED_PROCESS 1
+#define MI_ARMED_HEAPS 2
 // The process-wide callback and then the heap's; `force`: both with force, else the heap's as far as it is due.
 mi_hidden void _mi_deferred_call(mi_thread_t* thread, mi_heap_t* heap, bool force);
 // The heap's alone, with force. Nothing inside another callback.
@@ -276,6 +315,9 @@ mi_hidden void _mi_deferred_step(mi_thread_t* thread, mi_heap_t* heap);
 // The calling thread has a part of the heap now.
 mi_hidden void _mi_deferred_join(mi_thread_t* thread, mi_part_t* part);
 mi_hidden void _mi_deferred_region_emptied(const mi_region_t* region, mi_part_t* part);
+// Around a rewind of the part: what was allocated in it is counted / the bump is where it was before.
+mi_hidden void _mi_deferred_count(mi_part_t* part);
+mi_hidden void _mi_deferred_rewound(mi_part_t* part);
 mi_hidden void _mi_deferred_thread_exit(mi_thread_t* thread);
 // Before the heap ends (destroy, delete, merge): the last call, with force, and no call after it.
 mi_hidden void _mi_deferred_end(mi_heap_t* heap);
@@ -301,7 +343,51 @@ static inline void mi_callback_leave(mi_thread_t* thread, const mi_callback_t* f
   thread->callback_depth--;
 }
 
+// --- heaps of the same configuration (prepared.c) -----------------------------------------------------------------
+// A heap was just made with this configuration.
+mi_hidden void _mi_prepared_begin(mi_heap_t* heap, const mi_heap_config_t* config);
+// A heap that was ended, as one made with this configuration; NULL: there is none.
+mi_hidden mi_heap_t* _mi_prepared_take(mi_thread_t* thread, const mi_heap_config_t* config);
+typedef enum mi_prepared_end_e {
+  MI_PREPARED_NOT = 0,  // it is to be ended as all heaps are
+  MI_PREPARED_CALLED,   // so is it, but that its deferred_free had its last call
+  MI_PREPARED_KEPT,     // it ended
+} mi_prepared_end_t;
+// The calling thread, at home in the heap, ends it.
+mi_hidden mi_prepared_end_t _mi_prepared_end(mi_thread_t* thread, mi_heap_t* heap);
+mi_hidden void _mi_prepared_strip(mi_heap_t* heap);  // a kept handle is as any other
+// Their handles (nursery.c). False: there is no room for it.
+mi_hidden bool _mi_handle_keep_prepared(mi_thread_t* thread, mi_heap_t* heap);
+mi_hidden void _mi_handle_take_prepared(mi_thread_t* thread, mi_heap_t* heap);
+
+// --- limits (limit.c) -----------------------------------------------------------------------------------------------
+// An allocation in the heap was refused (the thread's refusal says by whom). True: it is worth another try. False: it
+// fails, which was reported.
+typedef struct mi_limit_tries_s {
+  uint64_t id;  // of the heap; 0 at the beginning
+  size_t count;
+  size_t need;  // of the last call of on_limit
+} mi_limit_tries_t;
+mi_hidden bool _mi_limit_try_again(mi_thread_t* thread, mi_heap_t* heap, size_t size, mi_limit_tries_t* tries);
+// Soft limits that an allocation in the heap passed.
+mi_hidden void _mi_limit_alarm(mi_thread_t* thread, mi_heap_t* heap);
+// The heap was reset: its limits begin again.
+mi_hidden void _mi_limit_reset(mi_heap_t* heap);
+mi_hidden void _mi_limit_configure(mi_heap_extra_t* extra, const mi_heap_config_t* config);
+
+// --- accounts of heaps that end or are closed (family.c, merge.c)
+// ----------------------------------------------------- What the heap holds counts in `above` from now on (NULL: in
+// none). With the families' lock.
+mi_hidden void _mi_heap_account_move(mi_heap_t* heap, mi_account_t* above);
+mi_hidden void _mi_heap_account_leave(mi_heap_t* heap);  // the heap ends: it counts nowhere any more
+
 // --- collecting (collect.c) -----------------------------------------------------------------------------------------
 mi_hidden void _mi_thread_collect(mi_thread_t* thread, bool force);
+// Of one heap, what the calling thread can; other threads are asked to. No callback is called.
+mi_hidden void _mi_heap_collect_parts(mi_heap_t* heap, bool force);
+
+// --- holding (hold.c) -----------------------------------------------------------------------------------------------
+mi_hidden bool _mi_heap_has_hold(mi_heap_t* heap);
+mi_hidden void _mi_hold_end(mi_heap_t* heap);
 
 #endif

@@ -26,6 +26,7 @@
 
 #include "mi/heap/checked.h"
 #include "mi/internal/bit_page.h"
+#include "mi/internal/guard.h"
 #include "mi/internal/os.h"
 #include "mi/internal/space.h"
 
@@ -154,7 +155,8 @@ void* _mi_policy_alloc(mi_heap_t* heap, mi_part_t* part, const mi_request_t* req
   if (mi_unlikely(part == NULL)) return NULL;
   mi_theap_t* const theap = mi_load_relaxed(&part->theap);
   // What the first page has needs no slow path.
-  if (mi_likely(theap != MI_THEAP_EMPTY && request->size <= MI_CLASS_SIZE_MAX / 2 && request->alignment <= 1)) {
+  if (mi_likely(theap != MI_THEAP_EMPTY && request->size <= MI_CLASS_SIZE_MAX / 2 && request->alignment <= 1 &&
+                (theap->policy & MI_POLICY_GUARDED) == 0)) {
     void* const p = _mi_policy_serve_first(theap, request);
     if (mi_likely(p != NULL)) return p;
   }
@@ -180,6 +182,12 @@ void* _mi_policy_serve_first(mi_theap_t* theap, const mi_request_t* r) {
 }
 
 void* _mi_policy_serve(mi_theap_t* theap, const mi_request_t* r) {
+  if ((theap->policy & MI_POLICY_GUARDED) != 0) {
+    mi_request_t guarded = *r;
+    guarded.zero |= ((theap->policy & MI_POLICY_ZERO) != 0);
+    void* const p = _mi_guarded_serve(theap, &guarded);
+    if (p != NULL) return p;
+  }
   const size_t alignment = (r->alignment < 16 ? 16 : r->alignment);
   const size_t size = r->size + (r->size == 0), need = with_padding(theap, size);
   if ((r->offset == 0 || r->alignment <= 1) && alignment <= MI_CLASS_SIZE_MAX && need <= MI_CLASS_SIZE_MAX) {
@@ -296,8 +304,27 @@ static void block_resize(mi_page_t* page, mi_bits_t* bits, size_t index, uint8_t
   padding_write_exactly(block + size + padding, padding);
 }
 
+// Guarded blocks, which no bits tell of, always move.
+static void* guarded_realloc(mi_heap_t* heap, mi_page_t* page, void* p, size_t newsize, size_t alignment, size_t offset,
+                             bool zero, const void* frame) {
+  const size_t size = _mi_guard_size(page, p);
+  if (mi_unlikely(size == 0)) {
+    if (!_mi_guard_misused("realloc", p, frame)) _mi_error(EINVAL, "realloc of %p refused: not a live block\n", p);
+    errno = EINVAL;
+    return NULL;
+  }
+  if (heap == NULL) heap = mi_heap_of(p);
+  void* const q = _mi_heap_alloc_aligned(heap, newsize, alignment, offset, zero);
+  if (mi_unlikely(q == NULL)) return NULL;
+  memcpy(q, p, newsize < size ? newsize : size);
+  _mi_free_slow(p);
+  return q;
+}
+
 void* _mi_policy_realloc(mi_heap_t* heap, mi_page_t* page, void* p, size_t newsize, size_t alignment, size_t offset,
                          bool zero) {
+  MI_KEEP_FRAME();
+  if (page->guard != 0) return guarded_realloc(heap, page, p, newsize, alignment, offset, zero, MI_FRAME);
   if (page->kind == MI_PAGE_SPACE) return _mi_isolated_realloc(heap, page, p, newsize, alignment, offset, zero);
   mi_bits_t* const bits = mi_bits_of(page);
   size_t index;

@@ -484,6 +484,7 @@ static void fill_process(mi_stats_t* stats, const walk_t* walk) {
   stats->commit_calls.total = mi_load_relaxed(&_mi_stats.commit_calls);
   stats->reset_calls.total = mi_load_relaxed(&_mi_stats.reset_calls);
   stats->purge_calls.total = mi_load_relaxed(&_mi_stats.purge_calls);
+  stats->malloc_guarded_count.total = mi_load_relaxed(&_mi_stats.guarded);
   stats->arena_count.total = mi_load_relaxed(&_mi_stats.arenas);
   stats->arena_rollback_count.total = mi_load_relaxed(&_mi_stats.arena_rollbacks);
   stats->arena_purges.total = mi_load_relaxed(&_mi_stats.arena_purges);

@@ -34,6 +34,7 @@
 
 #include <string.h>
 
+#include "mi/internal/account.h"
 #include "mi/internal/os.h"
 #include "mi/internal/random.h"
 #include "mi/internal/stats.h"
@@ -204,13 +205,18 @@ static inline uint64_t free_bits(const mi_page_t* page, const mi_bit_word_t* wor
   return ~taken & mi_run_mask(0, left < 64 ? left : 64);
 }
 
-static mi_noinline void page_extend(mi_page_t* page) {
+mi_noinline bool _mi_bits_extend(mi_theap_t* theap, mi_page_t* page) {
   const size_t size = page->block_size;
   size_t count = (size >= MI_OS_PAGE ? page->reserved : MI_OS_PAGE / size);
   if (count < 8) count = 8;
   if (count > page->reserved - page->capacity) count = page->reserved - page->capacity;
+  if (mi_unlikely(!mi_theap_charge(theap, count * size))) {
+    if (count == 1 || !mi_theap_charge(theap, size)) return false;
+    count = 1;
+  }
   page->capacity += (uint32_t)count;
   mi_count_own(&_mi_tls.thread->counts.pages_extended, 1);
+  return true;
 }
 
 // A block that is to be handed out was freed by another thread at the moment when the owner freed it.
@@ -231,8 +237,7 @@ void _mi_bits_refill(mi_theap_t* theap, mi_page_t* page) {
   const uint64_t random = mi_random_next(theap->thread);
   theap->random ^= random;
   // Sometimes there is more to choose from before it must be.
-  if (page->used - page->pinned >= page->capacity || (page->capacity < page->reserved && random % 16 == 0))
-    page_extend(page);
+  if (page->capacity < page->reserved && random % 16 == 0) (void)_mi_bits_extend(theap, page);
   const size_t count = ((size_t)page->capacity + 63) / 64;
   size_t w = (random >> 16 & 0xffff) * count >> 16;
   while ((bits->avail = free_bits(page, &bits->words[w], w)) == 0) w = (w + 1 < count ? w + 1 : 0);
@@ -387,19 +392,15 @@ void _mi_bits_collect(mi_page_t* page) {
   if (mi_unlikely(bits->quarantined != 0)) _mi_bits_release_old(page, mi_load_relaxed(&page->theap) == NULL);
 }
 
-void _mi_bits_drain(mi_theap_t* theap) {
-  mi_block_t* link = mi_exchange_acq_rel(&theap->delayed_free, (mi_block_t*)NULL);
-  while (link != NULL) {
-    mi_bits_t* const bits = mi_bits_of_link(link);
-    mi_page_t* const page = bits->page;
-    link = link->next;
-    mi_exchange_acq_rel(&bits->queued, 0u);
-    const uint32_t used = page->used;
-    mi_fetch_and_seq_cst(&bits->word, ~MI_SIGNAL);
-    collect_frees(page, bits);
-    const bool told = (page->in_full && MI_STATE(mi_load_relaxed(&bits->word)) != MI_DELAYED);
-    if (told || page->used != used) _mi_page_block_gone(theap, page);
-  }
+void _mi_bits_drained(mi_theap_t* theap, mi_block_t* link) {
+  mi_bits_t* const bits = mi_bits_of_link(link);
+  mi_page_t* const page = bits->page;
+  mi_exchange_acq_rel(&bits->queued, 0u);
+  const uint32_t used = page->used;
+  mi_fetch_and_seq_cst(&bits->word, ~MI_SIGNAL);
+  collect_frees(page, bits);
+  const bool told = (page->in_full && MI_STATE(mi_load_relaxed(&bits->word)) != MI_DELAYED);
+  if (told || page->used != used) _mi_page_block_gone(theap, page);
 }
 
 // --- looking ------------------------------------------------------------------------------------------------------

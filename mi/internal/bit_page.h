@@ -213,6 +213,8 @@ static inline uint8_t* mi_bits_pop(mi_theap_t* theap, mi_page_t* page, mi_bits_t
   mi_padding_write(block + block_size, slack);
   return block;
 }
+// Adds the page's next blocks; there are some. False: a limit refuses them.
+mi_hidden bool _mi_bits_extend(mi_theap_t* theap, mi_page_t* page);
 // Makes blocks available where there are none; the page has a free one. `thread`: of the theap.
 mi_hidden void _mi_bits_refill(mi_theap_t* theap, mi_page_t* page);
 mi_hidden void _mi_bits_free_local(mi_page_t* page, mi_bits_t* bits, size_t index);  // a live block
@@ -220,7 +222,8 @@ mi_hidden void _mi_bits_collect(mi_page_t* page);  // what others freed, and wha
 mi_hidden void _mi_bits_release_old(mi_page_t* page, bool all);
 // A live block, by any thread but the owner. False: somebody else freed it at the same moment.
 mi_hidden bool _mi_bits_free_remote(mi_page_t* page, mi_bits_t* bits, size_t index);
-mi_hidden void _mi_bits_drain(mi_theap_t* theap);         // pages that others have put on the theap's delayed list
+// A page that others had put on the theap's delayed list, which was taken off, and its `next` read.
+mi_hidden void _mi_bits_drained(mi_theap_t* theap, mi_block_t* link);
 mi_hidden bool _mi_bits_is_due(const mi_page_t* page);    // a block alone in its page: is its quarantine over?
 mi_hidden size_t _mi_bits_live(const mi_page_t* page);    // how many blocks are
 mi_hidden uint32_t _mi_bits_used(const mi_page_t* page);  // live, for the owner, and in quarantine

@@ -20,14 +20,8 @@
 #define MI_SHOW_ERRORS_DEFAULT 0
 #endif
 
-// Whether a build with guard pages: the options of those have no effect in others.
-#if MI_GUARDED
-#define GUARDED_ONLY 0
-#define GUARDED_SAMPLE_RATE 4000
-#else
-#define GUARDED_ONLY MI_OPTION_NO_EFFECT
-#define GUARDED_SAMPLE_RATE 0
-#endif
+// In builds without MI_GUARDED, the options of guarded blocks are for heaps that were made guarded.
+#define GUARDED_SAMPLE_RATE (MI_GUARDED ? 4000 : 0)
 
 // Each is described in mi/mimalloc.h.
 #define OPTION(name, value, flags, older_name) [mi_option_##name] = {#name, value, 0, flags, older_name}
@@ -53,11 +47,11 @@ mi_option_entry_t _mi_options[_mi_option_last] = {
     OPTION(disallow_arena_alloc, 0, MI_OPTION_NO_EFFECT, NULL),
     OPTION(retry_on_oom, 400, MI_OPTION_NO_EFFECT, NULL),
     OPTION(visit_abandoned, 0, MI_OPTION_NO_EFFECT, NULL),
-    OPTION(guarded_min, 0, GUARDED_ONLY, NULL),
-    OPTION(guarded_max, 1024 * 1024 * 1024, GUARDED_ONLY, NULL),
-    OPTION(guarded_precise, 0, GUARDED_ONLY, NULL),
-    OPTION(guarded_sample_rate, GUARDED_SAMPLE_RATE, GUARDED_ONLY, NULL),
-    OPTION(guarded_sample_seed, 0, GUARDED_ONLY, NULL),
+    OPTION(guarded_min, 0, 0, NULL),
+    OPTION(guarded_max, 1024 * 1024 * 1024, 0, NULL),
+    OPTION(guarded_precise, 0, 0, NULL),
+    OPTION(guarded_sample_rate, GUARDED_SAMPLE_RATE, 0, NULL),
+    OPTION(guarded_sample_seed, 0, 0, NULL),
     OPTION(generic_collect, 10000, MI_OPTION_NO_EFFECT, NULL),
     OPTION(page_reclaim_on_free, 0, MI_OPTION_NO_EFFECT, NULL),
     OPTION(page_full_retain, 2, MI_OPTION_NO_EFFECT, NULL),
@@ -80,6 +74,9 @@ mi_option_entry_t _mi_options[_mi_option_last] = {
     OPTION(target_segments_per_thread, 0, MI_OPTION_NO_EFFECT, NULL),
     OPTION(report_survivors, 0, 0, NULL),
     OPTION(table_on_signal, 0, 0, NULL),
+    OPTION(guarded_before, 0, 0, NULL),
+    OPTION(guarded_quarantine, 1024, 0, NULL),
+    OPTION(guarded_report, 1, 0, NULL),
 };
 
 _Atomic(const mi_pair_t*) _mi_output_pair;

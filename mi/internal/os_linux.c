@@ -52,6 +52,20 @@ bool _mi_os_protect(void* start, size_t size, bool protect) {
   return ok;
 }
 
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#define MADV_GUARD_REMOVE 103
+#endif
+
+static bool advise(void* start, size_t size, int advice) {
+  const int saved = errno;
+  const bool ok = (madvise(start, size, advice) == 0);
+  errno = saved;
+  return ok;
+}
+bool _mi_os_guard(void* start, size_t size) { return advise(start, size, MADV_GUARD_INSTALL); }
+bool _mi_os_unguard(void* start, size_t size) { return advise(start, size, MADV_GUARD_REMOVE); }
+
 mi_purged_t _mi_os_purge(void* start, size_t size, bool decommit) {
   const int saved = errno;
   mi_purged_t result = MI_PURGE_REFUSED;

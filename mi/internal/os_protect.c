@@ -53,13 +53,6 @@ bool _mi_os_access(void* start, size_t size, mi_access_t access) {
   return ok;
 }
 
-bool _mi_os_guard(void* start, size_t size, bool on) {
-  const int saved = errno;
-  const bool ok = (madvise(start, size, on ? MADV_GUARD_INSTALL : MADV_GUARD_REMOVE) == 0);
-  errno = saved;
-  return ok;
-}
-
 bool _mi_os_has_guards(void) {
   static _Atomic(int) known;  // 0: not asked yet
   int answer = mi_load_relaxed(&known);

@@ -14,10 +14,7 @@ mi_hidden bool _mi_os_close(void* start, size_t size);
 // Maps fresh memory over a stretch: it reads as zero and can be written.
 mi_hidden bool _mi_os_reopen(void* start, size_t size);
 mi_hidden bool _mi_os_access(void* start, size_t size, mi_access_t access);
-// Light guards (kernel 6.13 and later): the memory is gone and every access faults, without a mapping of their own.
-// `on` false: it reads as zero again. False if the kernel has none.
-mi_hidden bool _mi_os_guard(void* start, size_t size, bool on);
-mi_hidden bool _mi_os_has_guards(void);
+mi_hidden bool _mi_os_has_guards(void);  // has the kernel those that _mi_os_guard makes?
 
 // How the memory of secrets is made.
 typedef enum mi_secret_way_e {

@@ -12,10 +12,13 @@
 // Abandoned pages stand in a stack per heap and size class, so that allocation and destroy find them; LISTED says that
 // a page is in the stack or on its way. A page is linked only by who set LISTED, and only once; a page that is LISTED
 // is not released, but left (empty, ABANDONED) for who pops it. The models in tests/models check this.
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "mi/internal/account.h"
 #include "mi/internal/bit_page.h"
+#include "mi/internal/guard.h"
 #include "mi/internal/options.h"
 #include "mi/internal/os.h"
 #include "mi/internal/page_queue.h"
@@ -99,8 +102,9 @@ void _mi_page_collect(mi_page_t* page) {
 }
 
 // Puts the next few KiB of never used blocks on the (empty) free list, in address order. The first lot ends at the
-// end of an OS page, so that a page of a size that is used once touches 4 KiB.
-static void page_extend(mi_page_t* page) {
+// end of an OS page, so that a page of a size that is used once touches 4 KiB. Under a limit it is one block if there
+// is no room for more; false: none.
+static bool page_extend(mi_page_t* page) {
   mi_assert(page->free == NULL && page->capacity < page->reserved);
   const size_t size = page->block_size;
   size_t count = (size >= MI_OS_PAGE ? 1 : MI_OS_PAGE / size);
@@ -109,6 +113,11 @@ static void page_extend(mi_page_t* page) {
   size_t index = page->capacity + page->color;
   if (index >= page->reserved) index -= page->reserved;
   if (count > page->reserved - index) count = page->reserved - index;  // the next lot wraps
+  mi_theap_t* const theap = mi_load_relaxed(&page->theap);
+  if (mi_unlikely(!mi_theap_charge(theap, count * size))) {
+    if (count == 1 || !mi_theap_charge(theap, size)) return false;
+    count = 1;
+  }
   uint8_t* at = page->start + index * size;
   uint8_t* const last = at + (count - 1) * size;
   mi_block_t* const first = (mi_block_t*)at;
@@ -127,6 +136,23 @@ static void page_extend(mi_page_t* page) {
   page->capacity += (uint32_t)count;
   page->free_zero = page->fresh_zero;
   mi_count_own(&_mi_tls.thread->counts.pages_extended, 1);
+  return true;
+}
+
+// --- holding
+// ----------------------------------------------------------------------------------------------------------
+
+_Atomic(uint32_t) _mi_holds;
+
+bool _mi_heap_is_held(mi_heap_t* heap) {
+  // The stores by which the program unlinked the block that was freed come before the question (heap/hold.c).
+#if MI_WITH_TSAN
+  const uint32_t holds = atomic_fetch_add_explicit(&_mi_holds, 0u, memory_order_seq_cst);  // it knows no fences
+#else
+  atomic_thread_fence(memory_order_seq_cst);
+  const uint32_t holds = mi_load_relaxed(&_mi_holds);
+#endif
+  return mi_unlikely(holds != 0) && _mi_upcalls.has_hold(heap);
 }
 
 // --- making and releasing pages --------------------------------------------------------------------------------
@@ -140,15 +166,15 @@ static _Atomic(uint32_t) handle_pages_warm;  // how many of them have memory beh
 #define PAGE_LINK offsetof(mi_page_t, listed_next)
 
 // The policy of a claimed slot, whose kind, block size and number of blocks are set. False: no memory for its bits.
-static bool page_init_policy(const mi_theap_t* theap, mi_page_t* page, mi_kind_t kind) {
-  if (mi_likely((theap->policy | page->policy) == 0)) return true;
+static bool page_init_policy(uint8_t policy, mi_page_t* page, mi_kind_t kind) {
+  if (mi_likely((policy | page->policy) == 0)) return true;
   page->kind = (uint8_t)kind;
-  if (theap->policy == 0) {
+  if (policy == 0) {
     _mi_bits_forget(mi_page_segment(page), mi_page_slice(page));
-  } else if (!_mi_bits_begin(page, theap->policy)) {
+  } else if (!_mi_bits_begin(page, policy)) {
     return false;
   }
-  page->policy = theap->policy;
+  page->policy = policy;
   return true;
 }
 
@@ -176,7 +202,7 @@ static void page_init(mi_theap_t* theap, mi_page_t* page, mi_kind_t kind, size_t
   if (theap->is_internal) {
     flags = (bin >= MI_BIN_HANDLE && mi_is_power_of_two(mi_bin_size(bin)) ? MI_OWNER_SPECIAL : MI_OWNER_INTERNAL);
   }
-  if (theap->policy != 0) flags = MI_OWNER_INTERIOR;
+  if (page->policy != 0) flags = MI_OWNER_INTERIOR;
   mi_store_release(&page->owner, mi_load_relaxed(&theap->thread->id) | flags);
   theap->page_count++;
   mi_gauge_add(&_mi_stats.pages, 1);
@@ -223,7 +249,7 @@ static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
     for (uint8_t* b = page->start; b < page->start + page->reserved * size; b += size)
       memset(b, 0, sizeof(mi_region_t));
   }
-  if (mi_unlikely(!page_init_policy(theap, page, MI_PAGE_CLASS))) {
+  if (mi_unlikely(!page_init_policy(theap->policy, page, MI_PAGE_CLASS))) {
     _mi_slices_release(page);
     return NULL;
   }
@@ -265,14 +291,12 @@ void _mi_handle_pages_purge(void) {
 
 // The slices of a page that is in no queue, and whose blocks are counted, go back.
 static void page_return_slices(mi_page_t* page) {
-#if MI_GUARDED
-  if (page->guard != 0) {
-    // Memory that cannot be made accessible again is never handed out again.
-    if (!_mi_os_protect(page->start + page->block_size - MI_OS_PAGE, MI_OS_PAGE, false)) return;
-    page->guard = 0;
-  }
-#endif
+  mi_page_uncharge(page);
   mi_gauge_sub(&_mi_stats.pages, 1);
+  if (mi_unlikely(page->guard != 0)) {
+    _mi_guard_withhold(page);
+    return;
+  }
   if (page->kind == MI_PAGE_HUGE) {
     _mi_huge_release(page);
   } else if (page->bin == MI_BIN_HANDLE && mi_load_relaxed(&page->heap) == &_mi_heap_internal) {
@@ -300,7 +324,7 @@ static void page_drop(mi_page_t* page) {
   page_return_slices(page);
 }
 
-static void page_give_up(mi_page_t* page);
+static void page_give_up(mi_page_t* page, bool may_stay);
 
 static void page_forget_lists(mi_page_t* page) {
   page->free = NULL;
@@ -312,14 +336,14 @@ static void page_forget_lists(mi_page_t* page) {
 }
 
 // Releases an empty page of the calling thread's theap (or of one that it holds). A page that was adopted while it
-// stood in a stack of abandoned pages may stand there still: it is left for who pops it.
+// stood in a stack of abandoned pages may stand there still: if it is not found soon, it is left for who pops it.
 static void page_release(mi_theap_t* theap, mi_page_t* page) {
   mi_assert(page->used == 0);
   mi_queue_unlink(theap, page->in_full ? MI_BIN_FULL : page->bin, page);
   theap->page_count--;
   if (mi_unlikely((mi_load_acquire(mi_page_word(page)) & MI_LISTED) != 0)) {
     mi_fetch_add_acq_rel(&theap->heap->pages_out, 1);
-    page_give_up(page);
+    page_give_up(page, true);
   } else {
     page_give_slices(page);
   }
@@ -379,7 +403,7 @@ static bool page_is_delaying(const mi_page_t* page) {
 // are freed stay there. Its theap's depth, or the page's, says that it is sealed.
 static void page_seal(mi_theap_t* theap, mi_page_t* page) {
   while (!page_to_full(theap, page)) {
-    if (page->policy != 0) _mi_bits_drain(theap);
+    if (page->policy != 0) _mi_theap_drain_delayed(theap);
     _mi_page_collect(page);
   }
 }
@@ -392,8 +416,9 @@ static bool page_empty_opens(const mi_theap_t* theap, mi_page_t* page) {
 
 // --- retiring ----------------------------------------------------------------------------------------------------
 
-#define MI_RETIRE_CYCLES 4
-#define MI_TIDY_EVERY 8  // slow paths between two looks at retired pages
+#define MI_RETIRE_CYCLES 16
+#define MI_TIDY_EVERY 8    // slow paths between two steps of collecting
+#define MI_SWEEP_EVERY 64  // slow paths between two looks at retired pages
 
 // Leaves an empty page to the sweep, which looks at the first pages.
 static void page_release_later(mi_theap_t* theap, mi_page_t* page) {
@@ -418,7 +443,7 @@ void _mi_page_retire(mi_page_t* page) {
   if (page->next == page || page_is_delaying(page)) {
     mi_count_own(&_mi_tls.thread->counts.pages_retired, 1);
     page_release_later(theap, page);
-  } else {
+  } else if (!_mi_heap_is_held(theap->heap)) {  // else it stays in its queue, and serves its class
     page_release(theap, page);
   }
 }
@@ -433,7 +458,7 @@ static void theap_sweep_retired(mi_theap_t* theap, bool force) {
       continue;
     }
     page->retire--;
-    if ((force || page->retire == 0) && !page_is_delaying(page)) {
+    if ((force || page->retire == 0) && !page_is_delaying(page) && !_mi_heap_is_held(theap->heap)) {
       page_release(theap, page);
     } else {
       if (page->retire == 0) page->retire = 1;
@@ -445,10 +470,14 @@ static void theap_sweep_retired(mi_theap_t* theap, bool force) {
   theap->retire_high = high;
 }
 
-// Single-block pages that were freed while their remote freer was still DELAYING, or that are in quarantine.
-static void theap_sweep_late(mi_theap_t* theap, bool force) {
+#define MI_LATE_STEP 8
+
+// Single-block pages that were freed while their remote freer was still DELAYING, or the heap held, or that are in
+// quarantine, which `force` ends. At most so many.
+static void theap_sweep_late(mi_theap_t* theap, size_t most, bool force) {
   mi_page_t* page = theap->queue[MI_BIN_LATE];
-  for (size_t n = 0; page != NULL && (n < 8 || force); n++) {
+  if (page == NULL || _mi_heap_is_held(theap->heap)) return;
+  for (size_t n = 0; page != NULL && n < most; n++) {
     mi_page_t* next = (page->next == page ? NULL : page->next);
     if (!page_is_delaying(page) && (force || page->policy == 0 || _mi_bits_is_due(page))) {
       mi_queue_unlink(theap, MI_BIN_LATE, page);
@@ -468,11 +497,11 @@ void _mi_theap_tidy(mi_theap_t* theap) {
   }
 #endif
   if (mi_load_relaxed(&theap->delayed_free) != NULL) _mi_theap_drain_delayed(theap);
-  if (theap->retire_low <= theap->retire_high && theap->tidy_count % MI_TIDY_EVERY == 0) {
+  if (theap->retire_low <= theap->retire_high && theap->tidy_count % MI_SWEEP_EVERY == 0) {
     theap_sweep_retired(theap, false);
   }
   if (++theap->tidy_count % MI_TIDY_EVERY == MI_TIDY_EVERY / 2) _mi_theap_collect_step(theap);
-  if (theap->queue[MI_BIN_LATE] != NULL) theap_sweep_late(theap, false);
+  if (theap->queue[MI_BIN_LATE] != NULL) theap_sweep_late(theap, MI_LATE_STEP, false);
 }
 
 // --- a free by the owner ---------------------------------------------------------------------------------------
@@ -480,13 +509,17 @@ void _mi_theap_tidy(mi_theap_t* theap) {
 void _mi_page_free_local(mi_page_t* page, mi_block_t* block) {
   mi_theap_t* const theap = mi_load_relaxed(&page->theap);
   if (mi_page_is_single(page)) {
+    if (mi_unlikely(page->used == 0)) {  // of a held heap: its page is still there
+      _mi_error(EAGAIN, "mi_free: double free of %p\n", (void*)block);
+      return;
+    }
     if (--page->used != 0) {  // a visitor has it pinned
       page->local_free = block;
       return;
     }
     mi_queue_unlink(theap, MI_BIN_FULL, page);
     page->in_full = 0;
-    if (page_is_delaying(page)) {
+    if (page_is_delaying(page) || _mi_heap_is_held(theap->heap)) {
       mi_queue_link(theap, MI_BIN_LATE, page, false);
       return;
     }
@@ -602,15 +635,41 @@ static bool orphans_settle(mi_heap_t* heap, bool wait, bool release) {
 bool _mi_orphans_settle(mi_heap_t* heap) { return orphans_settle(heap, true, false); }
 void _mi_orphans_after_fork(void) { mi_store_relaxed(&orphans_flag, 0u); }
 
-// Gives up a page that the caller owns and that is in no queue. Its heap counts it in `pages_out` already.
-static void page_give_up(mi_page_t* page) {
+// Looks for the caller's page, which is LISTED, among the first of its stack. Whatever is popped and somebody has loses
+// LISTED, so that it is met once; what nobody has goes back in the same order. An empty page that stays LISTED waits
+// for a popper without its memory, which is dear where threads end all the time and others free what they allocated.
+// False: it is further down, or elsewhere.
+#define MI_UNLIST_MAX 8
+static bool page_unlist(_Atomic(uint64_t)* stack, mi_page_t* page) {
+  mi_page_t* back = NULL;
+  bool is_listed = true;
+  for (int n = 0; is_listed && n < MI_UNLIST_MAX; n++) {
+    mi_page_t* const popped = mi_stack_pop(stack, PAGE_LINK);
+    if (popped == NULL) break;
+    if (page_claim_popped(popped)) {
+      popped->next = back;
+      back = popped;
+    }
+    is_listed = (mi_load_acquire(mi_page_word(page)) & MI_LISTED) != 0;
+  }
+  while (back != NULL) {
+    mi_page_t* const next = back->next;
+    page_give_up(back, true);  // not LISTED: this goes no deeper
+    back = next;
+  }
+  return !is_listed;
+}
+
+// Gives up a page that the caller owns and that is in no queue. Its heap counts it in `pages_out` already. `may_stay`:
+// if it is empty, and the heap held, it stays as it is, among the abandoned pages.
+static void page_give_up(mi_page_t* page, bool may_stay) {
   mi_heap_t* const heap = mi_load_relaxed(&page->heap);
   mi_abandoned_t* const abandoned = heap_abandoned(heap, _mi_tls.thread);
   _Atomic(uint64_t)* const stack = (abandoned == NULL ? &orphans : &abandoned->list[page->bin]);
   if (mi_unlikely(abandoned == NULL)) mi_store_relaxed(&heap->is_target, (uint8_t)1);  // its end is not simple
   // A page of the main or the internal heap that holds a single block needs no finder but the block's free.
   const bool is_endless = (heap == &_mi_heap_main || heap == &_mi_heap_internal);
-  const mi_thread_free_t list_it = (is_endless && mi_page_is_single(page) ? 0 : MI_LISTED);
+  mi_thread_free_t list_it = (is_endless && mi_page_is_single(page) ? 0 : MI_LISTED);
   _Atomic(mi_thread_free_t)* const word = mi_page_word(page);
   mi_store_relaxed(&page->theap, (mi_theap_t*)NULL);
   mi_store_relaxed(&page->owner, mi_load_relaxed(&page->owner) & (MI_OWNER_INTERIOR | MI_OWNER_SPECIAL));
@@ -619,17 +678,21 @@ static void page_give_up(mi_page_t* page) {
     mi_thread_free_t tf = mi_load_acquire(word);
     if (mi_word_has_frees(page, tf)) continue;
     mi_assert(MI_STATE(tf) == MI_NORMAL);
-    if (page->used == 0) {
+    if (page->used == 0 && may_stay && _mi_heap_is_held(heap)) {
+      list_it = MI_LISTED;  // no free will come that finds it
+    } else if (page->used == 0) {
       if ((tf & MI_LISTED) == 0) {
         page_give_slices(page);
         atomic_fetch_sub_explicit(&heap->pages_out, 1, memory_order_acq_rel);  // the last touch of the heap
         return;
       }
       if (page->capacity != 0) {
+        if (stack != &orphans && page_unlist(stack, page)) continue;
         // It waits for a popper: without its memory. Only a page without lists can lose that: start afresh.
         const size_t size = (mi_page_is_single(page) ? page->block_size : page->slices * MI_SLICE_SIZE);
         const size_t first = mi_round_up((uintptr_t)page->start, MI_OS_PAGE) - (uintptr_t)page->start;
         _mi_stats_page_emptied(page, false);
+        mi_page_uncharge(page);
         page_forget_lists(page);
         page->capacity = 0;
         page->fresh_zero = 0;
@@ -651,6 +714,10 @@ static void page_give_up(mi_page_t* page) {
 // Links a page that the caller claimed into its theap.
 static void page_adopt(mi_theap_t* theap, mi_page_t* page) {
   mi_heap_t* const from = mi_load_relaxed(&page->heap);
+  if (mi_unlikely(from != theap->heap)) {
+    mi_page_uncharge(page);
+    mi_theap_add(theap, mi_page_charged(page));
+  }
   mi_store_relaxed(&page->heap, theap->heap);
   mi_store_relaxed(&page->theap, theap);
   const mi_tid_t flags = mi_load_relaxed(&page->owner) & (MI_OWNER_INTERIOR | MI_OWNER_SPECIAL);
@@ -697,7 +764,7 @@ void _mi_page_claimed(mi_page_t* page) {
     }
     mi_count(&_mi_stats.abandoned_again, 1);
   }
-  page_give_up(page);
+  page_give_up(page, true);
 }
 
 // Pops a page of the bin that has room; full ones that come first are taken over into the full list, so that no later
@@ -732,7 +799,7 @@ void _mi_abandoned_sweep(mi_heap_t* heap, bool all) {
           page_drop(page);
           atomic_fetch_sub_explicit(&heap->pages_out, 1, memory_order_acq_rel);
         } else {
-          page_give_up(page);
+          page_give_up(page, true);
         }
       }
       page = next;
@@ -759,7 +826,7 @@ void _mi_page_unpin(mi_page_t* page) {
   while (MI_STATE(tf) == MI_ABANDONED) {
     if (!mi_cas_weak_acq_rel(word, &tf, MI_WITH_STATE(tf, MI_NORMAL))) continue;
     page->used--;
-    page_give_up(page);
+    page_give_up(page, true);
     return;
   }
   if (mi_page_is_single(page)) {
@@ -782,25 +849,20 @@ void _mi_page_unpin(mi_page_t* page) {
 
 static bool page_has_free(mi_page_t* page) {
   if (page->free != NULL) return true;
-  if (MI_TAIL && page->capacity < page->reserved) {  // what was freed is used again as late as possible
-    page_extend(page);
-    return true;
-  }
+  // What was freed is used again as late as possible.
+  if (MI_TAIL && page->capacity < page->reserved && page_extend(page)) return true;
   _mi_page_collect(page);
-  if (page->free != NULL) return true;
-  if (page->capacity < page->reserved) {
-    page_extend(page);
-    return true;
-  }
-  return false;
+  return page->free != NULL || (page->capacity < page->reserved && page_extend(page));
 }
 
 // The first page of the class that can serve: what the queue holds (full ones leave it on the way, so the search is
-// short, amortised one step per page filled), then abandoned pages, then a fresh one.
+// short, amortised one step per page filled), then abandoned pages, then a fresh one. A page that a limit keeps from
+// handing out more is not full, and stays.
 static mi_page_t* theap_find_page(mi_theap_t* theap, size_t bin) {
   mi_thread_counts_t* const counts = &theap->thread->counts;
   mi_count_own(&counts->searches, 1);
   mi_page_t* page = theap->queue[bin];
+  bool refused = false;
   while (page != NULL) {
     mi_count_own(&counts->pages_searched, 1);
     if (page_has_free(page)) {
@@ -812,13 +874,26 @@ static mi_page_t* theap_find_page(mi_theap_t* theap, size_t bin) {
       return page;
     }
     mi_page_t* const next = (page->next == theap->queue[bin] ? NULL : page->next);
-    if (!page_to_full(theap, page) && !page_is_delaying(page)) continue;  // a free came in: it has room after all
+    if (mi_unlikely(page->capacity < page->reserved)) {
+      refused = true;
+    } else if (!page_to_full(theap, page) && !page_is_delaying(page)) {
+      continue;  // a free came in: it has room after all
+    }
     page = next;
   }
   page = theap_reclaim_from(theap, theap->heap, bin);
   if (page == NULL) page = _mi_upcalls.reclaim(theap, bin);
-  if (page == NULL) page = page_fresh(theap, bin);
-  if (page == NULL || !page_has_free(page)) return NULL;
+  if (page == NULL) {
+    if (refused || !mi_theap_has_room(theap, mi_bin_size(bin))) return NULL;
+    page = page_fresh(theap, bin);
+    if (page == NULL) return NULL;
+    if (mi_unlikely(!page_has_free(page))) {  // other threads took the room
+      page_release(theap, page);
+      return NULL;
+    }
+  } else if (!page_has_free(page)) {
+    return NULL;
+  }
   if (theap->queue[bin] != page) {
     mi_queue_unlink(theap, bin, page);
     mi_queue_link(theap, bin, page, true);
@@ -828,18 +903,28 @@ static mi_page_t* theap_find_page(mi_theap_t* theap, size_t bin) {
 
 #define MI_QUARANTINED_PAGES 8  // that a search looks at and finds all quarantined
 
-// The same for a theap with a policy. A page without a free block that has some in quarantine is not full: it waits at
-// the end of the queue.
+// Has the page a free block? If not, its next ones are added, unless a limit refuses them.
+static bool bit_page_serves(mi_theap_t* theap, mi_page_t* page) {
+  return page->used - page->pinned < page->capacity ||
+         (page->capacity < page->reserved && _mi_bits_extend(theap, page));
+}
+
+// The same for a theap with a policy. A page without a free block that has some in quarantine, or that a limit keeps
+// from growing, is not full: it waits at the end of the queue.
 mi_page_t* _mi_theap_bit_page(mi_theap_t* theap, size_t bin) {
   mi_page_t* page = theap->queue[bin];
-  if (mi_likely(page != NULL && page_has_room(page))) return page;
+  if (mi_likely(page != NULL && bit_page_serves(theap, page))) return page;
   mi_count_own(&theap->thread->counts.searches, 1);
+  bool found = false, refused = false;
   for (int waiting = 0; page != NULL && waiting < MI_QUARANTINED_PAGES;) {
     mi_count_own(&theap->thread->counts.pages_searched, 1);
-    if (!page_has_room(page)) _mi_bits_collect(page);
-    if (page_has_room(page)) break;
+    _mi_bits_collect(page);
+    found = bit_page_serves(theap, page);
+    if (found) break;
     mi_page_t* const next = (page->next == theap->queue[bin] ? NULL : page->next);
-    if (mi_bits_of(page)->quarantined != 0) {
+    const bool may_grow = (page->capacity < page->reserved);
+    if (may_grow || mi_bits_of(page)->quarantined != 0) {
+      refused |= may_grow;
       waiting++;
       mi_queue_unlink(theap, bin, page);
       mi_queue_link(theap, bin, page, false);
@@ -848,10 +933,16 @@ mi_page_t* _mi_theap_bit_page(mi_theap_t* theap, size_t bin) {
     }
     page = next;
   }
-  if (page != NULL && !page_has_room(page)) page = NULL;
-  if (page == NULL) page = theap_reclaim_from(theap, theap->heap, bin);
-  if (page == NULL) page = page_fresh(theap, bin);
-  if (page == NULL) return NULL;
+  if (!found) page = theap_reclaim_from(theap, theap->heap, bin);
+  if (page == NULL) {
+    if (refused || !mi_theap_has_room(theap, mi_bin_size(bin))) return NULL;
+    page = page_fresh(theap, bin);
+    if (page == NULL) return NULL;
+  }
+  if (mi_unlikely(!bit_page_serves(theap, page))) {  // other threads took the room
+    if (page->capacity == 0) page_release(theap, page);
+    return NULL;
+  }
   page->retire = 0;
   if (theap->queue[bin] != page) {
     mi_queue_unlink(theap, bin, page);
@@ -865,6 +956,7 @@ mi_page_t* _mi_theap_reclaim(mi_theap_t* theap, mi_heap_t* forwarder, size_t bin
 }
 
 void* _mi_theap_alloc_class(mi_theap_t* theap, size_t bin, bool zero) {
+  bin = mi_theap_bin(theap, bin);
   mi_page_t* page = theap->queue[bin];
   if (page == NULL || page->free == NULL) {
     page = theap_find_page(theap, bin);
@@ -882,7 +974,26 @@ void* _mi_theap_alloc_class(mi_theap_t* theap, size_t bin, bool zero) {
   return block;
 }
 
-static void* solo_alloc(mi_theap_t* theap, mi_arena_t* arena, size_t size, size_t alignment, size_t offset, bool zero) {
+static void* solo_failed(mi_theap_t* theap, size_t charged) {
+  mi_theap_add(theap, -(int64_t)charged);
+  return NULL;
+}
+
+// The one block of a page that was just made is handed out. There is no free block and never will be while it lives:
+// the page is full from the start, so that every free takes the slow path.
+static void solo_begin(mi_theap_t* theap, mi_page_t* page) {
+  page->used = page->capacity = page->reserved = 1;
+  page_supply(page, 1);
+  _Atomic(mi_thread_free_t)* const word = mi_page_word(page);
+  mi_store_release(word, mi_word_base(page, mi_load_relaxed(word)) | MI_DELAYED);
+  mi_queue_link(theap, MI_BIN_FULL, page, false);
+  page->in_full = 1;
+  owner_flag(page, MI_OWNER_FULL, true);
+}
+
+// `policy`: of the page, which is the theap's but for guarded blocks.
+static void* solo_alloc(mi_theap_t* theap, uint8_t policy, mi_arena_t* arena, size_t size, size_t alignment,
+                        size_t offset, bool zero) {
   bool is_zero;
   mi_page_t* page;
   if (size == 0) size = 1;
@@ -891,85 +1002,91 @@ static void* solo_alloc(mi_theap_t* theap, mi_arena_t* arena, size_t size, size_
   offset += inside;
   size += inside;
   const size_t slack = (alignment <= MI_SLICE_SIZE && offset == 0 ? 0 : alignment);
+  if (size > MI_AMOUNT_MAX) return NULL;
+  const size_t charged = mi_round_up(size, MI_OS_PAGE);
+  if (!mi_theap_charge(theap, charged)) return NULL;  // before memory is taken
   if (size <= MI_SOLO_SIZE_MAX && slack <= MI_SOLO_SIZE_MAX - size) {
     const size_t slices = (size + slack + MI_SLICE_SIZE - 1) >> MI_SLICE_SHIFT;
     page = theap_claim_slices(theap, arena, slices, &is_zero);
-    if (page == NULL) return NULL;
+    if (page == NULL) return solo_failed(theap, charged);
     uint8_t* const start = (uint8_t*)mi_page_segment(page) + mi_page_slice(page) * MI_SLICE_SIZE;
     page->start = (uint8_t*)(((uintptr_t)start + offset + alignment - 1) / alignment * alignment - offset);
     page->block_size = mi_round_up(size, MI_OS_PAGE);
     const size_t room = slices * MI_SLICE_SIZE - (size_t)(page->start - start);
     if (page->block_size > room) page->block_size = room;
     page->reserved = 1;
-    if (mi_unlikely(!page_init_policy(theap, page, MI_PAGE_SOLO))) {
+    if (mi_unlikely(!page_init_policy(policy, page, MI_PAGE_SOLO))) {
       _mi_slices_release(page);
-      return NULL;
+      return solo_failed(theap, charged);
     }
     page_init(theap, page, MI_PAGE_SOLO, MI_BIN_SOLO, is_zero);
   } else {
     page = _mi_huge_claim(size, alignment, offset, inside, arena, &is_zero);
-    if (page == NULL) return NULL;
+    if (page == NULL) return solo_failed(theap, charged);
     page->reserved = 1;
-    if (mi_unlikely(!page_init_policy(theap, page, MI_PAGE_HUGE))) {
+    if (mi_unlikely(!page_init_policy(policy, page, MI_PAGE_HUGE))) {
       _mi_huge_release(page);
-      return NULL;
+      return solo_failed(theap, charged);
     }
     page_init(theap, page, MI_PAGE_HUGE, MI_BIN_SOLO, is_zero);
   }
-  page->used = page->capacity = page->reserved = 1;
   if (mi_unlikely(page->policy != 0)) {
     mi_bits_t* const bits = mi_bits_of(page);
     bits->inside = (uint8_t)inside;
     page->recycled = 1;
     mi_store_relaxed(&bits->words[0].live, (uint64_t)1);
   }
-  page_supply(page, 1);
-  // It has no free block and never will while it lives: full from the start, so that every free takes the slow path.
-  _Atomic(mi_thread_free_t)* const word = mi_page_word(page);
-  mi_store_release(word, mi_word_base(page, mi_load_relaxed(word)) | MI_DELAYED);
-  mi_queue_link(theap, MI_BIN_FULL, page, false);
-  page->in_full = 1;
-  owner_flag(page, MI_OWNER_FULL, true);
+  if (mi_unlikely(page->block_size != charged)) mi_theap_add(theap, (int64_t)page->block_size - (int64_t)charged);
+  solo_begin(theap, page);
   if (zero && !is_zero) memset(page->start, 0, page->block_size);
   return page->start + inside;
 }
 
 void* _mi_theap_alloc_solo(mi_theap_t* theap, size_t size, size_t alignment, size_t offset, bool zero) {
-  return solo_alloc(theap, theap->arena, size, alignment, offset, zero);
+  return solo_alloc(theap, theap->policy, theap->arena, size, alignment, offset, zero);
 }
 
 void* _mi_internal_alloc_in(mi_thread_t* thread, mi_arena_t* arena, size_t size) {
   if (arena == NULL) return _mi_internal_zalloc(thread, size);
-  return solo_alloc(&thread->internal_theap, arena, size, 1, 0, true);
+  return solo_alloc(&thread->internal_theap, 0, arena, size, 1, 0, true);
 }
 
-#if MI_GUARDED
-void* _mi_theap_alloc_guarded(mi_theap_t* theap, size_t size, size_t alignment, bool zero) {
-  if (size == 0) size = 1;
-  const size_t body = mi_round_up(size, MI_OS_PAGE);
-  uint8_t* const start = _mi_theap_alloc_solo(theap, body + MI_OS_PAGE, MI_OS_PAGE, 0, zero);
+// Pages of guarded blocks (guard.c).
+mi_page_t* _mi_guard_page_fresh(mi_theap_t* theap, size_t size, bool* zero) {
+  uint8_t* const start = solo_alloc(theap, 0, theap->arena, size, MI_OS_PAGE, 0, false);
   if (start == NULL) return NULL;
   mi_page_t* const page = _mi_page_of_any(start);
-  size_t index;
-  // Memory that the program handed in may be mapped elsewhere too, and is not ours to protect.
-  if (_mi_arena_of(start, &index)->is_foreign || !_mi_os_protect(start + body, MI_OS_PAGE, true)) {
-    _mi_page_free_local(page, (mi_block_t*)start);
-    return NULL;
-  }
-  const size_t lead = (body - size) & ~(alignment - 1);
-  mi_assert(page->start == start && page->block_size == body + MI_OS_PAGE);
-  page->guard = (uint32_t)(1 + lead);
-  return start + lead;
+  mi_assert(page->start == start);
+  *zero = (page->fresh_zero != 0);
+  return page;
 }
-#endif
+
+bool _mi_guard_page_again(mi_theap_t* theap, mi_page_t* page) {
+  if (!mi_theap_charge(theap, page->block_size)) return false;
+  page_init(theap, page, MI_PAGE_SOLO, MI_BIN_SOLO, true);
+  solo_begin(theap, page);
+  return true;
+}
+
+void _mi_guard_page_release(mi_page_t* page) {
+  if (page->slices == 0) {
+    page->kind = MI_PAGE_HUGE;
+    _mi_huge_release(page);
+  } else {
+    _mi_slices_release(page);
+  }
+  _mi_purge(false);
+}
 
 void _mi_page_mark_interior(mi_page_t* page) { owner_flag(page, MI_OWNER_INTERIOR, true); }
 
 // --- whole theaps ----------------------------------------------------------------------------------------------------
 
-// Calls `fn` for every page of the theap; it may unlink and release the page that it is given.
+// Calls `fn` for every page of the theap; it may unlink and release the page that it is given. Full pages come first:
+// of those that a thread abandons, the ones with room are then on top of the stacks, where allocation finds them at
+// once.
 static void theap_for_each(mi_theap_t* theap, void (*fn)(mi_theap_t*, mi_page_t*, bool), bool arg) {
-  for (size_t bin = 1; bin < MI_BIN_COUNT; bin++) {
+  for (size_t bin = MI_BIN_COUNT - 1; bin > 0; bin--) {
     mi_page_t* page = theap->queue[bin];
     if (page == NULL) continue;
     mi_page_t* const last = page->prev;
@@ -986,7 +1103,8 @@ static void collect_page(mi_theap_t* theap, mi_page_t* page, bool force) {
   if (mi_page_is_single(page)) return;
   _mi_page_collect(page);
   if (page->policy != 0 && force) _mi_bits_release_old(page, true);  // memory is short: quarantine ends
-  if (page->used == 0 && !page_is_delaying(page) && (force || page->next != page || page->retire == 0)) {
+  if (page->used == 0 && !page_is_delaying(page) && (force || page->next != page || page->retire == 0) &&
+      !_mi_heap_is_held(theap->heap)) {
     page_release(theap, page);
   }
 }
@@ -995,7 +1113,7 @@ void _mi_theap_collect(mi_theap_t* theap, bool force) {
   _mi_theap_drain_delayed(theap);
   theap_for_each(theap, collect_page, force);
   theap_sweep_retired(theap, force);
-  theap_sweep_late(theap, force);
+  theap_sweep_late(theap, SIZE_MAX, force);
 }
 
 void _mi_theap_collect_step(mi_theap_t* theap) {
@@ -1010,7 +1128,7 @@ void _mi_theap_collect_step(mi_theap_t* theap) {
     if (first == NULL) return;
     mi_page_t* const page = first->prev;
     _mi_page_collect(page);
-    if (page->used == 0 && page != first && !page_is_delaying(page)) {
+    if (page->used == 0 && page != first && !page_is_delaying(page) && !_mi_heap_is_held(theap->heap)) {
       page_release(theap, page);
       continue;
     }
@@ -1036,7 +1154,7 @@ static void free_held_page(mi_heap_t* heap, mi_page_t* page) {
     page->used = 0;
     page->recycled = (page->policy != 0 ? 0 : 0 - (uint64_t)page->capacity);  // its blocks are counted
     mi_fetch_add_acq_rel(&heap->pages_out, 1);
-    page_give_up(page);
+    page_give_up(page, false);
   } else {
     page_drop(page);
   }
@@ -1068,6 +1186,7 @@ void _mi_theap_free_pages(mi_theap_t* theap) {
 // A page of a theap that is reset starts again with nothing in it. It is in no queue and in no stack.
 static void page_start_again(mi_page_t* page) {
   _mi_stats_page_dropped(page, false);
+  mi_page_uncharge(page);
   if (page->policy != 0) _mi_bits_drop(page);
   page_forget_lists(page);
   page->used = page->capacity = 0;
@@ -1122,7 +1241,7 @@ void _mi_theap_seal(mi_theap_t* theap, uint16_t depth) {
   for (size_t bin = 1; bin <= MI_BIN_LAST; bin++) {
     for (mi_page_t* page; (page = theap->queue[bin]) != NULL;) {
       _mi_page_collect(page);
-      if (page->used == 0 && !page_is_delaying(page)) {
+      if (page->used == 0 && !page_is_delaying(page) && !_mi_heap_is_held(theap->heap)) {
         page_release(theap, page);
       } else {
         page_seal(theap, page);
@@ -1180,7 +1299,7 @@ void _mi_abandoned_rewind(mi_heap_t* heap, uint16_t depth) {
           page_drop(page);
           atomic_fetch_sub_explicit(&heap->pages_out, 1, memory_order_acq_rel);
         } else {
-          page_give_up(page);
+          page_give_up(page, true);
         }
       }
       page = next;
@@ -1233,7 +1352,7 @@ static void abandon_page(mi_theap_t* theap, mi_page_t* page, bool unused) {
   page->delayed = 0;
   page->retire = 0;
   mi_fetch_add_acq_rel(&heap->pages_out, 1);
-  page_give_up(page);
+  page_give_up(page, true);
 }
 
 // DELAYED pages become NORMAL, so that no free leads to the theap any more; false if one is DELAYING.
@@ -1264,10 +1383,10 @@ static bool theap_cut_delayed(mi_theap_t* theap) {
 
 bool _mi_theap_abandon(mi_theap_t* theap, bool wait) {
   // A wait: for a thread that is between the two halves of one remote free.
-  if (theap->policy != 0) _mi_bits_drain(theap);
+  if (theap->policy != 0) _mi_theap_drain_delayed(theap);
   while (!theap_cut_delayed(theap)) {
     if (!wait) return false;
-    if (theap->policy != 0) _mi_bits_drain(theap);  // what is queued counts as DELAYING
+    if (theap->policy != 0) _mi_theap_drain_delayed(theap);  // what is queued counts as DELAYING
     mi_count(&_mi_stats.abandon_waits, 1);
     _mi_os_yield();
   }
@@ -1306,7 +1425,7 @@ static void page_settle(const mi_theap_t* theap, mi_page_t* page, bool pinned) {
     const size_t size = page->reserved * page->block_size;
     const mi_block_t* block = mi_load_acquire(&((mi_theap_t*)theap)->delayed_free);
     for (; block != NULL; block = block->next) {
-      if ((size_t)((const uint8_t*)block - page->start) < size) page->delayed++;
+      if ((size_t)((const uint8_t*)block - page->start) < size || mi_guard_link_page(block) == page) page->delayed++;
     }
   }
   if (!pinned) return;

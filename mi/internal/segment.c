@@ -11,7 +11,8 @@
 //    is no longer 0. These are sequentially consistent read-modify-writes: either the clearer sees the new word, or
 //    the releaser's set comes after the clear;
 //  * a purger holds (has claimed) the slices that it purges. Due is what was free at two ticks in a row: release
-//    clears a slice's `aged` bit before it sets the `free` bit.
+//    clears a slice's `aged` bit before it sets the `free` bit. What purgers hold is counted (`purging`): a search that
+//    found nothing meanwhile is made again before memory is said to be short.
 // The bits of `dirty` and `backed` are changed only by who holds the slice; they are published by the release.
 //
 // When free memory goes back: at a tick, if it was free for half a delay to one delay. Ticks are passed by threads that
@@ -92,12 +93,12 @@ static void purgeable_clear(mi_arena_t* arena, size_t index) {
 
 // --- what waits to be purged ----------------------------------------------------------------------------------
 // Free slices with memory behind them are *held* for the delay, since a program often takes at once what it freed. How
-// much is worth holding? What a thread could fill within the delay: the bound, 32 MiB at 10 ms. When more is held, or
-// the program has released more in a row (ticks may have taken some of it already), all that is free is purged, and
-// then again after every 4 MiB, until somebody takes memory: however much a program frees in a row, it sleeps on 4 MiB
-// of it, or on less than the bound. If memory is taken soon after such an early purge, and on and on, that was a
-// mistake: the bound is raised by as much, to four times itself, or by what is in use if that is more. It falls again
-// within a second or so of ticks.
+// much is worth holding? What a thread could fill within the delay: the bound, 32 MiB at 10 ms. When more is held, what
+// is above it and an eighth of it are purged. When the program has released more than the bound in a row (ticks may
+// have taken some of it already), all that is free is, and then again after every 4 MiB, until somebody takes memory:
+// however much a program frees in a row, it sleeps on 4 MiB of it, or on less than the bound. If memory is taken soon
+// after such an early purge, and on and on, that was a mistake: the bound is raised by as much, to four times itself,
+// or by what is in use if that is more. It falls again within a second or so of ticks.
 //
 // The counts are in slices and need not be exact; each thread keeps back up to a MiB, so that threads do not share a
 // word for every page. All relaxed: nothing is published by them.
@@ -105,6 +106,7 @@ static void purgeable_clear(mi_arena_t* arena, size_t index) {
 #define MI_HELD_STEP 64    // 4 MiB
 #define MI_HELD_FLUSH 16   // 1 MiB
 #define MI_HELD_FADE 128   // ticks
+#define MI_HELD_EXCESS 8   // part of the bound that goes when more is held
 #define MI_HELD_REGRET 4   // delays: a thread that has to wait for a processor takes a while to come back
 
 static _Atomic(int64_t) held;         // free and backed
@@ -117,15 +119,35 @@ static _Atomic(int64_t) early_count;  // what was purged early and not taken aga
 static _Atomic(uint64_t) early_ms;    // when that was, or the last of it was taken again
 
 // What ticks purge may be a mistake too: a program whose memory goes up and down more slowly than the delay takes
-// again, and clears again, what it has just given back. So ticks count what they purge of segments in use; where memory
-// is taken anew while some of that is out, as much is *spared* by later ticks, to an eighth of what is in use. Both
-// counts fade within seconds of ticks.
+// again, and clears again, what it has just given back. So ticks count what they purge; where memory is taken anew
+// while some of that is out, as much is *spared* by later ticks, to an eighth of what is in use. Both counts fade
+// within seconds of ticks.
 #define MI_SPARED_SHARE 8
 #define MI_SPARED_FADE 256           // ticks
 static _Atomic(int64_t) tick_count;  // what ticks purged and was not taken again
 static _Atomic(int64_t) spared;      // what they leave
 
-static void purge_pass(bool force, bool all, size_t least);
+static void purge_pass(bool force, bool all, size_t least, int64_t spare);
+
+// How many runs of slices and segments purgers hold at the moment (low half), and how many they gave back (high half).
+static _Atomic(uint64_t) purging;
+#define MI_SEARCHES_AGAIN 100
+#define MI_YIELDS_AGAIN 1000
+
+// Before the claim; release with that: who misses what was claimed sees that it is held, or was given back since.
+static void purging_take(void) { mi_fetch_add_acq_rel(&purging, (uint64_t)1); }
+// After it was given back: who sees that sees it free.
+static void purging_give(void) { mi_fetch_add_acq_rel(&purging, ((uint64_t)1 << 32) - 1); }
+
+// After a search without result, before which `purging` was `before`: did purgers hold something? Then it is worth
+// another one, when that is back. So many times at most: purgers may be at work elsewhere, on and on.
+static bool search_again(uint64_t before, int searches) {
+  atomic_thread_fence(memory_order_acquire);
+  const uint64_t now = mi_load_acquire(&purging);
+  if ((now == before && (uint32_t)now == 0) || searches > MI_SEARCHES_AGAIN) return false;
+  for (int i = 0; (uint32_t)now != 0 && i < MI_YIELDS_AGAIN && mi_load_acquire(&purging) == now; i++) _mi_os_yield();
+  return true;
+}
 
 // Milliseconds that free memory waits; 0: it goes at once; negative: never.
 static long purge_delay(void) {
@@ -151,28 +173,34 @@ static int64_t held_limit_extra(int64_t extra) {
   return (extra < most ? extra : most);
 }
 
-// What may be held now. The delay is positive.
-static int64_t held_bound(void) {
-  if (mi_load_relaxed(&held_draining)) return MI_HELD_STEP;
-  const int64_t bound = held_base() + held_limit_extra(mi_load_relaxed(&held_extra));
-  return (mi_load_relaxed(&held_freed) > bound ? MI_HELD_STEP : bound);
-}
+// What may be held between releases and claims. The delay is positive.
+static int64_t held_bound(void) { return held_base() + held_limit_extra(mi_load_relaxed(&held_extra)); }
 
 static bool early_is_recent(uint64_t now) {
   const long delay = purge_delay();
   return delay > 0 && (now - mi_load_relaxed(&early_ms)) / MI_HELD_REGRET <= (uint64_t)delay;
 }
 
-static mi_noinline void held_purge(void) {
+// Leaves `keep` slices with memory, those that are claimed first.
+static mi_noinline void held_purge(int64_t keep) {
   const int64_t before = mi_load_relaxed(&held);
-  purge_pass(true, false, purge_least());
+  purge_pass(true, false, purge_least(), keep);
   const int64_t after = mi_load_relaxed(&held);
   const uint64_t now = _mi_os_clock_ms();
   const int64_t former = (early_is_recent(now) ? mi_load_relaxed(&early_count) : 0);
   mi_store_relaxed(&early_count, former + (before > after ? before - after : 0));
   mi_store_relaxed(&early_ms, now);
-  mi_store_relaxed(&held_floor, after > 0 ? after : 0);
-  mi_store_relaxed(&held_draining, true);
+  mi_store_relaxed(&held_floor, after > keep ? after - keep : 0);
+  if (keep == 0) mi_store_relaxed(&held_draining, true);
+}
+
+// So much is held now: too much? A program that takes what it frees is left most of it; one that only frees may be
+// about to sleep, and is left a little.
+static void held_check(int64_t now) {
+  const int64_t floor = mi_load_relaxed(&held_floor), bound = held_bound();
+  const bool frees_on = mi_load_relaxed(&held_draining) || mi_load_relaxed(&held_freed) > bound;
+  if (now <= floor + (frees_on ? MI_HELD_STEP : bound)) return;
+  held_purge(frees_on ? 0 : bound - bound / MI_HELD_EXCESS);
 }
 
 // Memory was taken that had been given back: too early?
@@ -236,7 +264,7 @@ static void held_count(mi_thread_t* thread, int64_t warm, int64_t cold, int64_t 
   if (cold > 0 && mi_load_relaxed(&early_count) > 0) held_regret(cold);
   if (cold > 0 && mi_load_relaxed(&tick_count) > 0) spared_regret(cold);
   if (change <= 0 || purge_delay() <= 0) return;  // 0: at once, less: never
-  if (now > mi_load_relaxed(&held_floor) + held_bound()) held_purge();
+  held_check(now);
 }
 
 // The slices of `run`, of which those in `backed` had memory, were taken.
@@ -304,17 +332,20 @@ static mi_page_t* slices_take(mi_thread_t* thread, mi_arena_t* arena, size_t ind
 #define MI_SEARCH_MISSES 32
 static mi_page_t* slices_search(mi_thread_t* thread, size_t count, mi_arena_t* only, bool warm, size_t misses_max,
                                 bool* zero) {
+  const bool last_resort = (misses_max == SIZE_MAX);
   size_t misses = 0;
   for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
     mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[i]);
     if (arena == NULL) break;
     if (only == NULL ? arena->is_exclusive : arena != only) continue;
-    const size_t words = (mi_load_acquire(&arena->ready) + 63) / 64;
+    const size_t ready = mi_load_acquire(&arena->ready), words = (ready + 63) / 64;
     const size_t hint = mi_load_relaxed(&arena->first_free);
     bool all_empty = true;
     for (size_t n = 0, w = (hint < words ? hint : 0); n < words; n++, w = (w + 1 < words ? w + 1 : 0)) {
       if (w == 0 && n > 0) all_empty = false;  // round: what lies below the hint, which a race may have set too high
       uint64_t summary = mi_load_relaxed(&arena->has_free[w]);
+      // The last resort goes by no summary: another thread may be about to set it.
+      if (last_resort) summary = mi_run_mask(0, ready - 64 * w < 64 ? ready - 64 * w : 64);
       if (summary != 0) all_empty = false;
       if (warm) summary &= mi_load_relaxed(&arena->purgeable[w]);
       while (summary != 0) {
@@ -326,7 +357,7 @@ static mi_page_t* slices_search(mi_thread_t* thread, size_t count, mi_arena_t* o
           thread->segment_index = index;
           return page;
         }
-        if (mi_load_relaxed(&arena->info[index].free) == 0) summary_clear(arena, index);
+        if (!last_resort && mi_load_relaxed(&arena->info[index].free) == 0) summary_clear(arena, index);
         if (warm) purgeable_clear(arena, index);
         if (++misses >= misses_max) return NULL;
       }
@@ -385,8 +416,13 @@ mi_page_t* _mi_slices_claim(mi_thread_t* thread, size_t count, mi_arena_t* only,
   if (page == NULL) {
     // Memory is short. Free slices elsewhere may be backed by memory that others need. Now every segment is looked at.
     _mi_purge(true);
-    page = slices_search(thread, count, only, false, SIZE_MAX, zero);
-    if (page == NULL) page = segment_open(thread, count, only, zero);
+    uint64_t before;
+    int searches = 0;
+    do {
+      before = mi_load_acquire(&purging);
+      page = slices_search(thread, count, only, false, SIZE_MAX, zero);
+      if (page == NULL) page = segment_open(thread, count, only, zero);
+    } while (page == NULL && search_again(before, ++searches));
   }
   if (page != NULL) slots_mark_tail(page, count);
   return page;
@@ -436,7 +472,13 @@ mi_page_t* _mi_huge_claim(size_t size, size_t alignment, size_t offset, size_t i
   size_t index;
   if (!_mi_segments_claim(count, segment_alignment, phase, only, apart, &arena, &index)) {
     _mi_purge(true);  // whole segments may be among what is free
-    if (!_mi_segments_claim(count, segment_alignment, phase, only, apart, &arena, &index)) return NULL;
+    uint64_t before;
+    int searches = 0;
+    do {
+      if (searches > 0 && !search_again(before, searches)) return NULL;
+      searches++;
+      before = mi_load_acquire(&purging);
+    } while (!_mi_segments_claim(count, segment_alignment, phase, only, apart, &arena, &index));
   }
   mi_segment_t* const segment = (mi_segment_t*)mi_arena_segment(arena, index);
   *zero = true;
@@ -530,7 +572,11 @@ static uint64_t purge_slices(mi_arena_t* arena, size_t index, uint64_t due) {
 static void segment_close(mi_arena_t* arena, size_t index) {
   mi_segment_info_t* const info = &arena->info[index];
   uint64_t expected = MI_SLICES_ALL;
-  if (!mi_cas_strong_acq_rel(&info->free, &expected, (uint64_t)0)) return;
+  purging_take();
+  if (!mi_cas_strong_acq_rel(&info->free, &expected, (uint64_t)0)) {
+    purging_give();
+    return;
+  }
   // The word is 0: nobody can claim a slice, the segment is ours.
   summary_clear(arena, index);
   mi_store_release(&arena->kind[index], (uint8_t)MI_SEGMENT_UNUSED);
@@ -545,6 +591,7 @@ static void segment_close(mi_arena_t* arena, size_t index) {
   mi_gauge_sub(&_mi_stats.segments, 1);
   mi_store_relaxed(&info->aged, 0);
   _mi_segments_release(arena, index, 1);
+  purging_give();
 }
 
 // The runs of `due` that are at least so long.
@@ -575,11 +622,14 @@ static uint64_t purge_normal(mi_arena_t* arena, size_t index, bool force, size_t
   const uint64_t aged = mi_load_acquire(&info->aged);
   uint64_t due;
   int64_t stays;
+  bool holds = false;
   do {
     const uint64_t candidates = word & mi_load_acquire(&info->backed);
     due = without_lowest(candidates, *spare);
     stays = __builtin_popcountll(candidates & ~due);
     due = long_runs(due & (force ? ~(uint64_t)0 : aged), least);
+    if (due != 0 && !holds) purging_take();
+    holds = holds || due != 0;
   } while (due != 0 && !mi_cas_weak_acq_rel(&info->free, &word, word & ~due));
   if (due != 0) {
     if ((word & ~due) == 0) summary_clear(arena, index);
@@ -587,6 +637,7 @@ static uint64_t purge_normal(mi_arena_t* arena, size_t index, bool force, size_t
     slices_give(arena, index, due);
     if (!force) mi_fetch_add_relaxed(&tick_count, (int64_t)__builtin_popcountll(due & ~refused));
   }
+  if (holds) purging_give();
   *spare -= stays;
   if (stays == 0 && mi_load_acquire(&info->free) == MI_SLICES_ALL && (force || aged == MI_SLICES_ALL) &&
       segment_may_close(arena, index)) {
@@ -599,7 +650,7 @@ static uint64_t purge_normal(mi_arena_t* arena, size_t index, bool force, size_t
   return refused;
 }
 
-static uint64_t purge_unused(mi_arena_t* arena, size_t index, bool force) {
+static uint64_t purge_unused(mi_arena_t* arena, size_t index, bool force, int64_t* spare) {
   mi_segment_info_t* const info = &arena->info[index];
   const uint64_t bit = (uint64_t)1 << (index % 64);
   if (mi_load_acquire(&info->backed) == 0) return 0;
@@ -607,21 +658,30 @@ static uint64_t purge_unused(mi_arena_t* arena, size_t index, bool force) {
     mi_store_relaxed(&info->aged, MI_SLICES_ALL);
     return 0;
   }
+  if (*spare > 0) {
+    *spare -= __builtin_popcountll(mi_load_relaxed(&info->backed));
+    return 0;
+  }
+  purging_take();
+  uint64_t refused = 0;
   uint64_t word = mi_load_relaxed(&arena->unused[index / 64]);
-  do {
-    if ((word & bit) == 0) return 0;
-  } while (!mi_cas_weak_acq_rel(&arena->unused[index / 64], &word, word & ~bit));
-  const uint64_t refused = purge_slices(arena, index, mi_load_relaxed(&info->backed));
-  mi_store_relaxed(&info->aged, 0);
-  mi_fetch_or_acq_rel(&arena->unused[index / 64], bit);
+  while ((word & bit) != 0 && !mi_cas_weak_acq_rel(&arena->unused[index / 64], &word, word & ~bit)) {
+  }
+  if ((word & bit) != 0) {
+    const uint64_t due = mi_load_relaxed(&info->backed);
+    refused = purge_slices(arena, index, due);
+    if (!force) mi_fetch_add_relaxed(&tick_count, (int64_t)__builtin_popcountll(due & ~refused));
+    mi_store_relaxed(&info->aged, 0);
+    mi_fetch_or_acq_rel(&arena->unused[index / 64], bit);
+  }
+  purging_give();
   return refused;
 }
 
 // One look at every segment with the mark, or at `all`. `force`: what is free is due. Runs of free slices in segments
 // that are in use go back if they are at least so long.
-static void purge_pass(bool force, bool all, size_t least) {
+static void purge_pass(bool force, bool all, size_t least, int64_t spare) {
   mi_count(&_mi_stats.arena_purges, 1);
-  int64_t spare = (force ? 0 : spared_now());
   for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
     mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[i]);
     if (arena == NULL) break;
@@ -644,7 +704,7 @@ static void purge_pass(bool force, bool all, size_t least) {
             if (mi_load_acquire(&info->free) == MI_SLICES_ALL && segment_may_close(arena, index)) still = 1;
             break;
           case MI_SEGMENT_UNUSED:
-            refused = purge_unused(arena, index, force);
+            refused = purge_unused(arena, index, force, &spare);
             still = mi_load_acquire(&info->backed) & ~refused;
             break;
           default:
@@ -660,15 +720,15 @@ static void purge_pass(bool force, bool all, size_t least) {
 void _mi_purge(bool force) {
   static _Atomic(uint64_t) next_tick;
   if (force) {
-    purge_pass(true, true, 1);
-    purge_pass(true, false, 1);  // segments that the first pass emptied and closed
+    purge_pass(true, true, 1, 0);
+    purge_pass(true, false, 1, 0);  // segments that the first pass emptied and closed
     return;
   }
   const long delay = purge_delay();
   if (delay < 0) return;
   const size_t least = purge_least();
   if (delay == 0) {
-    purge_pass(true, false, least);
+    purge_pass(true, false, least, 0);
     return;
   }
   const uint64_t now = _mi_os_clock_ms();
@@ -677,14 +737,14 @@ void _mi_purge(bool force) {
   const uint64_t period = (delay > 1 ? (uint64_t)delay / 2 + 1 : 1);
   if (now < due || !mi_cas_strong_acq_rel(&next_tick, &due, now + period)) return;
   held_tick();
-  purge_pass(false, false, least);
+  purge_pass(false, false, least, spared_now());
 }
 
 void _mi_purge_spared(void) {
   if (mi_load_relaxed(&spared) == 0) return;
   mi_store_relaxed(&spared, (int64_t)0);
   mi_store_relaxed(&tick_count, (int64_t)0);
-  if (purge_delay() > 0) purge_pass(false, false, purge_least());
+  if (purge_delay() > 0) purge_pass(false, false, purge_least(), 0);
 }
 
 // --- in the child of a fork ---------------------------------------------------------------------------------------
@@ -700,6 +760,7 @@ void _mi_held_forget(mi_thread_t* thread) {
 // counted yet of those that it took and released is counted anew, for all threads; slices that were in the hands of a
 // purger are in use from now on.
 void _mi_arenas_settle(void) {
+  mi_store_relaxed(&purging, (uint64_t)0);
   int64_t free_backed = 0, used = 0;
   for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
     mi_arena_t* const arena = mi_load_relaxed(&_mi_arenas[i]);

@@ -26,6 +26,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "mi/internal/account.h"
 #include "mi/internal/options.h"
 #include "mi/internal/stats.h"
 
@@ -84,14 +85,14 @@ static int stretch_open(const mi_space_t* space, stretch_t s, bool huge) {
   if (huge) {
     ok = _mi_os_reopen(s.start, s.size);
   } else if (space->has_guards) {
-    ok = _mi_os_guard(s.start, s.size, false);
+    ok = _mi_os_unguard(s.start, s.size);
   }
   return (ok ? 0 : ENOMEM);
 }
 
 static void stretch_close(const mi_space_t* space, stretch_t s, bool huge) {
   if (!space->is_secret && !huge) {
-    if (space->has_guards && _mi_os_guard(s.start, s.size, true)) return;
+    if (space->has_guards && _mi_os_guard(s.start, s.size)) return;
     if (_mi_os_purge(s.start, s.size, true) != MI_PURGE_ZERO) memset(s.start, 0, s.size);  // memory that is locked
   } else if (!_mi_os_close(s.start, s.size)) {  // too many mappings: its contents go, it stays
     if (!space->is_secret) _mi_os_purge(s.start, s.size, true);
@@ -143,7 +144,7 @@ static mi_page_t* slices_claim(mi_space_t* space, size_t count) {
       segment_push(&space->huge, segment);  // not lost: a huge block's run
       return NULL;
     }
-    if (space->has_guards) _mi_os_guard(slices, MI_SOLO_SIZE_MAX, true);
+    if (space->has_guards) _mi_os_guard(slices, MI_SOLO_SIZE_MAX);
   }
   mi_store_release(&segment->arena->kind[segment->index], (uint8_t)MI_SEGMENT_NORMAL);
   mi_store_relaxed(&segment->free, MI_SLICES_ALL & ~mi_run_mask(1, count));
@@ -201,8 +202,16 @@ static void page_count_out(mi_totals_t* to, const mi_page_t* page, size_t bin) {
   if (bin == MI_BIN_SOLO) mi_fetch_add_relaxed(&to->single_bytes, made * page->block_size);
 }
 
+// What a page is charged with (account.c): all its blocks, from when it is opened until it is closed.
+static int64_t page_charged(const mi_page_t* page) { return (int64_t)(page->reserved * page->block_size); }
+
+static void space_uncharge(const mi_space_t* space, int64_t size) {
+  _mi_account_add(mi_account_of(space->heap), -size);
+}
+
 // Gives back what the page had. Its state is 0, and it is the caller's.
 static void page_release(mi_space_t* space, mi_page_t* page) {
+  space_uncharge(space, page_charged(page));
   mi_space_segment_t* const segment = mi_space_segment_of(page);
   const size_t slices = page->slices;
   mi_gauge_sub(&_mi_stats.pages, 1);
@@ -326,11 +335,22 @@ static mi_page_t* page_claim(mi_space_t* space, size_t bin, size_t blocks) {
   return page;
 }
 
-// A new page, with its first block taken; near the limit of locked memory, a smaller one. NULL: no memory.
+// The same, and charged. NULL also if a limit refuses it.
+static mi_page_t* page_claim_charged(mi_space_t* space, size_t bin, size_t blocks) {
+  const size_t size = blocks * mi_bin_size(bin);
+  if (!_mi_account_charge(mi_account_of(space->heap), size)) return NULL;
+  mi_page_t* const page = page_claim(space, bin, blocks);
+  if (page == NULL) space_uncharge(space, (int64_t)size);
+  return page;
+}
+
+// A new page, with its first block taken; near a limit, of the heap or of locked memory, a smaller one. NULL: no
+// memory.
 static mi_page_t* page_open(mi_space_t* space, size_t bin) {
   size_t blocks = page_plan(space, bin) / mi_bin_size(bin);
-  mi_page_t* page = page_claim(space, bin, blocks);
-  while (page == NULL && space->is_secret && blocks > 1) page = page_claim(space, bin, blocks /= 2);
+  mi_page_t* page = page_claim_charged(space, bin, blocks);
+  while (page == NULL && (space->is_secret || _mi_tls.thread->refusal.heap != NULL) && blocks > 1)
+    page = page_claim_charged(space, bin, blocks /= 2);
   if (page == NULL) return NULL;
   page_begin(space, page, bin);
   mi_space_segment_t* const segment = mi_space_segment_of(page);
@@ -394,14 +414,8 @@ static void* class_alloc(mi_space_t* space, size_t bin, bool zero) {
   return block;
 }
 
-// One block with a page of its own. What is new is zero.
-static void* single_alloc(mi_space_t* space, size_t size, size_t alignment, size_t offset) {
-  if (size == 0) size = 1;
-  const size_t inside = (0 - offset) & (sizeof(mi_block_t) - 1) & (alignment - 1);  // as in page.c
-  offset += inside;
-  size += inside;
-  if (size > MI_ALLOC_MAX - 2 * MI_SEGMENT_SIZE) return NULL;
-  const size_t block_size = mi_round_up(size, MI_OS_PAGE);
+// One block with a page of its own, `inside` its page's start. What is new is zero. Its memory is charged.
+static void* single_make(mi_space_t* space, size_t block_size, size_t alignment, size_t offset, size_t inside) {
   const size_t slack = (alignment <= MI_SLICE_SIZE && offset == 0 ? 0 : alignment);
   mi_page_t* page;
   size_t slices = 0;
@@ -438,6 +452,17 @@ static void* single_alloc(mi_space_t* space, size_t size, size_t alignment, size
   if (slices == 0) huge_kinds(mi_space_segment_of(page), true);
   page_begin(space, page, MI_BIN_SOLO);
   return page->start + inside;
+}
+
+static void* single_alloc(mi_space_t* space, size_t size, size_t alignment, size_t offset) {
+  if (size == 0) size = 1;
+  const size_t inside = (0 - offset) & (sizeof(mi_block_t) - 1) & (alignment - 1);  // as in page.c
+  if (size > MI_AMOUNT_MAX) return NULL;
+  const size_t block_size = mi_round_up(size + inside, MI_OS_PAGE);
+  if (!_mi_account_charge(mi_account_of(space->heap), block_size)) return NULL;  // before memory is taken
+  void* const p = single_make(space, block_size, alignment, offset + inside, inside);
+  if (p == NULL) space_uncharge(space, (int64_t)block_size);
+  return p;
 }
 
 void* _mi_space_alloc(mi_space_t* space, size_t size, size_t alignment, size_t offset, bool zero) {
@@ -575,6 +600,7 @@ static bool clear_page(mi_page_t* page, void* arg) {
   if (space->wipes && !mi_space_is_inherited(space)) space_wipe(space, page->start, page->capacity * page->block_size);
   mi_store_relaxed(mi_space_state(page), (uint64_t)0);
   if (clear->ends) {
+    space_uncharge(space, page_charged(page));
     mi_gauge_sub(&_mi_stats.pages, 1);
   } else {
     page_release(space, page);

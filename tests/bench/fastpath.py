@@ -4,12 +4,19 @@
 Runs the static program `fastpath` under callgrind twice, with different numbers of pairs, and takes the difference per
 instruction address; so what remains is the loop, and what an address costs per pair says whether it lies on the path
 (executed in most pairs) or beside it. Conditional jumps are those that objdump's disassembly shows on the path. The
-call instructions are in the caller and not counted. Slow paths that run now and then are in their own lines.
+call instructions are in the caller and not counted, but where inline paths are compared with calls. Slow paths that run now and then are in their own lines.
+
+Atomic read-modify-writes are those instructions with a lock prefix, and exchanges with memory, in the library's functions:
+none belongs on the path of one thread (the purge's tick has one, by the clock), and one, the push, in a free of another
+thread's block.
+
+With --preload LIBRARY the pairs of PLAIN, a program that knows no allocator, are counted too, with the library preloaded:
+the instructions in it that are executed in most pairs, and all per pair.
 
 With --expect the counts are compared with those in a file, exactly, and every difference is an error: a change that
 costs an instruction is noticed, and one that saves some is written down.
 
-Usage: fastpath.py PROGRAM [--show] [--json FILE] [--expect FILE]
+Usage: fastpath.py PROGRAM [--preload LIBRARY --plain PLAIN] [--show] [--json FILE] [--expect FILE]
 """
 
 import argparse
@@ -32,23 +39,35 @@ PATHS = {
     "heap": (("mi_heap_malloc", "mi_free"), None, None),
     "heap_small": (("mi_heap_malloc_small", "mi_free"), None, None),
     "theap": (("mi_theap_malloc", "mi_free"), None, None),
+    "inline_theap": (("run_inline_theap",), None, None),
+    "inline_heap": (("run_inline_heap",), None, None),
 }
+# Inline path: what it replaces, and how much of that it may cost.
+REPLACES = {"inline_theap": ("theap", 0.7), "inline_heap": ("heap", 0.7)}
+# Path: the most atomic read-modify-writes per pair.
+TICKS = 0.001
+ATOMICS = {"malloc": TICKS, "heap": TICKS, "batch": TICKS, "remote": 1.1}
+STATIC_BAR = {"malloc": 32, "batch": 32}
+PRELOADED_BAR = {"malloc": 36, "batch": 36}
 
 
-def callgrind(program, path, pairs):
-    """Executions of each instruction, as {(function, address): count}."""
+def callgrind(program, path, pairs, preload=None):
+    """Executions of each instruction, as {(object, function, address): count}."""
     with tempfile.TemporaryDirectory() as directory:
         out = os.path.join(directory, "out")
         subprocess.run(
             ["valgrind", "--quiet", "--tool=callgrind", "--dump-instr=yes", "--dump-line=no", "--compress-strings=no",
              "--compress-pos=no", "--callgrind-out-file=" + out, program, path, str(pairs)],
-            check=True)
+            check=True, env={**os.environ, **({} if preload is None else {"LD_PRELOAD": preload})})
         counts = collections.Counter()
         function = None
+        place = None
         call_follows = False
         with open(out) as lines:
             for line in lines:
-                if line.startswith("fn="):
+                if line.startswith("ob="):
+                    place = line[3:].strip()
+                elif line.startswith("fn="):
                     function = line[3:].strip()
                 elif line.startswith("calls="):
                     call_follows = True
@@ -56,7 +75,7 @@ def callgrind(program, path, pairs):
                     # After "calls=" comes what the callee cost, which is the callee's business.
                     if not call_follows:
                         address, count = line.split()[:2]
-                        counts[function, int(address, 16)] += int(count)
+                        counts[place, function, int(address, 16)] += int(count)
                     call_follows = False
         return counts
 
@@ -79,10 +98,45 @@ def verdict(value, bar):
     return "%g %s" % (bar, "met" if value <= bar else "MISSED")
 
 
+def executed_per_pair(program, path, preload=None):
+    """{(object, function, address): executions per pair}."""
+    few = callgrind(program, path, FEW_PAIRS, preload)
+    many = callgrind(program, path, MANY_PAIRS, preload)
+    return {key: (many[key] - few[key]) / (MANY_PAIRS - FEW_PAIRS) for key in many}
+
+
+def is_atomic_update(instruction):
+    return instruction.startswith("lock ") or (instruction.startswith("xchg") and "(" in instruction)
+
+
+def measure_atomics(program, code):
+    rows = []
+    for path, bar in ATOMICS.items():
+        count = sum(value for (_, function, address), value in executed_per_pair(program, path).items()
+                    if re.match("_?mi_|page_|theap_|free_", function or "") and is_atomic_update(code.get(address, "")))
+        rows.append({"path": path, "atomics": count, "bar": bar})
+        print("%-11s %-26s %12s %12.4f %6s  %s" % (path, "atomic updates", "", count, "", verdict(count, bar)))
+    return rows
+
+
+def measure_preloaded(plain, library, program):
+    """Instructions in the library per pair, and the same of the static program."""
+    rows = []
+    for path in PRELOADED_BAR:
+        for how, bar, executed in (
+                ("static", STATIC_BAR[path], executed_per_pair(program, path)),
+                ("preloaded", PRELOADED_BAR[path], executed_per_pair(plain, path, os.path.realpath(library)))):
+            counts = [value for (place, function, _), value in executed.items()
+                      if (function not in ("main", "run", "run_batches") if how == "static" else
+                          "libmimalloc" in (place or ""))]
+            on_path = sum(value > 0.5 for value in counts)
+            rows.append({"path": path, "how": how, "instructions": on_path, "with_slow": sum(counts), "bar": bar})
+            print("%-11s %-26s %12d %12.2f %6s  %s" % (path, how, on_path, sum(counts), "", verdict(on_path, bar)))
+    return rows
+
+
 def measure(program, path, code, show):
-    few = callgrind(program, path, FEW_PAIRS)
-    many = callgrind(program, path, MANY_PAIRS)
-    per_pair = {key: (many[key] - few[key]) / (MANY_PAIRS - FEW_PAIRS) for key in many}
+    per_pair = {(function, address): value for (_, function, address), value in executed_per_pair(program, path).items()}
     functions, instruction_bar, jump_bar = PATHS[path]
     rows = []
     slow = 0.0
@@ -134,9 +188,32 @@ def compare(rows, name):
     return differences
 
 
+def on_path(program, path):
+    """(Instructions executed in most pairs, mean of all) for a pair, those of the caller and of the loop included."""
+    per_pair = executed_per_pair(program, path).values()
+    return sum(value > 0.5 for value in per_pair), sum(per_pair)
+
+
+def compare_inline(program):
+    """Prints what inline paths cost beside calls, the calls themselves and their arguments included; returns rows."""
+    loop = on_path(program, "loop")[0]
+    rows = []
+    for path, (call, bar) in REPLACES.items():
+        here, there = on_path(program, path), on_path(program, call)
+        ratio = (here[0] - loop) / (there[0] - loop)
+        print("%s: %d instructions for each pair; %s with its calls: %d; ratio %.3f, bar %s; slow paths and the loop's "
+              "%d included %.2f, %.2f, %.3f" % (path, here[0] - loop, call, there[0] - loop, ratio, verdict(ratio, bar),
+                                                loop, here[1], there[1], here[1] / there[1]))
+        rows.append({"path": path, "call": call, "instructions": here[0] - loop, "of_calls": there[0] - loop,
+                     "ratio": ratio, "bar": bar, "all": here[1], "all_of_calls": there[1]})
+    return rows
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("program")
+    parser.add_argument("--preload", metavar="LIBRARY", help="count with this preloaded, too")
+    parser.add_argument("--plain", help="the program that it is preloaded into")
     parser.add_argument("--show", action="store_true", help="print the instructions on each path")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--expect", metavar="FILE", help="compare with {path: {function: [instructions, jumps]}}")
@@ -147,11 +224,17 @@ def main():
     code = disassembly(arguments.program)
     print("%-11s %-26s %12s %12s %6s  %s" % ("path", "function", "instructions", "with slow", "jumps", "bar"))
     rows = [measure(arguments.program, path, code, arguments.show) for path in PATHS]
+    inline = compare_inline(arguments.program)
+    atomics = measure_atomics(arguments.program, code)
+    preloaded = measure_preloaded(arguments.plain, arguments.preload, arguments.program) if arguments.preload else []
     if arguments.json:
         with open(arguments.json, "w") as file:
-            json.dump({"pairs": MANY_PAIRS - FEW_PAIRS, "rows": rows}, file, indent=2)
+            json.dump({"pairs": MANY_PAIRS - FEW_PAIRS, "rows": rows, "inline": inline, "atomics": atomics,
+                       "preloaded": preloaded}, file, indent=2)
     if arguments.expect:
         differences = compare(rows, arguments.expect)
+        differences += ["%s: %g atomic updates, at most %g" % (row["path"], row["atomics"], row["bar"])
+                        for row in atomics if row["atomics"] > row["bar"]]
         if differences:
             sys.exit("fastpath: not what %s says:\n  %s" % (arguments.expect, "\n  ".join(differences)))
 

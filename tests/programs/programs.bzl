@@ -6,23 +6,33 @@
         inputs = ["history.py"],        # optional: what the script reads
         runs = 1,                       # optional: how often `same` runs the preloaded program
         words = ["test_json"],          # optional: further arguments of the script
+        library = "//mi:libother.so",   # optional: another library
     )
 
 Tags: programs, by which they can be left out (--test_tag_filters=-programs); once, since one configuration will do.
 """
 
-def program_test(name, script, inputs = [], runs = 1, words = [], tags = [], size = "medium", **kwargs):
+def program_test(
+        name,
+        script,
+        inputs = [],
+        runs = 1,
+        words = [],
+        library = "//mi:libmimalloc.so",
+        tags = [],
+        size = "medium",
+        **kwargs):
     native.sh_test(
         name = name,
         srcs = [script],
         size = size,
         args = [
-            "$(location //mi:libmimalloc.so)",
+            "$(location %s)" % library,
             "$(location //tests/programs:libwitness.so)",
             str(runs),
         ] + words,
         data = inputs + [
-            "//mi:libmimalloc.so",
+            library,
             "//tests/programs:libwitness.so",
             "//tests/programs:preloaded.sh",
         ],

@@ -1,0 +1,40 @@
+// Active false sharing: Berger, McKinley, Blumofe and Wilson, "Hoard: a scalable memory allocator for multithreaded
+// applications" (ASPLOS 2000). Each of THREADS allocates a small block, writes it many times and frees it, again and
+// again. An allocator that gives neighbours in one cache line to different threads makes them write to that line.
+#include "tests/bench/suite/suite.h"
+
+enum { kSize = 8, kWrites = 1000 };
+
+typedef struct {
+  long rounds;
+  uint64_t sum;
+} worker_t;
+
+static void* work(void* argument) {
+  worker_t* const worker = argument;
+  uint64_t sum = 0;
+  for (long i = 0; i < worker->rounds; i++) {
+    volatile char* const block = malloc(kSize);
+    if (block == NULL) suite_fail("no memory");
+    for (int k = 0; k < kSize; k++) block[k] = (char)(i + k);
+    for (int j = 0; j < kWrites; j++) {
+      for (int k = 0; k < kSize; k++) block[k] = (char)(block[k] + 1);
+    }
+    sum += (unsigned char)block[kSize - 1];
+    free((void*)block);
+  }
+  worker->sum = sum;
+  return NULL;
+}
+
+int main(int argc, char** argv) {
+  const suite_args_t args = suite_args(argc, argv);
+  worker_t* const workers = malloc(sizeof(worker_t) * (size_t)args.threads);
+  if (workers == NULL) suite_fail("no memory");
+  for (int i = 0; i < args.threads; i++) workers[i].rounds = suite_scaled(&args, 60000) / args.threads + 1;
+  suite_threads(args.threads, work, workers, sizeof(workers[0]));
+  uint64_t sum = 0;
+  for (int i = 0; i < args.threads; i++) sum += workers[i].sum;
+  free(workers);
+  return suite_finish(sum);
+}
