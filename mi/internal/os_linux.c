@@ -69,6 +69,32 @@ bool _mi_os_protect(void* start, size_t size, bool protect) {
   return ok;
 }
 
+// The kernel's numbers; the C library's headers may be older.
+#define GUARD_INSTALL 102
+#define GUARD_REMOVE 103
+#define GUARDS_DEAR 400
+
+bool _mi_os_guard(void* start, size_t size, bool on, bool dear) {
+  static _Atomic(uint8_t) knows;   // does the kernel know such marks? 0: not asked yet, 1: yes, 2: no
+  static _Atomic(int64_t) budget;  // guards by protection
+  const int saved = errno;
+  if (mi_unlikely(mi_load_relaxed(&knows) == 0))  // of no pages: tells what the kernel knows, and does nothing
+    mi_store_relaxed(&knows, (uint8_t)(madvise(start, 0, GUARD_INSTALL) == 0 ? 1 : 2));
+  // Of locked memory it is refused, too.
+  bool ok = mi_load_relaxed(&knows) == 1 && madvise(start, size, on ? GUARD_INSTALL : GUARD_REMOVE) == 0;
+  if (mi_unlikely(!ok)) {
+    if (dear && on) {
+      ok = mi_fetch_add_relaxed(&budget, 1) < GUARDS_DEAR && mprotect(start, size, PROT_NONE) == 0;
+      if (!ok) mi_fetch_add_relaxed(&budget, -1);
+    } else if (dear) {
+      ok = (mprotect(start, size, PROT_READ | PROT_WRITE) == 0);
+      if (ok) mi_fetch_add_relaxed(&budget, -1);
+    }
+  }
+  errno = saved;
+  return ok;
+}
+
 mi_purged_t _mi_os_purge(void* start, size_t size, bool decommit) {
   const int saved = errno;
   mi_purged_t result = MI_PURGE_REFUSED;
