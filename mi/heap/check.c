@@ -112,8 +112,9 @@ static bool check_class_shape(const check_t* check, const mi_page_t* page) {
   if (page->slices != slices) return page_breach(check, page, "%u slices instead of %zu", page->slices, slices);
   if (page->start != (uint8_t*)mi_page_segment(page) + slice * MI_SLICE_SIZE)
     return page_breach(check, page, "its blocks start at %p", (void*)page->start);
-  if (page->reserved != slices * MI_SLICE_SIZE / size)
-    return page_breach(check, page, "%u blocks fit, not %u", (unsigned)(slices * MI_SLICE_SIZE / size), page->reserved);
+  const size_t room = slices * MI_SLICE_SIZE - (page->policy != 0 ? mi_bits_of(page)->guard : 0);
+  if (page->reserved != room / size)
+    return page_breach(check, page, "%u blocks fit, not %u", (unsigned)(room / size), page->reserved);
   if (page->color >= page->reserved) return page_breach(check, page, "colour %u is none", page->color);
   return true;
 }

@@ -86,6 +86,10 @@ mi_hidden void _mi_segments_release(mi_arena_t* arena, size_t index, size_t coun
 mi_hidden mi_page_t* _mi_slices_claim(mi_thread_t* thread, size_t count, mi_arena_t* only, bool* zero);
 // Gives the slices of a page back; its slots are reset first.
 mi_hidden void _mi_slices_release(mi_page_t* page);
+// Makes the last OS page of a page's slices a guard, or accessible as all its others; those of its other slices are
+// always accessible. `dear`: see _mi_os_guard_dear. Returns how many bytes at the end are guard.
+mi_hidden size_t _mi_slices_guard(mi_page_t* page, bool on, bool dear);
+mi_hidden extern _Atomic(bool) _mi_guards_used;  // is there a guard anywhere?
 // The resolved page of a pointer into an arena, from any slot of the page; NULL if there is no page there.
 mi_hidden mi_page_t* _mi_page_of_any(const void* p);
 

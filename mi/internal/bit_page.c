@@ -143,6 +143,7 @@ bool _mi_bits_begin(mi_page_t* page, uint32_t policy) {
   bits->slack = at + words;
   bits->magic = (single ? 0 : (((uint64_t)1 << 40) + size - 1) / size);
   bits->quarantined = 0;
+  bits->guard = 0;
   bits->stamp = 0;
   bits->avail = 0;
   bits->inside = 0;

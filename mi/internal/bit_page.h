@@ -36,6 +36,7 @@ struct mi_bits_s {
   uint32_t quarantined;            // blocks with a bit in `fresh` or `old`
   mi_page_t* page;                 // constant
   _Atomic(uint32_t) policy;        // of the page that is here, or was here last
+  uint32_t guard;                  // bytes at the end of the page's slices that are inaccessible; constant
 } __attribute__((aligned(MI_CACHE_LINE)));
 _Static_assert(sizeof(mi_bits_t) == 2 * MI_CACHE_LINE, "two lines");
 mi_hidden extern const mi_bits_t _mi_bits_empty;  // of the empty page: nothing is available
@@ -85,6 +86,11 @@ mi_hidden bool _mi_bits_begin(mi_page_t* page, uint32_t policy);
 mi_hidden void _mi_bits_drop(mi_page_t* page);
 // The page goes, with no block in use: by who has it, and nobody is DELAYING.
 mi_hidden void _mi_bits_end(mi_page_t* page);
+// Does a page of a theap with this policy end with a guard? `single`: one with one block.
+static inline bool mi_policy_guards(uint32_t policy, bool single) {
+  if ((policy & (MI_POLICY_HARDENED | MI_POLICY_ISOLATED | MI_POLICY_SECRET)) != 0) return true;
+  return MI_SECURE >= (single ? 2 : 3) && policy != 0;
+}
 // Nothing that could be freed remembers a policy: the slice (or with slice 0 the segment) is used for something else.
 mi_hidden void _mi_bits_forget(const mi_segment_t* segment, size_t slice);
 // The policy of the page that lies, or lay last, at an address; 0: none that is remembered.

@@ -50,6 +50,9 @@ mi_hidden bool _mi_os_protect(void* start, size_t size, bool protect);
 mi_hidden bool _mi_os_guard(void* start, size_t size);
 // Takes such marks away: the pages read as zero.
 mi_hidden bool _mi_os_unguard(void* start, size_t size);
+mi_hidden bool _mi_os_has_guards(void);  // has the kernel such marks?
+// The same by protection where there are no marks, few at a time. `on` false ends either. False: it cannot be done.
+mi_hidden bool _mi_os_guard_dear(void* start, size_t size, bool on);
 // Does the process run with raised privileges?
 mi_hidden bool _mi_os_is_secure(void);
 mi_hidden void _mi_os_yield(void);

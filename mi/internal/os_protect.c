@@ -21,10 +21,6 @@
 #ifndef SYS_memfd_secret
 #define SYS_memfd_secret 447
 #endif
-#ifndef MADV_GUARD_INSTALL
-#define MADV_GUARD_INSTALL 102
-#define MADV_GUARD_REMOVE 103
-#endif
 
 bool _mi_os_close(void* start, size_t size) {
   const int saved = errno;
@@ -51,23 +47,6 @@ bool _mi_os_access(void* start, size_t size, mi_access_t access) {
   const bool ok = (mprotect(start, size, protections[access]) == 0);
   errno = saved;
   return ok;
-}
-
-bool _mi_os_has_guards(void) {
-  static _Atomic(int) known;  // 0: not asked yet
-  int answer = mi_load_relaxed(&known);
-  if (mi_likely(answer != 0)) return answer > 0;
-  const int saved = errno;
-  void* const p = mmap(NULL, MI_OS_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (p == MAP_FAILED) {
-    errno = saved;
-    return false;
-  }
-  answer = (madvise(p, MI_OS_PAGE, MADV_GUARD_INSTALL) == 0 ? 1 : -1);
-  munmap(p, MI_OS_PAGE);
-  mi_store_relaxed(&known, answer);
-  errno = saved;
-  return answer > 0;
 }
 
 // --- secrets -------------------------------------------------------------------------------------------------------

@@ -226,6 +226,14 @@ static mi_page_t* theap_claim_slices(mi_theap_t* theap, mi_arena_t* arena, size_
   return _mi_slices_claim(theap->thread, count, arena, zero);
 }
 
+// Guards are for policies; but where there are some, slices may have one of a former page.
+static inline bool page_may_have_guard(const mi_theap_t* theap) {
+  return theap->policy != 0 || mi_load_relaxed(&_mi_guards_used);
+}
+static size_t page_guard(uint8_t policy, mi_page_t* page, bool single) {
+  return _mi_slices_guard(page, mi_policy_guards(policy, single), single);
+}
+
 #define MI_COLORED_PAGES 32
 static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
   const size_t size = mi_bin_size(bin);
@@ -247,7 +255,8 @@ static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
   }
   page->block_size = size;
   page->start = (uint8_t*)mi_page_segment(page) + mi_page_slice(page) * MI_SLICE_SIZE;
-  page->reserved = (uint32_t)(slices * MI_SLICE_SIZE / size);
+  const size_t guard = (mi_unlikely(page_may_have_guard(theap)) ? page_guard(theap->policy, page, false) : 0);
+  page->reserved = (uint32_t)((slices * MI_SLICE_SIZE - guard) / size);
   if (theap->is_internal && !zero && !is_handle && mi_is_power_of_two(size)) {
     // A block that carries no region yet must not look as if it did: its head is zero.
     for (uint8_t* b = page->start; b < page->start + page->reserved * size; b += size)
@@ -257,6 +266,7 @@ static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
     _mi_slices_release(page);
     return NULL;
   }
+  if (guard != 0) page->bits->guard = (uint32_t)guard;
   page_init(theap, page, MI_PAGE_CLASS, bin, zero);
   // The first pages of a theap begin in different cache sets: at equal offsets, 64 heaps that are used in turn evict
   // each other. By number and not by address, so that the same program meets its slow paths at the same allocations
@@ -293,6 +303,11 @@ void _mi_handle_pages_purge(void) {
   }
 }
 
+// The guard of a huge block is an OS page more than the block, and begins with the first that is behind it.
+static uint8_t* huge_guard_of(const mi_page_t* page) {
+  return (uint8_t*)mi_round_up((uintptr_t)page->start + page->block_size, MI_OS_PAGE);
+}
+
 // The slices of a page that is in no queue, and whose blocks are counted, go back.
 static void page_return_slices(mi_page_t* page) {
   mi_page_uncharge(page);
@@ -302,6 +317,12 @@ static void page_return_slices(mi_page_t* page) {
     return;
   }
   if (page->kind == MI_PAGE_HUGE) {
+    if (mi_unlikely(page->policy != 0 && mi_policy_guards(page->policy, true))) {
+      const bool guarded = (page->bits->guard != 0);
+      // Memory that cannot be made accessible again is never handed out again.
+      if (guarded && !_mi_os_guard_dear(huge_guard_of(page), MI_OS_PAGE, false)) return;
+      page->block_size += MI_OS_PAGE;
+    }
     _mi_huge_release(page);
   } else if (page->bin == MI_BIN_HANDLE && mi_load_relaxed(&page->heap) == &_mi_heap_internal) {
     mi_store_relaxed(&page->owner, MI_OWNER_INTERNAL);  // nobody's, and no place for objects: a stale free is noticed
@@ -984,6 +1005,14 @@ static void* solo_failed(mi_theap_t* theap, size_t charged) {
   return NULL;
 }
 
+static void huge_guard(mi_page_t* page) {
+  size_t index;
+  page->block_size -= MI_OS_PAGE;
+  uint8_t* const guard = huge_guard_of(page);
+  if (!_mi_arena_of(guard, &index)->is_foreign && _mi_os_guard_dear(guard, MI_OS_PAGE, true))
+    page->bits->guard = MI_OS_PAGE;
+}
+
 // The one block of a page that was just made is handed out. There is no free block and never will be while it lives:
 // the page is full from the start, so that every free takes the slow path.
 static void solo_begin(mi_theap_t* theap, mi_page_t* page) {
@@ -1010,29 +1039,33 @@ static void* solo_alloc(mi_theap_t* theap, uint8_t policy, mi_arena_t* arena, si
   if (size > MI_AMOUNT_MAX) return NULL;
   const size_t charged = mi_round_up(size, MI_OS_PAGE);
   if (!mi_theap_charge(theap, charged)) return NULL;  // before memory is taken
-  if (size <= MI_SOLO_SIZE_MAX && slack <= MI_SOLO_SIZE_MAX - size) {
-    const size_t slices = (size + slack + MI_SLICE_SIZE - 1) >> MI_SLICE_SHIFT;
+  const size_t room_for_guard = (mi_policy_guards(policy, true) ? MI_OS_PAGE : 0);
+  if (size <= MI_SOLO_SIZE_MAX - room_for_guard && slack <= MI_SOLO_SIZE_MAX - room_for_guard - size) {
+    const size_t slices = (size + slack + room_for_guard + MI_SLICE_SIZE - 1) >> MI_SLICE_SHIFT;
     page = theap_claim_slices(theap, arena, slices, &is_zero);
     if (page == NULL) return solo_failed(theap, charged);
     uint8_t* const start = (uint8_t*)mi_page_segment(page) + mi_page_slice(page) * MI_SLICE_SIZE;
     page->start = (uint8_t*)(((uintptr_t)start + offset + alignment - 1) / alignment * alignment - offset);
     page->block_size = mi_round_up(size, MI_OS_PAGE);
-    const size_t room = slices * MI_SLICE_SIZE - (size_t)(page->start - start);
+    const size_t guard = (mi_unlikely(page_may_have_guard(theap)) ? page_guard(policy, page, true) : 0);
+    const size_t room = slices * MI_SLICE_SIZE - guard - (size_t)(page->start - start);
     if (page->block_size > room) page->block_size = room;
     page->reserved = 1;
     if (mi_unlikely(!page_init_policy(policy, page, MI_PAGE_SOLO))) {
       _mi_slices_release(page);
       return solo_failed(theap, charged);
     }
+    if (guard != 0) page->bits->guard = (uint32_t)guard;
     page_init(theap, page, MI_PAGE_SOLO, MI_BIN_SOLO, is_zero);
   } else {
-    page = _mi_huge_claim(size, alignment, offset, inside, arena, &is_zero);
+    page = _mi_huge_claim(size + room_for_guard, alignment, offset, inside, arena, &is_zero);
     if (page == NULL) return solo_failed(theap, charged);
     page->reserved = 1;
     if (mi_unlikely(!page_init_policy(policy, page, MI_PAGE_HUGE))) {
       _mi_huge_release(page);
       return solo_failed(theap, charged);
     }
+    if (room_for_guard != 0) huge_guard(page);
     page_init(theap, page, MI_PAGE_HUGE, MI_BIN_SOLO, is_zero);
   }
   if (mi_unlikely(page->policy != 0)) {

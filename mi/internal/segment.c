@@ -367,6 +367,50 @@ static mi_page_t* slices_search(mi_thread_t* thread, size_t count, mi_arena_t* o
   return NULL;
 }
 
+// --- guards -------------------------------------------------------------------------------------------------------
+// A guard stays when its slices are free, so that a page of the same shape finds it in place, and is noted in
+// `guarded`. It is taken away when its slice is to hold something else.
+
+_Atomic(bool) _mi_guards_used;
+
+static uint8_t* guard_of(const mi_arena_t* arena, size_t index, size_t slice, size_t* size) {
+  uint8_t* const start = mi_arena_segment(arena, index) + slice * MI_SLICE_SIZE;
+  const size_t lead = (slice == 0 ? sizeof(mi_segment_t) : MI_SLICE_SIZE - MI_OS_PAGE);
+  *size = MI_SLICE_SIZE - lead;
+  return start + lead;
+}
+
+// Ends the guards of some slices, which the caller holds.
+static void guards_end(mi_arena_t* arena, size_t index, uint64_t slices) {
+  mi_segment_info_t* const info = &arena->info[index];
+  for (uint64_t rest = slices & mi_load_relaxed(&info->guarded); rest != 0; rest &= rest - 1) {
+    size_t size;
+    uint8_t* const guard = guard_of(arena, index, mi_ctz(rest), &size);
+    if (_mi_os_guard_dear(guard, size, false)) mi_fetch_and_acq_rel(&info->guarded, ~(rest & (0 - rest)));
+  }
+}
+
+static bool guard_begin(mi_arena_t* arena, size_t index, size_t slice, bool dear) {
+  mi_segment_info_t* const info = &arena->info[index];
+  const uint64_t bit = (uint64_t)1 << slice;
+  if ((mi_load_relaxed(&info->guarded) & bit) != 0) return true;
+  size_t size;
+  uint8_t* const guard = guard_of(arena, index, slice, &size);
+  if (arena->is_foreign) return false;
+  if (!(dear ? _mi_os_guard_dear(guard, size, true) : _mi_os_guard(guard, size))) return false;
+  mi_fetch_or_acq_rel(&info->guarded, bit);
+  if (!mi_load_relaxed(&_mi_guards_used)) mi_store_relaxed(&_mi_guards_used, true);
+  return true;
+}
+
+size_t _mi_slices_guard(mi_page_t* page, bool on, bool dear) {
+  size_t index = 0;
+  mi_arena_t* const arena = _mi_arena_of((uint8_t*)page + 1, &index);
+  const size_t last = mi_page_slice(page) + page->slices - 1;
+  guards_end(arena, index, mi_run_mask(mi_page_slice(page), page->slices) & ~(on ? (uint64_t)1 << last : 0));
+  return (on && guard_begin(arena, index, last, dear) ? MI_OS_PAGE : 0);
+}
+
 // Takes a segment from the arena and makes it NORMAL, with the caller's run claimed from the start.
 static mi_page_t* segment_open(mi_thread_t* thread, size_t count, mi_arena_t* only, bool* zero) {
   mi_arena_t* arena;
@@ -379,6 +423,7 @@ static mi_page_t* segment_open(mi_thread_t* thread, size_t count, mi_arena_t* on
   mi_fetch_or_acq_rel(&info->dirty, 1);
   set_backed(info, 1);
   mi_gauge_add(&_mi_stats.segments, 1);
+  if (MI_SECURE >= 2) guard_begin(arena, index, 0, true);
   if (mi_unlikely(mi_load_relaxed(&arena->bits_ready) != 0)) _mi_bits_forget(segment, 0);
   mi_store_release(&arena->kind[index], (uint8_t)MI_SEGMENT_NORMAL);
   const uint64_t run = mi_run_mask(1, count);
@@ -484,6 +529,7 @@ mi_page_t* _mi_huge_claim(size_t size, size_t alignment, size_t offset, size_t i
   *zero = true;
   for (size_t i = index; i < index + count; i++) {
     mi_segment_info_t* const info = &arena->info[i];
+    if (mi_unlikely(mi_load_relaxed(&info->guarded) != 0)) guards_end(arena, i, ~(uint64_t)0);
     const uint64_t dirty = mi_load_relaxed(&info->dirty);
     if (i == index) {
       if ((dirty & 1) != 0) memset(segment, 0, sizeof(*segment));

@@ -139,10 +139,11 @@ typedef enum mi_segment_kind_e {
 } mi_segment_kind_t;
 
 typedef struct mi_segment_info_s {
-  _Atomic(uint64_t) free;    // slices that nobody holds; 0 unless NORMAL. Claim: CAS. Release: fetch_or.
-  _Atomic(uint64_t) aged;    // slices that were free at the last purge tick; cleared by release
-  _Atomic(uint64_t) dirty;   // slices that may hold something else than zeros; only their holder changes a bit
-  _Atomic(uint64_t) backed;  // slices that may have memory behind them; only their holder changes a bit
+  _Atomic(uint64_t) free;     // slices that nobody holds; 0 unless NORMAL. Claim: CAS. Release: fetch_or.
+  _Atomic(uint64_t) aged;     // slices that were free at the last purge tick; cleared by release
+  _Atomic(uint64_t) dirty;    // slices that may hold something else than zeros; only their holder changes a bit
+  _Atomic(uint64_t) backed;   // slices that may have memory behind them; only their holder changes a bit
+  _Atomic(uint64_t) guarded;  // slices whose last OS page is a guard; of slice 0 all behind the slots. As `backed`
 } mi_segment_info_t;
 
 typedef bool mi_commit_memory_fun(bool commit, void* start, size_t size, bool* is_zero, void* arg);
