@@ -12,8 +12,8 @@ demo=(bazel-bootstrap g++ pkg-config libmicrohttpd-dev libcjson-dev)
 # What the tests preload the library into.
 programs=(git libpython3.11-testsuite lua5.4 nodejs openjdk-17-jdk-headless perl php-cli python3 redis-server redis-tools
   ruby sqlite3 xz-utils zstd)
-check=("${demo[@]}" "${programs[@]}" clang-format cmake fakeroot googletest libabsl-dev libapr1-dev libbenchmark-dev
-  libexpat1-dev libjemalloc2 liblua5.4-dev libmimalloc2.0 libsqlite3-dev libtalloc-dev libtcmalloc-minimal4 make
+check=("${demo[@]}" "${programs[@]}" clang-format cmake fakeroot gnuplot-nox googletest libabsl-dev libapr1-dev
+  libbenchmark-dev libexpat1-dev libjemalloc2 liblua5.4-dev libmimalloc2.0 libsqlite3-dev libtalloc-dev libtcmalloc-minimal4 make
   man-db mandoc spin valgrind)
 ci=("${check[@]}" clang)
 bench=("${check[@]}" gnuplot-nox strace wrk)

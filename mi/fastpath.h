@@ -16,7 +16,7 @@ typedef void mi_free_slow_fun(void* p);
 
 mi_always_inline void* mi_fast_malloc(size_t size, mi_malloc_slow_fun* slow) {
   mi_theap_t* const theap = _mi_tls.theap;
-  if (mi_unlikely(size > MI_DIRECT_SIZE_MAX)) return slow(size, theap, false);
+  if (mi_guarded_tick() || mi_unlikely(size > MI_DIRECT_SIZE_MAX)) return slow(size, theap, false);
   mi_page_t* const page = theap->direct[(size + 7) / 8];
   mi_block_t* const block = page->free;
   if (mi_unlikely(block == NULL)) return slow(size, theap, false);
@@ -25,7 +25,7 @@ mi_always_inline void* mi_fast_malloc(size_t size, mi_malloc_slow_fun* slow) {
 
 mi_always_inline void* mi_fast_zalloc(size_t size, mi_malloc_slow_fun* slow) {
   mi_theap_t* const theap = _mi_tls.theap;
-  if (mi_unlikely(size > MI_DIRECT_SIZE_MAX)) return slow(size, theap, true);
+  if (mi_guarded_tick() || mi_unlikely(size > MI_DIRECT_SIZE_MAX)) return slow(size, theap, true);
   mi_page_t* const page = theap->direct[(size + 7) / 8];
   mi_block_t* const block = page->free;
   if (mi_unlikely(block == NULL)) return slow(size, theap, true);
@@ -35,6 +35,25 @@ mi_always_inline void* mi_fast_zalloc(size_t size, mi_malloc_slow_fun* slow) {
     return block;
   }
   return memset(block, 0, page->block_size);
+}
+
+// The block `p` with what the caller says of it; what the fast path does not do it leaves to `slow`.
+typedef void mi_free_sized_slow_fun(void* p, size_t size);
+mi_always_inline void mi_fast_free_sized(void* p, size_t size, mi_free_sized_slow_fun* slow) {
+  size_t offset;
+  if (mi_unlikely(!mi_span_offset(p, &offset))) {
+    slow(p, size);
+    return;
+  }
+  mi_page_t* const page = mi_slot_of_offset(p, offset);
+  if (mi_unlikely(mi_load_relaxed(&page->owner) != _mi_tls.tid)) {
+    slow(p, size);
+    return;
+  }
+  mi_block_t* const block = p;
+  block->next = page->local_free;
+  page->local_free = block;
+  if (mi_unlikely(--page->used == 0)) _mi_page_retire(page);
 }
 
 mi_always_inline void mi_fast_free(void* p, mi_free_slow_fun* slow) {

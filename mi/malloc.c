@@ -13,6 +13,7 @@ void* mi_malloc_small(size_t size) {
   mi_theap_t* const theap = _mi_tls.theap;
   // A conditional move: a size that is not small finds the entry that is always empty.
   const size_t index = (size > MI_DIRECT_SIZE_MAX ? MI_DIRECT_SIZE_MAX / 8 + 1 : (size + 7) / 8);
+  if (mi_guarded_tick()) return _mi_malloc_generic(size, theap, false);
   mi_page_t* const page = theap->direct[index];
   mi_block_t* const block = page->free;
   if (mi_unlikely(block == NULL)) return _mi_malloc_generic(size, theap, false);
@@ -31,14 +32,10 @@ void mi_free_small(void* p) { mi_free(p); }
 void mi_cfree(void* p) {
   if (mi_any_heap_contains(p)) mi_free(p);
 }
-void mi_free_size(void* p, size_t size) {
-  (void)size;
-  mi_free(p);
-}
+void mi_free_size(void* p, size_t size) { mi_fast_free_sized(p, size, _mi_free_sized_slow); }
 void mi_free_size_aligned(void* p, size_t size, size_t alignment) {
-  (void)size;
   (void)alignment;
-  mi_free(p);
+  mi_free_size(p, size);
 }
 void mi_free_aligned(void* p, size_t alignment) {
   (void)alignment;
@@ -78,10 +75,12 @@ void* mi_expand(void* p, size_t newsize) {
 #if MI_TAIL
   return _mi_checked_expand(p, newsize);
 #else
-  const size_t usable = _mi_usable_size(p);
+  if (p == NULL) return NULL;
+  mi_page_t* const page = _mi_page_of_any(p);
+  if (mi_unlikely(page != NULL && page->policy != 0)) return _mi_policy_expand(page, p, newsize);
+  const size_t usable = _mi_block_size_in(page, p);
   if (usable == 0) return NULL;
   if (newsize <= usable) return p;
-  mi_page_t* const page = _mi_page_of_any(p);
   if ((mi_load_relaxed(&page->owner) & MI_OWNER_SPECIAL) == 0) return NULL;
   return (_mi_region_resize(page, p, newsize) ? p : NULL);
 #endif
@@ -174,3 +173,7 @@ void mi_thread_init(void) { (void)mi_thread(); }
 void mi_thread_done(void) {
   if (_mi_tls.thread != NULL) _mi_thread_exit(_mi_tls.thread);
 }
+
+// Programs with inline paths refer to the library's side of them weakly, which takes nothing out of an archive: with
+// this file comes that one.
+static const char* const inline_side __attribute__((used)) = &_mi_inline_side;

@@ -307,8 +307,8 @@ mi_decl_nodiscard mi_decl_export mi_subproc_id_t mi_subproc_main(void) mi_attr_n
 mi_decl_nodiscard mi_decl_export mi_subproc_id_t mi_subproc_current(void) mi_attr_noexcept;
 mi_decl_nodiscard mi_decl_export mi_subproc_id_t mi_subproc_new(void) mi_attr_noexcept;
 /// Ends a sub-process that has no thread any more (EINVAL reported else, and for the main one): mi_subproc_destroy with
-/// all its heaps and blocks, mi_subproc_delete (2.x) keeps the blocks, which are the main heap's from then on. NULL is
-/// ignored.
+/// all its heaps and blocks, mi_subproc_delete (2.x) keeps the blocks, which are the main heap's from then on. Refused
+/// (EINVAL reported) in a callback or a visit of one of its heaps. NULL is ignored.
 mi_decl_export void mi_subproc_destroy(mi_subproc_id_t subproc) mi_attr_noexcept;
 mi_decl_export void mi_subproc_delete(mi_subproc_id_t subproc) mi_attr_noexcept;
 mi_decl_export void mi_subproc_add_current_thread(mi_subproc_id_t subproc) mi_attr_noexcept;
@@ -347,11 +347,11 @@ typedef enum mi_option_e {
   mi_option_disallow_arena_alloc,      // 0: - all memory is in arenas
   mi_option_retry_on_oom,              // 400: - out of memory is tried again once, after a collect, and not waited for
   mi_option_visit_abandoned,           // 0: - visitors are always shown what ended threads left
-  mi_option_guarded_min,               // 0: smallest block with a guard page (builds with guard pages)
+  mi_option_guarded_min,               // 0: smallest block that is guarded, in bytes (README: Guarded mode)
   mi_option_guarded_max,               // 1 GiB: largest such block, in bytes
   mi_option_guarded_precise,           // 0: 1 puts blocks directly before the guard page, whatever their alignment
-  mi_option_guarded_sample_rate,       // 0 (4000 in builds with guard pages): guard one block in so many; 0 none
-  mi_option_guarded_sample_seed,       // 0: start of the samples; 0 at random
+  mi_option_guarded_sample_rate,       // 0 (4000 in guarded builds): guard one block in so many, at random; 0 none
+  mi_option_guarded_sample_seed,       // 0: which blocks, the same in every run; 0 others in every run
   mi_option_generic_collect,           // 10000: - collects are spread over the slow paths
   mi_option_page_reclaim_on_free,      // 0: - a page goes to who frees into it if that thread uses its heap
   mi_option_page_full_retain,          // 2: - full pages are never searched
@@ -376,6 +376,9 @@ typedef enum mi_option_e {
   // of this library
   mi_option_report_survivors,  // 0: 1 reports what is alive in a heap that is destroyed, and at the end of the process
   mi_option_table_on_signal,   // 0: 1 prints the table of heaps by name on SIGUSR2, another number n on signal n
+  mi_option_guarded_before,    // 0: 1 puts guarded blocks behind a guard page instead of before one, 2 at random
+  mi_option_guarded_quarantine,  // 1024: so many guarded blocks that were freed stay inaccessible (2048 at most)
+  mi_option_guarded_report,      // 1: 0 leaves faults alone, without a report of the guarded block
   _mi_option_last,
   // older names
   mi_option_large_os_pages = mi_option_allow_large_os_pages,

@@ -1,7 +1,7 @@
 // The public functions over the table of options and the message callbacks in mi/internal/options.c.
-#include "mi/internal/options.h"
-
 #include <errno.h>
+
+#include "mi/heap/parts.h"
 
 static bool option_exists(mi_option_t option) {
   _mi_options_init();
@@ -26,10 +26,12 @@ void mi_option_set(mi_option_t option, long value) {
   if (!option_exists(option)) return;
   mi_store_relaxed(&_mi_options[option].is_set, (uint8_t)1);
   mi_store_relaxed(&_mi_options[option].value, value);
+  _mi_guarded_option(option);
 }
 void mi_option_set_default(mi_option_t option, long value) {
   if (option_exists(option) && mi_load_relaxed(&_mi_options[option].is_set) == 0) {
     mi_store_relaxed(&_mi_options[option].value, value);
+    _mi_guarded_option(option);
   }
 }
 bool mi_option_is_enabled(mi_option_t option) { return mi_option_get(option) != 0; }

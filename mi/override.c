@@ -17,6 +17,7 @@
 #include <wchar.h>
 
 #include "mi/fastpath.h"
+#include "mi/internal/trace.h"
 #include "mi/mimalloc.h"
 #include "mi/new.h"
 
@@ -33,6 +34,7 @@
 // --- C ----------------------------------------------------------------------------------------------------------
 
 static mi_noinline void free_slow(void* p) {
+  MI_KEEP_FRAME();
   const int saved = errno;
   _mi_free_slow(p);
   errno = saved;
@@ -95,12 +97,14 @@ void* pvalloc(size_t size) { return mi_pvalloc(size); }
 // glibc's own call malloc by name and would reach us too; with these, a copy does not depend on that.
 
 EXPORT char* strdup(const char* s) {
+  MI_KEEP_FRAME();
   const size_t size = strlen(s) + 1;
   char* const copy = malloc(size);
   return (copy == NULL ? NULL : memcpy(copy, s, size));
 }
 
 EXPORT char* strndup(const char* s, size_t n) {
+  MI_KEEP_FRAME();
   const size_t length = strnlen(s, n);
   char* const copy = malloc(length + 1);
   if (copy == NULL) return NULL;
@@ -109,6 +113,7 @@ EXPORT char* strndup(const char* s, size_t n) {
 }
 
 EXPORT wchar_t* wcsdup(const wchar_t* s) {
+  MI_KEEP_FRAME();
   const size_t size = (wcslen(s) + 1) * sizeof(wchar_t);
   wchar_t* const copy = malloc(size);
   return (copy == NULL ? NULL : memcpy(copy, s, size));

@@ -55,11 +55,11 @@ const struct Known {
     {mi_option_disallow_arena_alloc, "disallow_arena_alloc", 0, false, false, nullptr},
     {mi_option_retry_on_oom, "retry_on_oom", 400, false, false, nullptr},
     {mi_option_visit_abandoned, "visit_abandoned", 0, false, false, nullptr},
-    {mi_option_guarded_min, "guarded_min", 0, false, false, nullptr},
-    {mi_option_guarded_max, "guarded_max", 1024 * 1024 * 1024, false, false, nullptr},
-    {mi_option_guarded_precise, "guarded_precise", 0, false, false, nullptr},
-    {mi_option_guarded_sample_rate, "guarded_sample_rate", 0, false, false, nullptr},
-    {mi_option_guarded_sample_seed, "guarded_sample_seed", 0, false, false, nullptr},
+    {mi_option_guarded_min, "guarded_min", 0, false, true, nullptr},
+    {mi_option_guarded_max, "guarded_max", 1024 * 1024 * 1024, false, true, nullptr},
+    {mi_option_guarded_precise, "guarded_precise", 0, false, true, nullptr},
+    {mi_option_guarded_sample_rate, "guarded_sample_rate", 0, false, true, nullptr},
+    {mi_option_guarded_sample_seed, "guarded_sample_seed", 0, false, true, nullptr},
     {mi_option_generic_collect, "generic_collect", 10000, false, false, nullptr},
     {mi_option_page_reclaim_on_free, "page_reclaim_on_free", 0, false, false, nullptr},
     {mi_option_page_full_retain, "page_full_retain", 2, false, false, nullptr},
@@ -82,6 +82,9 @@ const struct Known {
     {mi_option_target_segments_per_thread, "target_segments_per_thread", 0, false, false, nullptr},
     {mi_option_report_survivors, "report_survivors", 0, false, true, nullptr},
     {mi_option_table_on_signal, "table_on_signal", 0, false, true, nullptr},
+    {mi_option_guarded_before, "guarded_before", 0, false, true, nullptr},
+    {mi_option_guarded_quarantine, "guarded_quarantine", 1024, false, true, nullptr},
+    {mi_option_guarded_report, "guarded_report", 1, false, true, nullptr},
 };
 
 std::string VariableOf(const Known& known) {

@@ -355,6 +355,77 @@ struct Sparse {
   }
 };
 
+TEST(UnderUtilizedTest, SparseMemoryOfAHeapIsFoundOnAnyOfItsParts) {
+  mi_heap_t* heap = mi_heap_new();
+  mi_heap_t* other = mi_heap_new();
+  // A young heap: the regions in which most was freed, but for the current one.
+  std::vector<void*> young, sparse_young;
+  for (int i = 0; i < 100; i++) young.push_back(mi_heap_malloc(heap, 48));
+  for (void* p : young) EXPECT_FALSE(mi_heap_is_under_utilized(heap, p));
+  for (size_t i = 0; i < young.size(); i++) {
+    if (i % 8 == 0) {
+      sparse_young.push_back(young[i]);
+    } else {
+      mi_free(young[i]);
+    }
+  }
+  int found = 0;
+  for (void* p : sparse_young) found += mi_heap_is_under_utilized(heap, p);
+  EXPECT_GE(found, 6) << "of 13, some of which lie where the next objects come from";
+  EXPECT_LT(found, 13);
+  // Pages, of this thread and of one that ended.
+  Sparse sparse(heap);
+  found = 0;
+  for (char* p : sparse.live) found += mi_heap_is_under_utilized(heap, p);
+  EXPECT_GE(found, 700 / 16 / 2);
+  EXPECT_LE(found, 2 * 700 / 16);
+  std::vector<char*> theirs;
+  std::thread([&] { theirs = Sparse(heap).live; }).join();
+  found = 0;
+  for (char* p : theirs) {
+    found += mi_heap_is_under_utilized(heap, p);
+    EXPECT_FALSE(mi_heap_is_under_utilized(other, p)) << "another heap's";
+  }
+  EXPECT_GE(found, 700 / 16 / 2);
+  void* large = mi_heap_malloc(heap, 100000);
+  EXPECT_FALSE(mi_heap_is_under_utilized(heap, large));
+  EXPECT_FALSE(mi_heap_is_under_utilized(heap, nullptr));
+  EXPECT_FALSE(mi_heap_is_under_utilized(nullptr, large));
+  int on_stack;
+  EXPECT_FALSE(mi_heap_is_under_utilized(heap, &on_stack));
+  // What a collector does with the answer makes the heap smaller.
+  std::vector<char*> all = sparse.live;
+  all.insert(all.end(), theirs.begin(), theirs.end());
+  for (int round = 0; round < 4; round++) {
+    std::vector<char*> moving;
+    for (char* p : all) {
+      if (mi_heap_is_under_utilized(heap, p)) moving.push_back(p);
+    }
+    all.erase(std::remove_if(all.begin(), all.end(),
+                             [&](char* p) { return std::find(moving.begin(), moving.end(), p) != moving.end(); }),
+              all.end());
+    for (size_t i = 0; i < moving.size(); i++) all.push_back(static_cast<char*>(mi_heap_malloc(heap, Sparse::kSize)));
+    for (char* p : moving) mi_free(p);
+    mi_heap_collect(heap, false);
+  }
+  size_t used = 0, reserved = 0;
+  size_t* sums[2] = {&used, &reserved};
+  mi_heap_visit_blocks(
+      heap, false,
+      [](auto, const mi_heap_area_t* area, void*, size_t, void* arg) {
+        size_t** sum = static_cast<size_t**>(arg);
+        if (area->block_size >= Sparse::kSize && area->block_size < 2 * Sparse::kSize) {
+          *sum[0] += area->used * area->block_size;
+          *sum[1] += area->reserved;
+        }
+        return true;
+      },
+      sums);
+  EXPECT_GT(2 * used, reserved) << "at least half full";
+  mi_heap_destroy(heap);
+  mi_heap_destroy(other);
+}
+
 TEST(UnderUtilizedTest, SparsePagesAreFoundAndFullOnesAreNot) {
   mi_heap_t* heap = mi_heap_main();
   Sparse sparse(heap);

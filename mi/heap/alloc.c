@@ -12,18 +12,20 @@
 
 #include "mi/heap/checked.h"
 #include "mi/heap/table.h"
+#include "mi/internal/guard.h"
 #include "mi/internal/os.h"
-
-typedef struct request_s {
-  size_t size;
-  size_t alignment;  // 1: natural
-  size_t offset;
-  bool zero;
-} request_t;
+#include "mi/internal/trace.h"
 
 // --- the slow path ----------------------------------------------------------------------------------------
 
 #define MI_PURGE_EVERY 64
+
+// A heap whose embedded region is shut, so that its first allocation comes here: no callback of it is due.
+static inline bool has_allocated_nothing(mi_heap_t* heap) {
+  const mi_part_t* const home = &heap->home;
+  return home->young == 0 && home->is_shut != 0 && mi_region_is_mine(&home->region) &&
+         mi_load_relaxed((_Atomic(mi_slot_t*)*)&home->slot) == NULL;
+}
 
 void _mi_slow_path(mi_thread_t* thread, mi_heap_t* heap) {
   thread->heartbeat++;
@@ -31,7 +33,12 @@ void _mi_slow_path(mi_thread_t* thread, mi_heap_t* heap) {
     _mi_thread_read_mail(thread);
     _mi_table_answer(thread);
   }
-  if (mi_unlikely(mi_load_relaxed(&_mi_deferred_armed) != 0)) _mi_deferred_step(thread, heap);
+  const uint8_t armed = mi_load_relaxed(&_mi_deferred_armed);
+  if (mi_unlikely(armed != 0) && (armed != MI_ARMED_HEAPS || !has_allocated_nothing(heap)))
+    _mi_deferred_step(thread, heap);
+#if MI_GUARDED
+  _mi_guarded_step(thread);
+#endif
   if (mi_unlikely(++thread->generic_count % MI_PURGE_EVERY == 0)) {
     _mi_purge(false);
     _mi_forwarders_step(&_mi_heap_main);
@@ -55,11 +62,13 @@ static inline void* page_take(mi_page_t* page, mi_block_t* block, bool zero) {
 // From the first page of a class, if that has a free block or (for blocks of more than 1 KiB, of which a page holds
 // few) room that was never used. Not a slow path: that comes when the page has neither.
 static inline void* theap_pop_class(mi_theap_t* theap, size_t bin, bool zero) {
+  bin = mi_theap_bin(theap, bin);
   mi_page_t* const page = theap->queue[bin];
   if (page == NULL) return NULL;
   mi_block_t* block = page->free;
   if (block != NULL) return page_take(page, block, zero);
-  if (page->block_size <= MI_DIRECT_SIZE_MAX || page->local_free != NULL || page->capacity >= page->reserved)
+  if (page->block_size <= MI_DIRECT_SIZE_MAX || page->local_free != NULL || page->capacity >= page->reserved ||
+      !mi_theap_charge(theap, page->block_size))
     return NULL;
   uint32_t index = page->capacity + page->color;
   if (index >= page->reserved) index -= page->reserved;
@@ -67,6 +76,7 @@ static inline void* theap_pop_class(mi_theap_t* theap, size_t bin, bool zero) {
   page->capacity++;
   page->used++;
   if (zero && !page->fresh_zero) memset(block, 0, page->block_size);
+  if (mi_unlikely(theap->thread->alarm)) _mi_limit_alarm(theap->thread, theap->heap);
   return block;
 }
 
@@ -87,7 +97,7 @@ static inline void* theap_turn_page(mi_thread_t* thread, mi_theap_t* theap, size
   return page_take(page, page->free, zero);
 }
 
-static void* theap_serve(mi_theap_t* theap, const request_t* r) {
+void* _mi_theap_serve(mi_theap_t* theap, const mi_request_t* r) {
   if (mi_likely(r->alignment <= 1)) return mi_theap_alloc(theap, r->size, r->zero);
   if (r->offset == 0 && r->alignment <= MI_CLASS_SIZE_MAX) {
     // A class size is a multiple of every power of two up to its step, and blocks lie at multiples of it.
@@ -108,27 +118,47 @@ static void* theap_serve(mi_theap_t* theap, const request_t* r) {
   return _mi_theap_alloc_solo(theap, r->size, r->alignment, r->offset, r->zero);
 }
 
+// The part's theap. A heap at its limit does not get one for nothing.
+static inline mi_theap_t* part_theap_for(mi_thread_t* thread, mi_part_t* part, size_t size) {
+  mi_theap_t* const theap = mi_load_relaxed(&part->theap);
+  if (mi_likely(theap != MI_THEAP_EMPTY)) return theap;
+  mi_account_t* const account = mi_account_of(part->heap);
+  if (account != NULL && size <= MI_AMOUNT_MAX && !_mi_account_fits(account, size)) return NULL;
+  return _mi_part_theap(thread, part);
+}
+
 // From pages: of the part's theap, or the thread's main theap.
-static mi_noinline void* paged_alloc(mi_thread_t* thread, mi_heap_t* heap, mi_part_t* part, const request_t* r) {
+mi_noinline void* _mi_paged_alloc(mi_thread_t* thread, mi_heap_t* heap, mi_part_t* part, const mi_request_t* r) {
   if (mi_unlikely(r->size > MI_ALLOC_MAX)) {
     _mi_error(ENOMEM, "allocation of %zu bytes refused: larger than PTRDIFF_MAX\n", r->size);
     return NULL;
   }
   _mi_slow_path(thread, heap);
+  mi_limit_tries_t limit_tries = {0, 0, 0};
   for (int tries = 0;; tries++) {
-    mi_theap_t* const theap = (part == NULL ? &thread->main_theap : _mi_part_theap(thread, part));
+    thread->refusal.heap = NULL;
+    mi_theap_t* const theap = (part == NULL ? &thread->main_theap : part_theap_for(thread, part, r->size));
     if (mi_likely(theap != NULL)) {
       _mi_theap_tidy(theap);
       // A heap that lives on pages opens no regions any more, which is when empty ones are met.
       if (part != NULL && theap->tidy_count % 4 == 0) _mi_part_release_step(part);
-      void* const p = theap_serve(theap, r);
-      if (mi_likely(p != NULL)) return p;
+      void* const p = (mi_likely(theap->policy == 0) ? _mi_theap_serve(theap, r) : _mi_policy_serve(theap, r));
+      if (mi_likely(p != NULL)) {
+        if (mi_unlikely(thread->alarm)) _mi_limit_alarm(thread, heap);
+        return p;
+      }
+    }
+    if (mi_unlikely(thread->refusal.heap != NULL)) {
+      if (!_mi_limit_try_again(thread, heap, r->size, &limit_tries)) return NULL;
+      tries--;
+      continue;
     }
     if (tries == 1) break;
     // Out of memory. The program may have something to give, and so may we.
     _mi_deferred_call(thread, heap, true);
     _mi_thread_collect(thread, true);
     _mi_abandoned_sweep(&_mi_heap_main, false);
+    _mi_guard_release_withheld();
     _mi_purge(true);
   }
   _mi_error(ENOMEM, "no memory for %zu bytes\n", r->size);
@@ -138,12 +168,19 @@ static mi_noinline void* paged_alloc(mi_thread_t* thread, mi_heap_t* heap, mi_pa
 mi_noinline void* _mi_part_malloc_paged(mi_part_t* part, size_t size, bool zero) {
   // A class has earned pages: the direct table is worth a look from now on.
   if (size <= MI_YOUNG_SIZE_MAX) mi_store_relaxed(&part->region.owner, mi_part_owner(part));
-  const request_t r = {size, 1, 0, zero};
-  return paged_alloc(_mi_tls.thread, part->heap, part, &r);
+  const mi_request_t r = {.size = size, .alignment = 1, .zero = zero};
+  return _mi_paged_alloc(_mi_tls.thread, part->heap, part, &r);
+}
+
+// In a heap with a policy; called as the last thing, so that the trace of a guarded block begins with who allocates.
+static mi_noinline void* policy_malloc(mi_heap_t* heap, mi_part_t* part, size_t size, bool zero) {
+  const mi_request_t r = {.size = size, .alignment = 1, .zero = zero, .frame = MI_FRAME};
+  return _mi_policy_alloc(heap, part, &r);
 }
 
 // In a part that the calling thread owns, when the direct table had nothing.
 static mi_noinline void* part_alloc(mi_part_t* part, size_t size, bool zero) {
+  if (mi_unlikely(mi_heap_has_policy(part->heap))) return policy_malloc(part->heap, part, size, zero);
   mi_theap_t* const theap = mi_load_relaxed(&part->theap);
   if (mi_likely(size <= MI_CLASS_SIZE_MAX)) {
     if ((MI_CHECKED || size > MI_DIRECT_SIZE_MAX) && theap != MI_THEAP_EMPTY) {
@@ -177,23 +214,37 @@ static inline void* malloc_generic(mi_theap_t* theap, size_t size, bool zero) {
     theap = _mi_tls.theap;
   }
   if (theap->part != NULL) return part_alloc(theap->part, size, zero);
-  if (!MI_CHECKED && size <= MI_DIRECT_SIZE_MAX) {
+  if (!MI_CHECKED && !MI_GUARDED && size <= MI_DIRECT_SIZE_MAX) {
     void* const p = theap_turn_page(thread, theap, mi_bin_of(size), zero);
     if (mi_likely(p != NULL)) return p;
   } else if (size <= MI_CLASS_SIZE_MAX) {
     void* const p = theap_pop_class(theap, mi_bin_of(size), zero);
     if (mi_likely(p != NULL)) return p;
   }
-  const request_t r = {size, 1, 0, zero};
-  return paged_alloc(thread, &_mi_heap_main, NULL, &r);
+  const mi_request_t r = {.size = size, .alignment = 1, .zero = zero};
+  return _mi_paged_alloc(thread, &_mi_heap_main, NULL, &r);
 }
 
-mi_noinline void* _mi_malloc_generic(size_t size, mi_theap_t* theap, bool zero) {
+static inline void* malloc_unguarded(size_t size, mi_theap_t* theap, bool zero) {
 #if MI_CHECKED
   return _mi_checked_alloc(&(mi_request_t){.theap = theap, .size = size, .zero = zero});
 #else
   return malloc_generic(theap, size, zero);
 #endif
+}
+
+#if MI_GUARDED
+static mi_noinline void* malloc_due(size_t size, mi_theap_t* theap, bool zero) {
+  void* const p = _mi_guarded_alloc(&(mi_request_t){.theap = theap, .size = size, .zero = zero, .frame = MI_FRAME});
+  return (p != NULL ? p : malloc_unguarded(size, theap, zero));
+}
+#endif
+
+mi_noinline void* _mi_malloc_generic(size_t size, mi_theap_t* theap, bool zero) {
+#if MI_GUARDED
+  if (mi_unlikely(_mi_tls.guard_countdown == 0)) return malloc_due(size, theap, zero);
+#endif
+  return malloc_unguarded(size, theap, zero);
 }
 
 static inline void* theap_pop(mi_theap_t* theap, size_t size, bool zero) {
@@ -221,14 +272,15 @@ static inline mi_theap_t* theap_away(mi_thread_t* thread, mi_heap_t* heap, mi_pa
 static mi_noinline void* heap_alloc_away(mi_heap_t* heap, size_t size, bool zero) {
   mi_thread_t* const thread = mi_thread();
   if (mi_unlikely(thread == NULL)) return no_record(size);
+  if (mi_unlikely(mi_heap_has_policy(heap))) return policy_malloc(heap, NULL, size, zero);
   mi_part_t* part;
   mi_theap_t* const theap = theap_away(thread, heap, &part);
   if (mi_unlikely(theap == NULL)) return NULL;
   void* const p = theap_pop(theap, size, zero);
   if (mi_likely(p != NULL)) return p;
   if (part != NULL) return part_alloc(part, size, zero);
-  const request_t r = {size, 1, 0, zero};
-  return paged_alloc(thread, &_mi_heap_main, NULL, &r);
+  const mi_request_t r = {.size = size, .alignment = 1, .zero = zero};
+  return _mi_paged_alloc(thread, &_mi_heap_main, NULL, &r);
 }
 
 static inline __attribute__((always_inline)) void* heap_alloc(mi_heap_t* heap, size_t size, bool zero) {
@@ -265,9 +317,22 @@ static void* heap_alloc_checked(mi_heap_t* heap, size_t size, bool zero) {
 #define heap_alloc_checked heap_alloc
 #endif
 
-void* mi_heap_malloc(mi_heap_t* heap, size_t size) { return heap_alloc_checked(heap, size, false); }
+#if MI_GUARDED
+static mi_noinline void* heap_alloc_due(mi_heap_t* heap, size_t size, bool zero) {
+  void* const p = _mi_guarded_alloc(&(mi_request_t){.heap = heap, .size = size, .zero = zero, .frame = MI_FRAME});
+  return (p != NULL ? p : heap_alloc_checked(heap, size, zero));
+}
+
+static inline void* heap_alloc_counted(mi_heap_t* heap, size_t size, bool zero) {
+  return (mi_guarded_tick_heap(heap) ? heap_alloc_due(heap, size, zero) : heap_alloc_checked(heap, size, zero));
+}
+#else
+#define heap_alloc_counted heap_alloc_checked
+#endif
+
+void* mi_heap_malloc(mi_heap_t* heap, size_t size) { return heap_alloc_counted(heap, size, false); }
 void* mi_heap_malloc_small(mi_heap_t* heap, size_t size) { return mi_heap_malloc(heap, size); }
-void* mi_heap_zalloc(mi_heap_t* heap, size_t size) { return heap_alloc_checked(heap, size, true); }
+void* mi_heap_zalloc(mi_heap_t* heap, size_t size) { return heap_alloc_counted(heap, size, true); }
 void* mi_heap_zalloc_small(mi_heap_t* heap, size_t size) { return mi_heap_zalloc(heap, size); }
 
 bool _mi_count_size(size_t count, size_t size, size_t* total) {
@@ -297,10 +362,12 @@ static inline void* heap_alloc_aligned(mi_heap_t* heap, size_t size, size_t alig
     return NULL;
   }
   offset &= alignment - 1;
+  if (mi_unlikely(mi_heap_has_policy(heap)))
+    return _mi_policy_alloc(heap, NULL, &(mi_request_t){NULL, heap, size, alignment, offset, zero, MI_FRAME});
   if (offset == 0 && alignment <= 16) {
     // Small classes are multiples of their step only.
     if (alignment == 16 && size < 128) size = mi_round_up(size + (size == 0), 16);
-    return (MI_CHECKED ? heap_alloc(heap, size, zero) : _mi_heap_alloc(heap, size, zero));
+    return (MI_CHECKED || MI_GUARDED ? heap_alloc(heap, size, zero) : _mi_heap_alloc(heap, size, zero));
   }
   mi_thread_t* const thread = mi_thread();
   if (mi_unlikely(thread == NULL)) return no_record(size);
@@ -313,14 +380,21 @@ static inline void* heap_alloc_aligned(mi_heap_t* heap, size_t size, size_t alig
       if (p != NULL) return p;
     }
   }
-  const request_t r = {size, alignment, offset, zero};
-  return paged_alloc(thread, heap, part, &r);
+  const mi_request_t r = {NULL, heap, size, alignment, offset, zero, NULL};
+  return _mi_paged_alloc(thread, heap, part, &r);
 }
 
 void* _mi_heap_alloc_aligned(mi_heap_t* heap, size_t size, size_t alignment, size_t offset, bool zero) {
+#if MI_GUARDED
+  if (mi_guarded_tick_heap(heap) && mi_is_power_of_two(alignment)) {
+    void* const p =
+        _mi_guarded_alloc(&(mi_request_t){NULL, heap, size, alignment, offset & (alignment - 1), zero, MI_FRAME});
+    if (p != NULL) return p;
+  }
+#endif
 #if MI_CHECKED
   if (mi_is_power_of_two(alignment))
-    return _mi_checked_alloc(&(mi_request_t){NULL, heap, size, alignment, offset, zero});
+    return _mi_checked_alloc(&(mi_request_t){NULL, heap, size, alignment, offset, zero, NULL});
 #endif
   return heap_alloc_aligned(heap, size, alignment, offset, zero);
 }
@@ -329,26 +403,6 @@ void* _mi_heap_alloc_aligned(mi_heap_t* heap, size_t size, size_t alignment, siz
 void* _mi_unchecked_alloc(const mi_request_t* r) {
   if (r->alignment != 0) return heap_alloc_aligned(r->heap, r->size, r->alignment, r->offset, r->zero);
   return (r->theap != NULL ? malloc_generic(r->theap, r->size, r->zero) : heap_alloc(r->heap, r->size, r->zero));
-}
-#endif
-
-#if MI_GUARDED
-void* _mi_guarded_alloc(mi_heap_t* heap, const mi_request_t* request) {
-  mi_thread_t* const thread = mi_thread();
-  if (thread == NULL) return NULL;
-  mi_part_t* part = NULL;
-  if (heap != &_mi_heap_main) {
-    if (mi_load_acquire(&heap->home.id) == 0 || mi_load_relaxed(&heap->state) != MI_HEAP_OPEN) return NULL;
-    part = (mi_region_is_mine(&heap->home.region) ? &heap->home : _mi_part_of(thread, heap));
-    if (part == NULL) return NULL;
-  }
-  _mi_slow_path(thread, heap);
-  mi_theap_t* const theap = (part == NULL ? &thread->main_theap : _mi_part_theap(thread, part));
-  if (theap == NULL) return NULL;
-  _mi_theap_tidy(theap);
-  const size_t precise = (_mi_option(mi_option_guarded_precise) != 0 ? 1 : MI_MIN_ALIGN);
-  const size_t alignment = (request->alignment > precise ? request->alignment : precise);
-  return _mi_theap_alloc_guarded(theap, request->size, alignment, request->zero);
 }
 #endif
 
@@ -375,6 +429,7 @@ void* mi_heap_calloc_aligned(mi_heap_t* heap, size_t count, size_t size, size_t 
 // --- resizing ---------------------------------------------------------------------------------------------------
 
 void* _mi_heap_realloc_any(mi_heap_t* heap, void* p, size_t newsize, size_t alignment, size_t offset, bool zero) {
+  MI_KEEP_FRAME();
   if (p == NULL) {
     return _mi_heap_alloc_aligned(heap != NULL ? heap : _mi_default_heap(), newsize, alignment, offset, zero);
   }
@@ -385,8 +440,12 @@ void* _mi_heap_realloc_any(mi_heap_t* heap, void* p, size_t newsize, size_t alig
 #if MI_TAIL
   return _mi_checked_realloc(heap, p, newsize, alignment, offset, zero);
 #endif
-  const size_t usable = _mi_usable_size(p);
+  mi_page_t* const page = _mi_page_of_any(p);
+  if (mi_unlikely(page != NULL && (page->policy != 0 || page->guard != 0)))
+    return _mi_policy_realloc(heap, page, p, newsize, alignment, offset, zero);
+  const size_t usable = _mi_block_size_in(page, p);
   if (mi_unlikely(usable == 0)) {
+    _mi_policy_check_gone("realloc", p);
     _mi_error(EINVAL, "realloc of %p refused: not a live block\n", p);
     return NULL;
   }
@@ -396,7 +455,6 @@ void* _mi_heap_realloc_any(mi_heap_t* heap, void* p, size_t newsize, size_t alig
     if (zero) memset((uint8_t*)p + newsize, 0, usable - newsize);
     return p;
   }
-  mi_page_t* const page = _mi_page_of_any(p);
   if (aligned && (mi_load_relaxed(&page->owner) & MI_OWNER_SPECIAL) != 0 && _mi_region_resize(page, p, newsize)) {
     if (zero) {
       const size_t now = _mi_usable_size(p);
@@ -457,6 +515,7 @@ void* mi_heap_recalloc_aligned(mi_heap_t* heap, void* p, size_t newcount, size_t
 // --- strings --------------------------------------------------------------------------------------------------------
 
 char* mi_heap_strndup(mi_heap_t* heap, const char* s, size_t n) {
+  MI_KEEP_FRAME();
   if (s == NULL) return NULL;
   const char* const end = memchr(s, 0, n);
   const size_t length = (end == NULL ? n : (size_t)(end - s));
@@ -486,6 +545,7 @@ char* mi_heap_realpath(mi_heap_t* heap, const char* fname, char* resolved_name) 
 // -----------------------------------------------------------------------------------------------------------
 
 static inline void* theap_alloc(mi_theap_t* theap, size_t size, bool zero) {
+  if (mi_guarded_tick()) return _mi_malloc_generic(size, theap, zero);
   void* const p = theap_pop(theap, size, zero);
   return (mi_likely(p != NULL) ? p : _mi_malloc_generic(size, theap, zero));
 }

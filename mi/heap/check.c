@@ -13,6 +13,8 @@
 #include <string.h>
 
 #include "mi/heap/parts.h"
+#include "mi/internal/bit_page.h"
+#include "mi/internal/guard.h"
 #include "mi/internal/os.h"
 #include "mi/internal/page_queue.h"
 #include "mi/internal/stack.h"
@@ -28,8 +30,12 @@ typedef struct check_s {
   mi_heap_t* at;     // it, or one that was merged into it
   uint64_t pages;    // met so far, of all of them
   uint64_t waiting;  // pages without a theap, of `at`
-  size_t theaps;     // of `at`: the first so many parts' slots are BUSY
-  size_t parts;      // that were looked at for slots
+  int64_t held;      // bytes that `at` should be charged with, but for its first part
+  int64_t merged;    // bytes that heaps hold which were merged into `heap`
+  bool held_agrees;  // what they are charged with is right; else what should be, and what is
+  int64_t expected, counted;
+  size_t theaps;  // of `at`: the first so many parts' slots are BUSY
+  size_t parts;   // that were looked at for slots
   uint64_t bits[MI_BLOCKS_MAX / 64];
 } check_t;
 
@@ -170,6 +176,10 @@ static bool check_list(check_t* check, const mi_page_t* page, const char* name, 
   const size_t size = page->block_size;
   const uint32_t reserved = page->reserved;
   for (; block != NULL; block = block->next) {
+    if (mi_unlikely(page->guard != 0) && block == mi_page_single_block(page) && *length == 0) {
+      ++*length;
+      continue;
+    }
     const size_t offset = (size_t)((const uint8_t*)block - page->start), number = offset / size;
     if (number >= reserved || number * size != offset)
       return page_breach(check, page, "its list %s leads to %p, where no block starts", name, (const void*)block);
@@ -192,6 +202,7 @@ static bool check_fresh(const check_t* check, const mi_page_t* page) {
   const size_t size = page->block_size, reserved = page->reserved;
   size_t from = page->capacity + page->color, count = reserved - page->capacity;
   if (from >= reserved) from -= reserved;
+  if (page->guard != 0) return true;  // an OS page of it cannot be read
   for (int stretch = 0; stretch < 2; stretch++) {
     const size_t n = (count < reserved - from ? count : reserved - from);
     if (!is_zero(page->start + from * size, n * size))
@@ -202,15 +213,42 @@ static bool check_fresh(const check_t* check, const mi_page_t* page) {
   return true;
 }
 
-// Counts and lists. `late`: an empty page that a remote freer had not let go of.
+// The bits of a page with a policy.
+static bool check_bits(check_t* check, const mi_page_t* page) {
+  const mi_bits_t* const bits = mi_bits_of(page);
+  if (bits->page != page) return page_breach(check, page, "its bits are of page %p", (void*)bits->page);
+  if (page->free != NULL || page->local_free != NULL)
+    return page_breach(check, page, "a page with a policy, and a list of free blocks");
+  uint32_t quarantined = 0;
+  for (size_t w = 0; w < mi_bits_word_count(page); w++) {
+    mi_bit_word_t* const word = &bits->words[w];
+    const uint64_t live = mi_load_acquire(&word->live), remote = mi_load_acquire(&word->remote);
+    const size_t left = (page->capacity > 64 * w ? page->capacity - 64 * w : 0);
+    const uint64_t inside = (left == 0 ? 0 : mi_run_mask(0, left < 64 ? left : 64));
+    if (((live | word->fresh | word->old) & ~inside) != 0)
+      return page_breach(check, page, "a block beyond %u was handed out", page->capacity);
+    if ((live & (word->fresh | word->old)) != 0 || (word->fresh & word->old) != 0)
+      return page_breach(check, page, "a block is in use and in quarantine");
+    if ((remote & ~live) != 0) return page_breach(check, page, "a block that is not in use was freed");
+    quarantined += (uint32_t)__builtin_popcountll(word->fresh | word->old);
+  }
+  if (quarantined != bits->quarantined)
+    return page_breach(check, page, "%u blocks are in quarantine, not %u", quarantined, bits->quarantined);
+  if (_mi_bits_used(page) != page->used)
+    return page_breach(check, page, "%u blocks are not free, not %u", _mi_bits_used(page), page->used);
+  return true;
+}
+
+// Counts and lists. `late`: an empty page of one block that a remote freer had not let go of, or of a held heap.
 static bool check_blocks(check_t* check, const mi_page_t* page, bool late) {
-  const mi_thread_free_t tf = mi_load_acquire((_Atomic(mi_thread_free_t)*)&page->thread_free);
+  const mi_thread_free_t tf = mi_load_acquire(mi_page_word(page));
   if (page->pinned != 0) return page_breach(check, page, "%u visits of it never ended", page->pinned);
   if (page->capacity > page->reserved)
     return page_breach(check, page, "%u blocks were handed out of %u", page->capacity, page->reserved);
   if (page->used > page->capacity)
     return page_breach(check, page, "%u blocks are in use of %u that were handed out", page->used, page->capacity);
   if (late) return true;
+  if (page->policy != 0) return check_bits(check, page);
   memset(check->bits, 0, (page->reserved + 63) / 64 * sizeof(uint64_t));
   uint32_t free = 0, remote = 0;
   if (!check_list(check, page, "free", page->free, page->free_zero != 0, &free) ||
@@ -222,14 +260,15 @@ static bool check_blocks(check_t* check, const mi_page_t* page, bool late) {
                        free, page->capacity);
   if (remote > page->used)
     return page_breach(check, page, "%u blocks were freed by other threads of %u in use", remote, page->used);
-  return page->fresh_zero == 0 || check_fresh(check, page);
+  return page->fresh_zero == 0 || page->guard != 0 || check_fresh(check, page);  // a guard is out of reach
 }
 
 // --- theaps --------------------------------------------------------------------------------------------------------
 
 // Blocks of the page that wait on its theap's delayed list; negative: the page's words do not agree.
 static int64_t page_delayed(const mi_page_t* page) {
-  const mi_thread_free_t tf = mi_load_acquire((_Atomic(mi_thread_free_t)*)&page->thread_free);
+  if (page->policy != 0) return (mi_load_acquire(&mi_bits_of(page)->queued) != 0 ? 1 : 0);
+  const mi_thread_free_t tf = mi_load_acquire(mi_page_word(page));
   return page->delayed + (page->in_full != 0 && MI_STATE(tf) != MI_DELAYED ? 1 : 0);
 }
 
@@ -241,7 +280,7 @@ static bool check_full(const check_t* check, const mi_theap_t* theap, const mi_p
                        page->reserved);
   if (page->kind != MI_PAGE_CLASS && page->used != 1)
     return page_breach(check, page, "its block is not in use, but it is on the full list");
-  if (MI_STATE(tf) == MI_DELAYED && MI_LIST(tf) != NULL)
+  if (MI_STATE(tf) == MI_DELAYED && mi_word_has_frees(page, tf))
     return page_breach(check, page, "full, DELAYED, and with blocks that other threads freed");
   return true;
 }
@@ -255,7 +294,10 @@ static mi_tid_t theap_owner(const mi_theap_t* theap) {
 static bool check_queued(check_t* check, const mi_theap_t* theap, mi_page_t* page, size_t bin) {
   check->pages++;
   if (!check_shape(check, page)) return false;
-  const mi_thread_free_t tf = mi_load_acquire(&page->thread_free);
+  check->held += mi_page_charged(page);
+  if (page->policy != (page->guard == 0 ? theap->policy : 0))
+    return page_breach(check, page, "its policy is %u, its theap's %u", page->policy, theap->policy);
+  const mi_thread_free_t tf = mi_load_acquire(mi_page_word(page));
   const mi_tid_t owner = mi_load_relaxed(&page->owner);
   if (mi_load_relaxed(&page->heap) != check->at)
     return page_breach(check, page, "it names heap %p", (void*)mi_load_relaxed(&page->heap));
@@ -264,14 +306,16 @@ static bool check_queued(check_t* check, const mi_theap_t* theap, mi_page_t* pag
   if ((owner & ~MI_OWNER_FLAGS) != theap_owner(theap) || (owner & MI_OWNER_SPECIAL) != 0)
     return page_breach(check, page, "its owner is %llx, its theap's thread %llx", (unsigned long long)owner,
                        (unsigned long long)theap_owner(theap));
-  if ((page->in_full != 0) != (bin == MI_BIN_FULL) || ((owner & MI_OWNER_FULL) != 0) != (page->in_full != 0))
+  // The flag stays with a page of one block when that is freed: a second free is noticed.
+  if ((page->in_full != 0) != (bin == MI_BIN_FULL) ||
+      (((owner & MI_OWNER_FULL) != 0) != (page->in_full != 0) && bin != MI_BIN_LATE))
     return page_breach(check, page, "in queue %zu, but in_full is %u and the owner's flag %u", bin, page->in_full,
                        (owner & MI_OWNER_FULL) != 0);
   if (bin <= MI_BIN_LAST && (page->kind != MI_PAGE_CLASS || page->bin != bin))
     return page_breach(check, page, "class %u in queue %zu", page->bin, bin);
   if (bin == MI_BIN_LATE && (page->kind == MI_PAGE_CLASS || page->used != 0))
     return page_breach(check, page, "not an empty page of one block, but in the queue of those");
-  if (MI_STATE(tf) != MI_NORMAL && (bin != MI_BIN_FULL || MI_STATE(tf) != MI_DELAYED))
+  if (MI_STATE(tf) != MI_NORMAL && (bin < MI_BIN_FULL || MI_STATE(tf) != MI_DELAYED))
     return page_breach(check, page, "state %u in queue %zu", (unsigned)MI_STATE(tf), bin);
   if (page->depth > theap->depth || (page->depth < theap->depth && bin <= MI_BIN_LAST))
     return page_breach(check, page, "in queue %zu at depth %u of %u marks", bin, page->depth, theap->depth);
@@ -301,9 +345,12 @@ static bool check_queue(check_t* check, mi_theap_t* theap, size_t bin, uint32_t*
 static bool check_direct(const check_t* check, const mi_theap_t* theap) {
   for (size_t bin = 1; bin <= MI_BIN_DIRECT_LAST; bin++) {
     const mi_page_t* const first = theap->queue[bin];
-    const mi_page_t* const page = (first == NULL || MI_CHECKED ? MI_PAGE_EMPTY : first);
-    const size_t low = (bin == 1 ? 0 : mi_bin_size(bin - 1) / 8 + 1);
-    for (size_t w = low; w <= mi_bin_size(bin) / 8; w++) {
+    const mi_page_t* const page = (first == NULL || MI_CHECKED || theap->policy != 0 ? MI_PAGE_EMPTY : first);
+    if (mi_theap_bin(theap, bin) != bin) {
+      if (first != NULL) return theap_breach(check, theap, "it has pages of class %zu, which it does not use", bin);
+      continue;
+    }
+    for (size_t w = mi_direct_low(theap, bin); w <= mi_bin_size(bin) / 8; w++) {
       if (theap->direct[w] != page)
         return theap_breach(check, theap, "the table has %p for %zu bytes, the queue %p", (void*)theap->direct[w],
                             8 * w, (const void*)page);
@@ -318,9 +365,17 @@ static bool check_direct(const check_t* check, const mi_theap_t* theap) {
 static bool check_delayed(const check_t* check, mi_theap_t* theap, int64_t expected) {
   int64_t count = 0;
   for (const mi_block_t* b = mi_load_acquire(&theap->delayed_free); b != NULL; b = b->next) {
-    const mi_page_t* const page = _mi_page_of_any(b);
+    const mi_page_t* const guarded = mi_guard_link_page(b);
+    if (theap->policy != 0 && guarded == NULL) {
+      const mi_bits_t* const bits = (const mi_bits_t*)b;
+      if (!is_slot(bits->page) || mi_bits_of(bits->page) != bits)
+        return theap_breach(check, theap, "its delayed list leads to %p, which is no page's", (const void*)b);
+      if (++count > expected) break;
+      continue;
+    }
+    const mi_page_t* const page = (guarded == NULL ? _mi_page_of_any(b) : guarded);
     if (page == NULL || mi_load_relaxed((_Atomic(mi_theap_t*)*)&page->theap) != theap ||
-        (size_t)((const uint8_t*)b - page->start) % page->block_size != 0)
+        (guarded == NULL && (size_t)((const uint8_t*)b - page->start) % page->block_size != 0))
       return theap_breach(check, theap, "its delayed list leads to %p, which is no block of it", (const void*)b);
     if (++count > expected) break;
   }
@@ -354,6 +409,7 @@ static bool check_abandoned_page(check_t* check, mi_page_t* page) {
   check->pages++;
   check->waiting++;
   if (!check_shape(check, page)) return false;
+  check->held += mi_page_charged(page);
   if (mi_load_relaxed(&page->heap) != check->at)
     return page_breach(check, page, "it names heap %p", (void*)mi_load_relaxed(&page->heap));
   if (mi_load_relaxed(&page->theap) != NULL || (owner & ~MI_OWNER_INTERIOR) != 0)
@@ -361,9 +417,9 @@ static bool check_abandoned_page(check_t* check, mi_page_t* page) {
                        (unsigned long long)owner);
   if (page->in_full != 0 || page->delayed != 0)
     return page_breach(check, page, "abandoned, with in_full %u and %d delayed blocks", page->in_full, page->delayed);
-  if (MI_LIST(mi_load_acquire(&page->thread_free)) != NULL)
+  if (mi_word_has_frees(page, mi_load_acquire(mi_page_word(page))))
     return page_breach(check, page, "abandoned, with blocks that other threads freed");
-  return check_blocks(check, page, false);
+  return check_blocks(check, page, page->kind != MI_PAGE_CLASS && page->used == 0);
 }
 
 static bool check_stack(check_t* check, mi_heap_t* heap, size_t bin) {
@@ -373,7 +429,7 @@ static bool check_stack(check_t* check, mi_heap_t* heap, size_t bin) {
       return heap_breach(check, heap, "its stack of abandoned pages %zu leads to %p, which is no page", bin,
                          (void*)page);
     if (++steps > PAGES_MAX) return heap_breach(check, heap, "its stack of abandoned pages %zu does not end", bin);
-    const mi_thread_free_t tf = mi_load_acquire(&page->thread_free);
+    const mi_thread_free_t tf = mi_load_acquire(mi_page_word(page));
     if ((tf & MI_LISTED) == 0) return page_breach(check, page, "in a stack of abandoned pages, but not LISTED");
     if (page->bin != bin) return page_breach(check, page, "class %u in stack %zu of abandoned pages", page->bin, bin);
     if (MI_STATE(tf) != MI_ABANDONED) continue;                               // has an owner again, and is met there
@@ -472,6 +528,12 @@ static bool check_region_lists(const check_t* check, const mi_part_t* part) {
   if (bytes != part->bytes)
     return part_breach(check, part, "it counts %u bytes of regions, its lists have %s", part->bytes,
                        bytes > part->bytes ? "more" : "fewer");
+  size_t young = 0;
+  for (const mi_region_t* region = part->regions; region != NULL; region = region->next)
+    young += (size_t)1 << (region->shift - 10);
+  if (part != &part->heap->home && part->is_shut == 0) young++;
+  if (part->young != young)
+    return part_breach(check, part, "it counts %u KiB of regions in use, and has %zu", part->young, young);
   if (last != NULL && last != part->regions_last)
     return part_breach(check, part, "its last region is %p, not %p", (const void*)last, (void*)part->regions_last);
   if (!current)
@@ -562,6 +624,7 @@ static bool check_part(check_t* check, mi_part_t* part) {
     return part_breach(check, part, "its owner is %llx, its theap's thread %llx",
                        (unsigned long long)mi_part_owner(part), (unsigned long long)mi_load_relaxed(&slot->owner));
   if (!check_regions(check, part)) return false;
+  if (part != &part->heap->home) check->held += part->young * (int64_t)MI_KiB;
   return slot == NULL || check_theap(check, mi_load_relaxed(&slot->theap), part, slot);
 }
 
@@ -613,11 +676,27 @@ static bool check_parts(check_t* check, mi_heap_t* heap) {
 static bool check_one(check_t* check, mi_heap_t* heap) {
   check->at = heap;
   check->waiting = 0;
+  check->held = 0;
   check->theaps = check->parts = 0;
   if (!check_handle(check, heap) || !check_lanes(check, heap)) return false;
   const bool ok = enter_slots(check, heap) && check_parts(check, heap);
   leave_slots(check, heap);
   return ok;
+}
+
+// --- accounts ------------------------------------------------------------------------------------------------------
+
+static int64_t account_word(mi_account_t* account) { return mi_load_acquire(&account->word) >> 1; }
+
+// Does the heap's account say what was found? `merged`: bytes of heaps that were merged into it. What its children hold
+// is theirs to know, who may be at work: then it is at least what was found.
+static bool held_agrees(check_t* check, mi_heap_t* heap, int64_t merged) {
+  mi_account_t* const account = mi_account_of(heap);
+  const mi_family_t* const family = mi_heap_family(heap);
+  check->expected = check->held + merged + (account == NULL ? 0 : (int64_t)mi_load_relaxed(&account->counted));
+  check->counted = (account == NULL ? 0 : account_word(account));
+  if (family != NULL && family->children != NULL) return check->counted >= check->expected;
+  return check->counted == check->expected;
 }
 
 static bool check_forwarders(check_t* check, mi_heap_t* heap) {
@@ -630,6 +709,9 @@ static bool check_forwarders(check_t* check, mi_heap_t* heap) {
       if (forwarder == heap || ++count > PAGES_MAX)
         return heap_breach(check, heap, "its stack of merged heaps does not end");
       if (!check_one(check, forwarder)) return false;
+      mi_account_t* const account = mi_account_of(forwarder);
+      check->merged += (account == NULL ? (int64_t)_mi_account_held(forwarder) : account_word(account));
+      check->held_agrees = check->held_agrees && held_agrees(check, forwarder, 0);
     }
   }
   return true;
@@ -662,6 +744,7 @@ static bool check_main(check_t* check) {
 typedef struct claims_s {
   uint64_t pages;
   uint64_t unlisted;  // of the main heap: abandoned, and in no stack
+  int64_t unlisted_bytes;
 } claims_t;
 
 static bool leads_to(mi_heap_t* from, const mi_heap_t* heap) {
@@ -678,12 +761,14 @@ static MI_RACY void claims_add(claims_t* claims, mi_page_t* page, const mi_heap_
   mi_heap_t* const its = mi_load_acquire(&page->heap);
   if (its == NULL || its == &_mi_heap_internal || !leads_to(its, heap)) return;
   claims->pages++;
-  const mi_thread_free_t tf = mi_load_acquire(&page->thread_free);
-  if (MI_STATE(tf) == MI_ABANDONED && (tf & MI_LISTED) == 0) claims->unlisted++;
+  const mi_thread_free_t tf = mi_load_acquire(mi_page_word(page));
+  if (MI_STATE(tf) != MI_ABANDONED || (tf & MI_LISTED) != 0) return;
+  claims->unlisted++;
+  claims->unlisted_bytes += (int64_t)(mi_racy(page->capacity) * mi_racy(page->block_size));
 }
 
 static MI_RACY claims_t claims_of(const mi_heap_t* heap) {
-  claims_t claims = {0, 0};
+  claims_t claims = {0, 0, 0};
   for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
     mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[i]);
     if (arena == NULL) break;
@@ -710,6 +795,12 @@ static bool claims_agree(const check_t* check, claims_t* claims) {
   return claims->pages == check->pages + claims->unlisted;
 }
 
+static bool main_held_agrees(check_t* check, const claims_t* claims) {
+  check->expected = check->held + check->merged + claims->unlisted_bytes;
+  check->counted = _mi_account_main_total();
+  return check->counted == check->expected;
+}
+
 bool mi_heap_check(mi_heap_t* heap) {
   if (heap == NULL) {
     _mi_error(EINVAL, "mi_heap_check: no heap\n");
@@ -721,16 +812,27 @@ bool mi_heap_check(mi_heap_t* heap) {
     return false;
   }
   check_t check;
-  claims_t claims = {0, 0};
+  claims_t claims = {0, 0, 0};
   for (int tries = 0; tries < CHECK_TRIES; tries++) {
     check.heap = check.at = heap;
     check.pages = check.waiting = 0;
     check.theaps = check.parts = 0;
+    check.held = check.merged = 0;
+    check.held_agrees = true;
     const bool ok = (heap == &_mi_heap_main ? check_main(&check) : check_one(&check, heap));
+    const int64_t held = check.held;
     if (!ok || !check_forwarders(&check, heap)) return false;
     check.at = heap;
-    if (_mi_fork_stamp != 1 || claims_agree(&check, &claims)) return true;
+    if (_mi_fork_stamp != 1) return true;
+    check.held = held;
+    check.held_agrees = check.held_agrees && (heap == &_mi_heap_main || held_agrees(&check, heap, check.merged));
+    const bool agree = claims_agree(&check, &claims);
+    if (agree && heap == &_mi_heap_main) check.held_agrees = main_held_agrees(&check, &claims);
+    if (agree && check.held_agrees) return true;
   }
+  if (!check.held_agrees)
+    return heap_breach(&check, heap, "it holds %lld bytes, but its account says %lld", (long long)check.expected,
+                       (long long)check.counted);
   return heap_breach(&check, heap, "%llu pages are its own, but its lists hold %llu", (unsigned long long)claims.pages,
                      (unsigned long long)check.pages);
 }

@@ -1,5 +1,5 @@
 // Checked blocks: what lies behind each block in builds with padding and in those that a tool sees through, and who
-// looks at it when. Empty in other builds; guard pages are in mi/guarded.c.
+// looks at it when. Empty in other builds; guarded blocks are in guarded.c.
 //
 // A block is allocated with 16 bytes more than was asked for. The last 16 bytes of what the core gave are its tail: the
 // size, and a check word that depends on the address, the size and a secret of the process. Bytes between the block and
@@ -39,7 +39,7 @@ _Static_assert(sizeof(tail_t) == MI_TAIL_SIZE, "a tail is what MI_TAIL_SIZE says
 
 typedef enum state_e {
   BLOCK_NONE,     // no block starts there, as far as the core knows
-  BLOCK_GUARDED,  // has a guard page, and no tail
+  BLOCK_GUARDED,  // lies between guards, and has no tail
   BLOCK_LIVE,
   BLOCK_FREED,
   BLOCK_BROKEN,  // tail overwritten, or the pointer is not what was handed out
@@ -55,9 +55,7 @@ static uint32_t check_word(const void* p, uint64_t size, uint32_t inside) {
 static state_t block_look(const void* p, tail_t** found) {
   const size_t room = _mi_block_size(p);
   if (room == 0) return BLOCK_NONE;
-#if MI_GUARDED
   if (_mi_page_of_any(p)->guard != 0) return BLOCK_GUARDED;
-#endif
   if (room < sizeof(tail_t)) return BLOCK_BROKEN;
   tail_t* const tail = (tail_t*)((uint8_t*)p + room - sizeof(tail_t));
   if (tail->size > room - sizeof(tail_t)) return BLOCK_BROKEN;
@@ -132,16 +130,6 @@ static void block_report(const char* function, void* p, state_t state, const tai
 // --- allocation ------------------------------------------------------------------------------------------------
 
 void* _mi_checked_alloc(const mi_request_t* request) {
-#if MI_GUARDED
-  mi_theap_t* const theap = request->theap;
-  mi_heap_t* const heap = (theap == NULL                                              ? request->heap
-                           : theap == MI_THEAP_EMPTY || mi_load_acquire(&theap->dead) ? _mi_default_heap()
-                                                                                      : theap->heap);
-  if (_mi_guarded_is_due(heap, request)) {
-    void* const p = _mi_guarded_alloc(heap, request);
-    if (p != NULL) return p;
-  }
-#endif
 #if MI_TAIL
   mi_request_t larger = *request;
   if (mi_likely(request->size <= MI_ALLOC_MAX - sizeof(tail_t))) larger.size += sizeof(tail_t);

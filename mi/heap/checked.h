@@ -1,5 +1,5 @@
-// The waist that every allocation and every free of the program comes by in checked builds (MI_CHECKED: padding,
-// guarded, and the builds that tools see through); see checked.c. In other builds nothing of this is there.
+// The waist that every allocation and every free of the program comes by in checked builds (MI_CHECKED: padding, and
+// the builds that tools see through); see checked.c. In other builds nothing of this is there.
 #pragma once
 #ifndef MI_HEAP_CHECKED_H
 #define MI_HEAP_CHECKED_H
@@ -8,16 +8,6 @@
 #include "mi/internal/track.h"
 
 #if MI_CHECKED
-
-// What is asked for: of `theap`, or if that is NULL of `heap`. `alignment` 0: natural.
-typedef struct mi_request_s {
-  mi_theap_t* theap;
-  mi_heap_t* heap;
-  size_t size;
-  size_t alignment;
-  size_t offset;
-  bool zero;
-} mi_request_t;
 
 mi_hidden void* _mi_checked_alloc(const mi_request_t* request);
 // The same without checks (alloc.c).
@@ -40,13 +30,6 @@ mi_hidden void* _mi_checked_realloc(mi_heap_t* heap, void* p, size_t newsize, si
 mi_hidden void* _mi_checked_expand(void* p, size_t newsize);
 // From a block as a walk finds it to what the program knows of it.
 mi_hidden void _mi_checked_show(void** block, size_t* size);
-#endif
-
-#if MI_GUARDED
-// Is this allocation one of those that get a guard page?
-mi_hidden bool _mi_guarded_is_due(mi_heap_t* heap, const mi_request_t* request);
-// A block with a guard page behind it (alloc.c). NULL: it could not be made, nothing reported.
-mi_hidden void* _mi_guarded_alloc(mi_heap_t* heap, const mi_request_t* request);
 #endif
 
 #endif

@@ -1,5 +1,7 @@
 // Collecting: giving back what holds no live block, for a thread, a heap, or everything. And the table of what the core
 // calls of this layer.
+#include <stdlib.h>
+
 #include "mi/heap/checked.h"
 #include "mi/heap/table.h"
 #include "mi/mimalloc.h"
@@ -25,10 +27,13 @@ void mi_collect(bool force) {
   _mi_deferred_call(thread, _mi_tls.theap->heap, force);
   _mi_thread_read_mail(thread);
   _mi_table_answer(thread);
+  mi_heap_t* const main = _mi_thread_main_heap();  // of the thread's sub-process
   _mi_forwarders_collect(&_mi_heap_main);
+  if (main != &_mi_heap_main) _mi_forwarders_collect(main);
   if (force) {
     _mi_threads_reap();
     _mi_abandoned_sweep(&_mi_heap_main, false);
+    if (main != &_mi_heap_main) _mi_abandoned_sweep(main, false);
     _mi_threads_each_free(_mi_returned_flush);
     _mi_thread_collect(thread, true);
     _mi_abandoned_sweep(&_mi_heap_internal, false);
@@ -39,6 +44,28 @@ void mi_collect(bool force) {
     _mi_thread_collect(thread, false);
   }
   _mi_purge(force);
+}
+
+void _mi_heap_collect_parts(mi_heap_t* heap, bool force) {
+  mi_thread_t* const thread = _mi_tls.thread;
+  if (heap == &_mi_heap_main) {
+    _mi_theap_collect(&thread->main_theap, force);
+    _mi_threads_want_collect(thread);
+    _mi_forwarders_collect(heap);
+    _mi_abandoned_sweep(heap, false);
+    return;
+  }
+  MI_FOR_EACH_PART(heap, part) {
+    mi_slot_t* const slot = mi_load_acquire(&part->slot);
+    if (slot != NULL && slot->thread == thread) {
+      collect_slot(slot, force);
+    } else if (slot != NULL) {
+      _mi_slot_post(part, MI_WANT_COLLECT);
+    }
+    if (mi_part_owner(part) == mi_load_relaxed(&thread->id)) _mi_part_release_empty(part);
+  }
+  _mi_forwarders_collect(heap);
+  _mi_abandoned_sweep(heap, false);
 }
 
 void mi_heap_collect(mi_heap_t* heap, bool force) {
@@ -52,17 +79,7 @@ void mi_heap_collect(mi_heap_t* heap, bool force) {
   thread->heartbeat++;
   _mi_deferred_call(thread, heap, force);
   if (!_mi_heap_check_usable(heap, "mi_heap_collect")) return;  // ended by the callback
-  MI_FOR_EACH_PART(heap, part) {
-    mi_slot_t* const slot = mi_load_acquire(&part->slot);
-    if (slot != NULL && slot->thread == thread) {
-      collect_slot(slot, force);
-    } else if (slot != NULL) {
-      _mi_slot_post(part, MI_WANT_COLLECT);
-    }
-    if (mi_part_owner(part) == mi_load_relaxed(&thread->id)) _mi_part_release_empty(part);
-  }
-  _mi_forwarders_collect(heap);
-  _mi_abandoned_sweep(heap, false);
+  _mi_heap_collect_parts(heap, force);
   if (force) {
     _mi_handle_cache_flush(thread);
     _mi_theap_collect(&thread->internal_theap, true);
@@ -93,12 +110,16 @@ static void process_start(void) {
 }
 
 static void process_end(void) {
+  if (mi_load_acquire(&_mi_is_corrupt)) abort();
   _mi_survivors_at_exit();
   _mi_stats_at_exit();
 }
 
 const mi_upcalls_t _mi_upcalls = {
     .region_free = _mi_region_free,
+    .policy_free = _mi_policy_free,
+    .thread_unwound = _mi_visits_end,
+    .policy_freed_twice = _mi_policy_freed_twice,
     .thread_exit = thread_exit,
     .thread_flush = _mi_handle_cache_flush,
     .thread_collect = thread_collect,
@@ -109,6 +130,7 @@ const mi_upcalls_t _mi_upcalls = {
 #if MI_CHECKED
     .check_free = _mi_checked_free,
 #endif
+    .has_hold = _mi_heap_has_hold,
     .totals = _mi_heap_totals,
     .process_start = process_start,
     .process_end = process_end,

@@ -9,7 +9,13 @@
 #include "mi/heap/table.h"
 #include "mi/internal/arena.h"
 
-#define MI_HEAP_FLAGS_KNOWN ((uint32_t)MI_HEAP_REPORT_SURVIVORS)
+// Flags that make a policy (policy.c), and those of them that this library has.
+#define MI_HEAP_FLAGS_POLICY                                                                          \
+  ((uint32_t)(MI_HEAP_HARDENED | MI_HEAP_GUARDED | MI_HEAP_QUARANTINE | MI_HEAP_WIPE | MI_HEAP_ZERO | \
+              MI_HEAP_ISOLATED | MI_HEAP_SECRET))
+#define MI_HEAP_FLAGS_KNOWN                                                                                       \
+  ((uint32_t)(MI_HEAP_REPORT_SURVIVORS | MI_HEAP_HARDENED | MI_HEAP_GUARDED | MI_HEAP_QUARANTINE | MI_HEAP_WIPE | \
+              MI_HEAP_ZERO))
 
 static bool refuse(const char* field, unsigned long long value, const char* why) {
   _mi_error(EINVAL, "mi_heap_new_with: field %s is %llu: %s\n", field, value, why);
@@ -46,13 +52,11 @@ static bool config_check(const mi_heap_config_t* config) {
     const char* const why = _mi_family_refusal(config->parent, thread == NULL ? NULL : thread->subproc);
     if (why != NULL) return refuse("parent", (uintptr_t)config->parent, why);
   }
-  // What this library has no policy for yet.
-  if (config->limit != 0) return refuse("limit", config->limit, "not supported");
-  if (config->soft_limit != 0) return refuse("soft_limit", config->soft_limit, "not supported");
-  if (config->headroom != 0) return refuse("headroom", config->headroom, "not supported");
-  if (config->on_limit != NULL) return refuse("on_limit", 1, "not supported");
-  if (config->limit_arg != NULL) return refuse("limit_arg", (uintptr_t)config->limit_arg, "not supported");
-  if (config->min_align != 0) return refuse("min_align", config->min_align, "not supported");
+  if (config->headroom != 0 && config->limit == 0) return refuse("headroom", config->headroom, "there is no limit");
+  if (config->on_limit == NULL && config->limit_arg != NULL)
+    return refuse("limit_arg", (uintptr_t)config->limit_arg, "there is no on_limit");
+  if (config->min_align != 0 && config->min_align != 8 && config->min_align != 16)
+    return refuse("min_align", config->min_align, "expected 0, 8 or 16");
   return true;
 }
 
@@ -60,13 +64,16 @@ static bool config_check(const mi_heap_config_t* config) {
 static bool config_has_deferred(const mi_heap_config_t* config) {
   return config->deferred_free != NULL || config->deferred_cadence != 0 || config->deferred_bytes != 0;
 }
+static bool config_has_limit(const mi_heap_config_t* config) {
+  return config->limit != 0 || config->soft_limit != 0 || config->on_limit != NULL;
+}
 static bool config_is_plain(const mi_heap_config_t* config) {
   return config->name == NULL && config->numa_node == 0 && config->parent == NULL && config->retain == 0 &&
+         (config->flags & MI_HEAP_FLAGS_POLICY) == 0 && config->min_align != 16 && !config_has_limit(config) &&
          !config_has_deferred(config);
 }
 
-mi_heap_t* mi_heap_new_with(const mi_heap_config_t* given) {
-  if (given == NULL) return mi_heap_new();
+static mi_noinline mi_heap_t* heap_new_with(const mi_heap_config_t* given) {
   mi_heap_config_t config;
   if (!config_read(given, &config) || !config_check(&config)) return NULL;
   if (config.parent != NULL && mi_thread() != NULL) _mi_heap_ids_renew(mi_thread());
@@ -87,12 +94,28 @@ mi_heap_t* mi_heap_new_with(const mi_heap_config_t* given) {
     _mi_track_show(extra->name, sizeof(extra->name));
   }
   if (entry != NULL) _mi_heap_name_begin(heap, entry);
+  if ((config.flags & MI_HEAP_FLAGS_POLICY) != 0) _mi_policy_begin(heap, config.flags & MI_HEAP_FLAGS_POLICY);
+  extra->even = (config.min_align == 16);
+  if (config_has_limit(&config)) _mi_limit_configure(extra, &config);
+  if ((config.limit != 0 || config.parent != NULL) && mi_heap_has_regions(heap)) _mi_part_shut(&heap->home);
+  _mi_prepared_begin(heap, &config);
   extra->retain = config.retain;
   extra->numa = (uint16_t)config.numa_node;
   if (config.parent != NULL && !_mi_family_join(heap, config.parent)) {
+    mi_heap_register_deferred_free(heap, NULL, NULL);  // nobody has seen the heap
     mi_heap_destroy(heap);
     _mi_error(ENOMEM, "mi_heap_new_with: no memory for the family\n");
     return NULL;
   }
   return heap;
+}
+
+mi_heap_t* mi_heap_new_with(const mi_heap_config_t* given) {
+  if (given == NULL) return mi_heap_new();
+  mi_thread_t* const thread = _mi_tls.thread;
+  if (mi_likely(thread != NULL)) {
+    mi_heap_t* const prepared = _mi_prepared_take(thread, given);
+    if (mi_likely(prepared != NULL)) return prepared;
+  }
+  return heap_new_with(given);
 }

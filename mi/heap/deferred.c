@@ -25,8 +25,7 @@
 #include "mi/internal/track.h"
 #include "mi/mimalloc.h"
 
-#define ARMED_PROCESS 1
-#define ARMED_HEAPS 2
+#define PAUSED ((uint64_t)1 << 63)         // no id is so high
 #define BYTES_USUAL ((size_t)64 * MI_KiB)  // a page
 #define SPARES_MAX 16                      // records that a thread keeps
 
@@ -42,7 +41,7 @@ void mi_register_deferred_free(mi_deferred_free_fun* deferred_free, void* arg) {
   const mi_pair_t* const pair = _mi_pair_intern((mi_any_fun*)deferred_free, arg);
   if (pair == NULL && deferred_free != NULL) return;  // no memory: errno is ENOMEM, the former pair stays
   mi_store_release(&_mi_deferred_pair, pair);
-  if (pair != NULL) mi_fetch_or_acq_rel(&_mi_deferred_armed, (uint8_t)ARMED_PROCESS);
+  if (pair != NULL) mi_fetch_or_acq_rel(&_mi_deferred_armed, (uint8_t)MI_ARMED_PROCESS);
 }
 
 static void process_call(mi_thread_t* thread, mi_heap_t* heap, bool force) {
@@ -166,6 +165,19 @@ void _mi_deferred_region_emptied(const mi_region_t* region, mi_part_t* part) {
   if (state->region == region) state->region = NULL;
 }
 
+void _mi_deferred_count(mi_part_t* part) {
+  mi_deferred_t* const deferred = deferred_of(part->heap);
+  if (deferred != NULL) part_count(deferred, part, part_state(deferred, part));
+}
+
+void _mi_deferred_rewound(mi_part_t* part) {
+  mi_deferred_t* const deferred = deferred_of(part->heap);
+  if (deferred == NULL) return;
+  mi_deferred_part_t* const state = part_state(deferred, part);
+  state->region = part->current;
+  state->counted = mi_load_relaxed(&part->bump);
+}
+
 // The objects in regions: counted, or told from their bytes and the sizes of those in the current region.
 static size_t part_blocks(const mi_deferred_t* deferred, const mi_part_t* part, const mi_deferred_part_t* state) {
   if (deferred->cadence != SIZE_MAX || state->bytes == 0) return state->blocks;
@@ -196,7 +208,7 @@ static bool entries_make_room(mi_thread_t* thread) {
   uint32_t count = 0;
   if (thread->callback_depth == 0) {
     for (uint32_t i = 0; i < thread->deferred_count; i++) {
-      if (mi_load_relaxed(&entries[i].deferred->id) == entries[i].id) entries[count++] = entries[i];
+      if ((mi_load_relaxed(&entries[i].deferred->id) & ~PAUSED) == entries[i].id) entries[count++] = entries[i];
     }
     thread->deferred_count = count;
     if (count < thread->deferred_capacity / 2) return true;
@@ -214,8 +226,9 @@ static bool entries_make_room(mi_thread_t* thread) {
 
 static inline void join(mi_thread_t* thread, mi_deferred_t* deferred, mi_deferred_part_t* state) {
   if (mi_unlikely(thread->deferred_count == thread->deferred_capacity) && !entries_make_room(thread)) return;
+  if (state == &deferred->home) deferred->entry = thread->deferred_count;
   ((mi_deferred_entry_t*)thread->deferred_heaps)[thread->deferred_count++] =
-      (mi_deferred_entry_t){deferred, mi_load_relaxed(&deferred->id)};
+      (mi_deferred_entry_t){deferred, mi_load_relaxed(&deferred->id) & ~PAUSED};
   state->joined = mi_load_relaxed(&thread->id);
 }
 
@@ -307,6 +320,11 @@ void _mi_deferred_call(mi_thread_t* thread, mi_heap_t* heap, bool force) {
   }
 }
 
+// --- heaps of the same configuration (prepared.c)
+// -------------------------------------------------------------------------------------------------------------
+
+void _mi_deferred_join_again(mi_thread_t* thread, mi_deferred_t* deferred) { join(thread, deferred, &deferred->home); }
+
 // --- ends
 // -------------------------------------------------------------------------------------------------------------
 
@@ -328,14 +346,14 @@ static void pin_change(mi_deferred_t* deferred, int by) {
       !atomic_compare_exchange_weak_explicit(&deferred->pins, &pins, next, memory_order_seq_cst, memory_order_relaxed));
 }
 
-// From here on no thread that ends calls for the heap.
-static void heap_silence(mi_deferred_t* deferred) {
+// From here on no thread that ends calls for the heap. `id`: 0, or the heap's with PAUSED.
+static void heap_silence(mi_deferred_t* deferred, uint64_t id) {
   mi_heap_t* const heap = deferred->heap;
   if (mi_likely(mi_region_is_mine(&heap->home.region)) && mi_load_acquire(&heap->parts) == NULL) {
-    mi_store_relaxed(&deferred->id, 0);  // no other thread that runs has a part of it
+    mi_store_relaxed(&deferred->id, id);  // no other thread that runs has a part of it
     return;
   }
-  mi_exchange_seq_cst(&deferred->id, (uint64_t)0);
+  mi_exchange_seq_cst(&deferred->id, id);
   while (is_pinned(deferred)) {
     mi_count(&_mi_stats.heap_waits, 1);
     _mi_os_yield();
@@ -346,7 +364,7 @@ static void heap_silence(mi_deferred_t* deferred) {
 void _mi_deferred_drop(mi_heap_extra_t* extra) {
   mi_deferred_t* const deferred = mi_load_acquire(&extra->deferred);
   if (deferred == NULL) return;
-  if (mi_load_relaxed(&deferred->id) != 0) heap_silence(deferred);
+  if (mi_load_relaxed(&deferred->id) != 0) heap_silence(deferred, 0);
   mi_store_release(&extra->deferred, NULL);
   record_recycle(deferred);
 }
@@ -363,7 +381,7 @@ void _mi_deferred_reset_begin(mi_heap_t* heap) {
   mi_deferred_t* const deferred = deferred_of(heap);
   if (mi_likely(deferred == NULL)) return;
   heap_force(mi_thread(), deferred);
-  heap_silence(deferred);
+  heap_silence(deferred, mi_load_relaxed(&heap->home.id) | PAUSED);
 }
 
 void _mi_deferred_reset_end(mi_heap_t* heap) {
@@ -421,8 +439,8 @@ static mi_deferred_t* deferred_make(mi_thread_t* thread, mi_heap_t* heap) {
     record_recycle(made);
     return seen;
   }
-  if ((mi_load_relaxed(&_mi_deferred_armed) & ARMED_HEAPS) == 0)
-    mi_fetch_or_acq_rel(&_mi_deferred_armed, (uint8_t)ARMED_HEAPS);
+  if ((mi_load_relaxed(&_mi_deferred_armed) & MI_ARMED_HEAPS) == 0)
+    mi_fetch_or_acq_rel(&_mi_deferred_armed, (uint8_t)MI_ARMED_HEAPS);
   if (heap != &_mi_heap_main && mi_region_is_mine(&heap->home.region)) join(thread, made, &made->home);
   return made;
 }

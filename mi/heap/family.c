@@ -8,7 +8,8 @@
 // own; then the functions that are to run before its memory goes, the last registered first; then the memory goes. What
 // these functions add to the heap, children or functions, ends before the next one runs. While this lasts the heap is
 // *ending*: it names the thread that ends it, and cannot be ended, reset, rewound or moved again by what runs. A child
-// that is ending already, further out on the same thread's stack, is let go instead: its own end goes on.
+// that is ending already, further out on the same thread's stack, is let go instead: its own end goes on. One that is
+// only reset or rewound there would outlive the parent, which may not end then.
 //
 // Invariants:
 //  * no heap is its own ancestor: an existing heap gets a parent under the lock, after a look at all its ancestors;
@@ -92,11 +93,28 @@ static void family_link(mi_heap_t* heap, mi_heap_t* parent) {
   above->children = heap;
 }
 
+// Can no other thread be on its way through the heap's account? The calling thread is the only one that ever used it.
+static bool is_alone(mi_heap_t* heap) {
+  return mi_region_is_mine(&heap->home.region) && mi_load_acquire(&heap->parts) == NULL &&
+         mi_load_acquire(&heap->pages_out) == 0 && mi_load_relaxed(&heap->is_target) == 0 &&
+         family_of(heap)->children == NULL;
+}
+
+void _mi_heap_account_move(mi_heap_t* heap, mi_account_t* above) {
+  mi_account_t* const account = mi_account_of(heap);
+  if (above != NULL) {
+    mi_store_relaxed(&heap->home.young_max, 0);
+    _mi_account_settle(account, 0);
+  }
+  _mi_account_move(account, above, is_alone(heap));
+}
+
 // Changes a heap's parent; NULL: none. What the heap holds counts against its ancestors, so that the accounts of
-// limits follow here (and nowhere else).
+// limits follow here (and, for a heap that is closed or whose target ends, in merge.c).
 static void family_set(mi_heap_t* heap, mi_heap_t* parent) {
   family_unlink(heap);
   if (parent != NULL) family_link(heap, parent);
+  _mi_heap_account_move(heap, parent == NULL ? NULL : mi_account_of(parent));
 }
 
 // Sorts a list by ids, the highest first: runs of 1, 2, 4, ... heaps are merged.
@@ -148,7 +166,9 @@ static mi_heap_t* youngest_child(mi_family_t* family, uint64_t since) {
 static bool is_ending(mi_family_t* family) {
   // Acquire: who ended the heap in this thread's absence is through.
   const mi_tid_t ender = (family == NULL ? MI_TID_NONE : mi_load_acquire(&family->ender));
-  return ender != MI_TID_NONE && !mi_tid_is_gone(ender);
+  if (ender == MI_TID_NONE) return false;
+  // A thread without a record has no life to ask for. One that is gone, or ended in the middle, does not go on.
+  return ender == MI_TID_UNINIT || (mi_tid_is_alive(ender) && !mi_tid_is_gone(ender));
 }
 
 bool _mi_heap_is_ending(mi_heap_t* heap) { return is_ending(mi_heap_family(heap)); }
@@ -174,6 +194,25 @@ mi_heap_t* mi_heap_parent(mi_heap_t* heap) {
   if (heap == NULL || !_mi_heap_check_usable(heap, "mi_heap_parent")) return NULL;
   mi_family_t* const family = mi_heap_family(heap);
   return (family == NULL ? NULL : mi_load_acquire(&family->parent));
+}
+
+// Would a heap whose callback or visitor runs on this thread end with `parent`, if `heap` came below it? Who began to
+// end or reset that has looked for such heaps, and will not look again. With the lock.
+static bool would_end_early(mi_heap_t* heap, mi_heap_t* parent) {
+  const mi_thread_t* const thread = _mi_tls.thread;
+  if (thread == NULL || (thread->callbacks == NULL && thread->visits == NULL)) return false;
+  bool runs = false;
+  for (const mi_callback_t* c = thread->callbacks; c != NULL && !runs; c = c->outer) runs = is_above(heap, c->heap);
+  for (const mi_visit_t* v = thread->visits; v != NULL && !runs; v = v->outer) runs = is_above(heap, v->heap);
+  for (mi_heap_t* at = parent; runs && at != NULL;) {
+    mi_family_t* const family = mi_heap_family(at);
+    if (is_ending(family)) return true;
+    for (const mi_callback_t* c = thread->callbacks; c != NULL; c = c->outer) {
+      if (c->heap == at) return true;
+    }
+    at = (family == NULL ? NULL : mi_load_relaxed(&family->parent));
+  }
+  return false;
 }
 
 // --- joining ------------------------------------------------------------------------------------------------------
@@ -218,6 +257,8 @@ bool mi_heap_set_parent(mi_heap_t* heap, mi_heap_t* parent) {
       refusal = "the heap is ending";
     } else if (parent != NULL && is_above(heap, parent)) {
       refusal = "the new parent is the heap itself or one of its descendants";
+    } else if (parent != NULL && would_end_early(heap, parent)) {
+      refusal = "a callback of the heap or a descendant runs, and the new parent may be ending";
     } else if (mi_load_relaxed(&family_of(heap)->parent) != parent) {
       family_set(heap, parent);
     }
@@ -257,7 +298,7 @@ static void end_descendant(mi_heap_t* heap) {
 }
 
 // Without recursion: a family may be deep.
-void _mi_family_run_down(mi_heap_t* heap, uint64_t since) {
+static void run_down(mi_heap_t* heap, uint64_t since) {
   mi_heap_t* at = heap;
   for (;;) {
     mi_family_t* const family = family_of(at);
@@ -290,33 +331,69 @@ void _mi_family_run_down(mi_heap_t* heap, uint64_t since) {
   }
 }
 
+// The heap goes on: what runs may not end it, as in a callback of it, nor end or reset what is above it.
+void _mi_family_run_down(mi_heap_t* heap, uint64_t since) {
+  mi_thread_t* const thread = _mi_tls.thread;
+  mi_callback_t frame = {NULL, heap, 0};
+  end_begin(heap);
+  mi_callback_enter(thread, &frame);
+  run_down(heap, since);
+  mi_callback_leave(thread, &frame);
+  mi_store_release(&family_of(heap)->ender, MI_TID_NONE);
+}
+
 void _mi_heap_before_end(mi_heap_t* heap, bool reset) {
   mi_family_t* const family = mi_heap_family(heap);
   if (family == NULL) return;
-  if (family->children == NULL && family->cleanups == NULL) {
-    end_leave(heap, reset);
-    return;
+  if (family->children != NULL || family->cleanups != NULL) {
+    if (reset) {
+      _mi_family_run_down(heap, 0);
+    } else {
+      end_begin(heap);
+      run_down(heap, 0);
+    }
   }
-  end_begin(heap);
-  _mi_family_run_down(heap, 0);
   end_leave(heap, reset);
+}
+
+// Do children and callbacks go to the heap that the blocks go to?
+static bool takes_family(const mi_heap_t* target) {
+  const mi_subproc_t* const subproc = _mi_subproc_of(target);
+  return target != &_mi_heap_main && (subproc == NULL || target != subproc->heap);
+}
+
+// A descendant that is ending cannot take its ancestor's place: what ends it has gone that way. And what the target
+// needs to take the family is there before the heap's last deferred_free, which may add to that.
+bool _mi_heap_may_close(mi_heap_t* heap, mi_heap_t* target, const char* function) {
+  const mi_heap_extra_t* const extra = mi_heap_extra(heap);
+  if (extra == NULL || !takes_family(target)) return true;
+  _mi_family_enter();
+  const char* refusal = NULL;
+  if (_mi_heap_is_ending(target) && is_above(heap, target)) {
+    refusal = "cannot go into a descendant that is ending";
+  } else if (would_end_early(heap, target)) {
+    refusal = "has a descendant whose callback runs, and the other heap may be ending";
+  }
+  _mi_family_leave();
+  if (refusal != NULL) {
+    _mi_error(EINVAL, "%s: heap %p (%s) %s\n", function, (void*)heap, mi_heap_name(heap), refusal);
+    return false;
+  }
+  const mi_family_t* const family = &extra->family;
+  if (family->children == NULL && family->cleanups == NULL && mi_load_relaxed(&extra->deferred) == NULL) return true;
+  if (_mi_family_make(target) != NULL) return true;
+  _mi_error(ENOMEM, "%s: no memory; heap %p (%s) stays\n", function, (void*)heap, mi_heap_name(heap));
+  return false;
 }
 
 // Children and callbacks of a heap whose blocks live on. Into the main heap, which never ends: callbacks run now, and
 // children go up. Else all of it goes with the blocks.
-bool _mi_heap_before_close(mi_heap_t* heap, mi_heap_t* target, const char* function) {
+void _mi_heap_before_close(mi_heap_t* heap, mi_heap_t* target) {
   mi_family_t* const family = mi_heap_family(heap);
-  if (family == NULL) return true;
-  const bool moves =
-      (target != &_mi_heap_main && (_mi_subproc_of(target) == NULL || target != _mi_subproc_of(target)->heap));
-  mi_family_t* into = NULL;
-  if (moves && (family->children != NULL || family->cleanups != NULL)) {
-    into = _mi_family_make(target);
-    if (into == NULL) {
-      _mi_error(ENOMEM, "%s: no memory; heap %p (%s) stays\n", function, (void*)heap, mi_heap_name(heap));
-      return false;
-    }
-  }
+  if (family == NULL) return;
+  const bool moves = takes_family(target);
+  mi_family_t* const into =
+      (moves && (family->children != NULL || family->cleanups != NULL) ? mi_heap_family(target) : NULL);
   if (!moves && family->cleanups != NULL) {
     end_begin(heap);
     for (mi_cleanup_t* cleanup;;) {
@@ -349,5 +426,4 @@ bool _mi_heap_before_close(mi_heap_t* heap, mi_heap_t* target, const char* funct
   }
   family_set(heap, NULL);
   _mi_family_leave();
-  return true;
 }

@@ -44,10 +44,11 @@ mi_hidden const char* _mi_family_refusal(mi_heap_t* parent, const void* subproc)
 mi_hidden bool _mi_family_join(mi_heap_t* heap, mi_heap_t* parent);  // a heap that nobody knows yet. False: no memory
 // The heap is about to be destroyed or reset: what must happen while its memory is there.
 mi_hidden void _mi_heap_before_end(mi_heap_t* heap, bool reset);
-// What came to the heap after the time `since` ends: children and callbacks.
+// What came to the heap after the time `since` ends, children and callbacks, and the heap stays.
 mi_hidden void _mi_family_run_down(mi_heap_t* heap, uint64_t since);
-// The heap is about to be closed, its blocks go to `target`. False: reported, and nothing happened.
-mi_hidden bool _mi_heap_before_close(mi_heap_t* heap, mi_heap_t* target, const char* function);
+// May the heap be closed, its blocks to go to `target`? False: reported, and nothing happened.
+mi_hidden bool _mi_heap_may_close(mi_heap_t* heap, mi_heap_t* target, const char* function);
+mi_hidden void _mi_heap_before_close(mi_heap_t* heap, mi_heap_t* target);  // it may, and is about to be
 
 // --- mark.c -------------------------------------------------------------------------------------------------------
 mi_hidden void _mi_marks_drop(mi_heap_t* heap);  // the heap ends, is reset or closed: it has no marks any more

@@ -55,7 +55,9 @@ mi_heap_extra_t* _mi_heap_extra_make(mi_heap_t* heap) {
   if (seen != NULL) return seen;
   mi_thread_t* const thread = mi_thread();
   mi_heap_extra_t* const made = (thread == NULL ? NULL : _mi_internal_zalloc(thread, sizeof(mi_heap_extra_t)));
-  if (made == NULL || mi_cas_strong_acq_rel(mi_heap_extra_word(heap), &seen, made)) return made;
+  if (made == NULL) return NULL;
+  made->account.heap = heap;
+  if (mi_cas_strong_acq_rel(mi_heap_extra_word(heap), &seen, made)) return made;
   _mi_internal_free(made);
   return seen;
 }
@@ -193,6 +195,8 @@ static void heap_free(mi_heap_t* heap) {
   heap->flags = _mi_heap_flags_of_new();
   mi_store_relaxed(&heap->visiting, (uint8_t)0);
   home->depth = 0;
+  mi_store_relaxed(&home->young_max, MI_YOUNG_UNASKED);
+  home->is_shut = 0;
   mi_store_relaxed(&heap->state, (uint8_t)MI_HEAP_OPEN);
   mi_store_release(&heap->into, (mi_heap_t*)NULL);  // see mi_heap_of
   if (in_arena) {
@@ -212,8 +216,10 @@ void _mi_heap_theap_gone(mi_heap_t* heap) {
 
 // Drops the heap with everything in it. The heap may be closed (a merged heap whose target ends).
 void _mi_heap_end(mi_heap_t* heap) {
+  _mi_heap_account_leave(heap);
   mi_store_release(&heap->state, (uint8_t)MI_HEAP_DYING);
   if (heap->home.config != NULL) _mi_heap_name_end(heap);
+  _mi_hold_end(heap);
   _mi_heap_settle(heap);
   if ((heap->flags & MI_HEAP_COUNTED) != 0) _mi_heap_count_regions(heap);
   MI_FOR_EACH_PART(heap, part) {
@@ -232,6 +238,28 @@ static inline bool heap_is_simple(mi_heap_t* heap) {
           mi_load_relaxed(&heap->is_target) | heap->flags) == 0;
 }
 
+static mi_noinline void heap_destroy(mi_heap_t* heap) {
+  bool called = false;
+  if ((mi_load_relaxed(&heap->home.region.owner) ^ _mi_tls.tid) <= MI_OWNER_FLAGS && heap->home.config != NULL) {
+    const mi_prepared_end_t end = _mi_prepared_end(_mi_tls.thread, heap);
+    if (mi_likely(end == MI_PREPARED_KEPT)) return;
+    called = (end == MI_PREPARED_CALLED);
+  }
+  if (!_mi_heap_check_end(heap, (heap->flags & MI_HEAP_NO_DESTROY) == 0, "mi_heap_destroy")) return;
+  if ((heap->flags & MI_HEAP_NO_DESTROY) != 0) {
+    mi_heap_delete(heap);
+    return;
+  }
+  if (called) {
+    _mi_deferred_drop(heap->home.config);
+  } else if (heap->home.config != NULL) {
+    _mi_deferred_end(heap);
+  }
+  _mi_heap_leave_default(heap);
+  _mi_heap_before_end(heap, false);
+  _mi_heap_finish(heap);
+}
+
 void mi_heap_destroy(mi_heap_t* heap) {
   if (mi_unlikely(heap == NULL)) return;
   mi_thread_t* const thread = _mi_tls.thread;
@@ -245,15 +273,7 @@ void mi_heap_destroy(mi_heap_t* heap) {
     _mi_handle_free(thread, heap);
     return;
   }
-  if (!_mi_heap_check_end(heap, (heap->flags & MI_HEAP_NO_DESTROY) == 0, "mi_heap_destroy")) return;
-  if ((heap->flags & MI_HEAP_NO_DESTROY) != 0) {
-    mi_heap_delete(heap);
-    return;
-  }
-  if (heap->home.config != NULL) _mi_deferred_end(heap);
-  _mi_heap_leave_default(heap);
-  _mi_heap_before_end(heap, false);
-  _mi_heap_finish(heap);
+  heap_destroy(heap);
 }
 
 void _mi_heap_finish(mi_heap_t* heap) {
@@ -294,11 +314,12 @@ static mi_noinline void heap_reset(mi_heap_t* heap) {
       mi_count(&_mi_stats.heap_waits, 1);
       _mi_os_yield();  // its thread is in collect or exit: the heap stays, so its thread must be through first
     }
-    if ((heap->flags & MI_HEAP_IN_ARENA) != 0) _mi_part_close_young(part);
+    if (!mi_heap_has_regions(heap)) _mi_part_close_young(part);
   }
   for (mi_heap_t* forwarder; (forwarder = _mi_forwarder_pop(heap)) != NULL;) _mi_heap_end(forwarder);
   _mi_abandoned_sweep(heap, true);
   _mi_heap_totals_end(heap);
+  _mi_limit_reset(heap);
   _mi_deferred_reset_end(heap);
 }
 

@@ -64,9 +64,11 @@ mi_decl_nodiscard mi_decl_export int _mi_arena_index_of_id(mi_arena_ref_t arena)
 // Making and ending heaps
 // ---------------------------------------------------------------------------------------------------
 
-/// At a limit: `need` more bytes are asked for than `heap` may hold. Free something or raise the limit and return true
-/// to have it tried again; false declines. Runs on the thread that allocates, with nothing held; it may allocate in
-/// other heaps and free anywhere, but must not end `heap`.
+/// At the limit: `need` more bytes are asked for than `heap` may hold. Free something or raise the limit and return
+/// true to have it tried again; false declines. At the soft limit: `heap` holds `need` bytes more than that; the result
+/// does not matter. Runs on the thread that allocates, in `heap` or a descendant, with nothing held; it may allocate in
+/// other heaps and free anywhere, but must not end or reset `heap` or the heap that is allocated in (refused, EINVAL
+/// reported). Not called inside another callback.
 typedef bool mi_heap_limit_fun(mi_heap_t* heap, size_t need, void* arg);
 
 /// Called now and then while the program allocates in `heap`, to do work that was put off, as freeing what lost its
@@ -78,6 +80,13 @@ typedef void mi_heap_deferred_free_fun(mi_heap_t* heap, bool force, unsigned lon
 /// Flags of a configuration.
 typedef enum mi_heap_flag_e {
   MI_HEAP_REPORT_SURVIVORS = 1,  ///< destroy reports what was still alive, by size: see mi_register_survivors
+  MI_HEAP_HARDENED = 2,          ///< not available yet: refused
+  MI_HEAP_GUARDED = 4,           ///< a sample of the blocks lies between inaccessible pages (mi_heap_guarded_...)
+  MI_HEAP_QUARANTINE = 8,        ///< not available yet: refused
+  MI_HEAP_WIPE = 16,             ///< not available yet: refused
+  MI_HEAP_ZERO = 32,             ///< every block is zero when it is allocated, and where it grows, to its last byte
+  MI_HEAP_ISOLATED = 64,         ///< not available yet: refused
+  MI_HEAP_SECRET = 128,          ///< not available yet: refused
 } mi_heap_flag_t;
 
 /// A heap made to order. Set `size` to sizeof(mi_heap_config_t) and every other field that you do not use
@@ -142,9 +151,10 @@ mi_decl_export void mi_heap_destroy(mi_heap_t* heap) mi_attr_noexcept;
 /// use the heap or its blocks at the time. NULL is ignored; the main heap is refused (EINVAL reported).
 mi_decl_export void mi_heap_reset(mi_heap_t* heap) mi_attr_noexcept;
 
-/// Like mi_heap_delete, but the blocks go to `into` (NULL: the main heap). Merging a heap into itself is
-/// refused (EINVAL reported). `into` may be in use by other threads; it may not end (by destroy, delete or merge)
-/// during the call.
+/// Like mi_heap_delete, but the blocks go to `into` (NULL: the main heap). Merging a heap into itself, or in a callback
+/// into a descendant of it that is ending (or as mi_heap_set_parent refuses it), is refused (EINVAL reported); without
+/// memory for what `into` takes over (ENOMEM reported) the heap stays as it was. `into` may be in use by other threads;
+/// it may not end (by destroy, delete or merge) during the call.
 mi_decl_export void mi_heap_merge(mi_heap_t* heap, mi_heap_t* into) mi_attr_noexcept;
 
 /// A function to be called before a heap's memory goes.
@@ -155,9 +165,9 @@ typedef void mi_heap_destroy_fun(void* arg);
 /// held. mi_heap_merge takes it along to the other heap (where it counts as registered then), but a merge into the main
 /// heap, which never ends, calls it. It may free blocks of the heap and allocate anywhere (what it allocates in the
 /// heap goes with it), end other heaps, and register more, which is called after it; it must not end, reset or move
-/// `heap` (EINVAL reported), nor leave by longjmp or an exception. Returns false with errno = ENOMEM without memory,
-/// and reports EINVAL for a `fun` or `heap` that is NULL and for the main heap, EFAULT for a heap that ended. Any
-/// thread.
+/// `heap` (EINVAL reported), nor in a reset or rewind what is above it, nor leave by longjmp or an exception. Returns
+/// false with errno = ENOMEM without memory, and reports EINVAL for a `fun` or `heap` that is NULL and for the main
+/// heap, EFAULT for a heap that ended. Any thread.
 mi_decl_export bool mi_heap_on_destroy(mi_heap_t* heap, mi_heap_destroy_fun* fun, void* arg) mi_attr_noexcept;
 /// Takes back the last registration of the same function and argument that was not called yet. False if there is none;
 /// bad input as above. Any thread.
@@ -175,7 +185,8 @@ mi_decl_export bool mi_heap_cancel_on_destroy(mi_heap_t* heap, mi_heap_destroy_f
 mi_decl_nodiscard mi_decl_export mi_heap_t* mi_heap_parent(mi_heap_t* heap) mi_attr_noexcept;
 /// Makes `heap` a child of `parent` (NULL: of none); it is no child of its former parent any more. False, with EINVAL
 /// reported and nothing changed: `heap` is NULL or a main heap, `parent` is the main heap of the process, ended, of
-/// another sub-process, `heap` itself or one of its descendants, or `heap` is ending and a callback asks for this.
+/// another sub-process, `heap` itself or one of its descendants, or a callback asks for this and `heap` is ending, or a
+/// callback of `heap` or a descendant is running and `parent` may be ending.
 /// False with errno = ENOMEM without memory, EFAULT reported for a `heap` that ended. Any thread.
 mi_decl_export bool mi_heap_set_parent(mi_heap_t* heap, mi_heap_t* parent) mi_attr_noexcept;
 
@@ -208,12 +219,38 @@ mi_decl_export bool mi_heap_unmark(mi_heap_t* heap, mi_heap_mark_t mark) mi_attr
 /// running threads' parts at their next slow path. Any thread. NULL is ignored.
 mi_decl_export void mi_heap_collect(mi_heap_t* heap, bool force) mi_attr_noexcept;
 
+// Holding memory, for readers that a runtime does not count (epochs, QSBR). While a heap is held, memory of blocks that
+// are freed in it stays what it is, so that a thread that still has a pointer to a freed block may look:
+//  * it stays readable, and blocks of the same size class of the same heap are all that it is used for again. It is not
+//    given back to the system, nor to other heaps or sizes; what has no live block goes when the last hold ends: at
+//    once if it is the calling thread's or that of threads which ended, else at a slow path of the thread that has it;
+//  * freeing a block changes its first 8 bytes (a block in a page) or nothing of it (an object of a young heap, until
+//    the hold ends; a block larger than 64 KiB that the thread frees which allocated it). All of it changes when it is
+//    handed out again: a reader checks what it read against something that the program changes first, as a version;
+//  * checked builds (MI_PADDING and so on) also write behind the block, and tools call the reader's access an error.
+// Holds nest. A hold counts for what is freed after it; who takes one and only then reads a pointer is safe from who
+// takes the pointer away and then frees, without more synchronisation. Holds delay only what holds no live block, and
+// cost nothing where nothing becomes empty. An allocation that finds no memory fails although memory is held.
+// mi_heap_destroy, mi_heap_reset and mi_heap_rewind free the memory whatever holds there are (a reset keeps the count);
+// the holds end with mi_heap_destroy, _delete and _merge. What is merged into a heap that is held is held like its own.
+// In the child of a fork, holds that other threads took count on: the child may end them.
+
+/// Takes a hold of the heap, any open heap, the main heap too. False with errno = ENOMEM without memory, EINVAL
+/// reported for NULL, EFAULT for a heap that ended; not while another thread ends it. Any thread; any other may end the
+/// hold.
+mi_decl_export bool mi_heap_hold_pages(mi_heap_t* heap) mi_attr_noexcept;
+/// Ends one hold. False, with EINVAL reported, if the heap is not held; else as above. Any thread. With the last hold
+/// this is a mi_heap_collect(heap, false), but without callbacks, and only if anything was kept; so not in a visitor of
+/// the heap.
+mi_decl_export bool mi_heap_release_pages(mi_heap_t* heap) mi_attr_noexcept;
+
 /// Registers `deferred_free` with `arg` as the heap's callback (NULL: none), in place of the one before; also of the
 /// main heap. It is called
-///  * with force false on a slow path of allocation in the heap, when the calling thread has allocated there as much as
-///    the configuration says since its last call: deferred_cadence blocks or deferred_bytes bytes, 64 KiB where neither
-///    is set. Slow paths come at least once per page of allocations, so that a small cadence may be exceeded by as
-///    much. What is counted is allocations, never time: the same program on one thread gets the same calls every time;
+///  * with force false on a slow path of allocation in the heap, and in mi_heap_rewind, when the calling thread has
+///    allocated there as much as the configuration says since its last call: deferred_cadence blocks or deferred_bytes
+///    bytes, 64 KiB where neither is set. Slow paths come at least once per page of allocations, so that a small
+///    cadence may be exceeded by as much. What is counted is allocations, never time: the same program on one thread
+///    gets the same calls every time;
 ///  * with force true before mi_heap_destroy, _delete, _merge and _reset do their work; at the end of each thread that
 ///    allocated in the heap; before an allocation in it fails; and by mi_heap_collect(heap, true).
 /// Calls do not nest on a thread, but a heap that a callback of another one ends gets its last call. Threads that
@@ -228,6 +265,31 @@ mi_decl_export bool mi_heap_register_deferred_free(mi_heap_t* heap, mi_heap_defe
 /// Inside a callback of `heap`: about how many blocks the calling thread has allocated in it since its last call, so
 /// that freeing as many keeps what waits from growing; SIZE_MAX with force. 0 elsewhere. Any thread.
 mi_decl_nodiscard mi_decl_export size_t mi_heap_deferred_budget(mi_heap_t* heap) mi_attr_noexcept;
+
+// Limits. A heap holds the blocks that its pages have supplied so far, with their full sizes and whether they are live
+// or were freed, until the page is empty and goes; and its regions in use (a young heap's memory, of 1 to 64 KiB each;
+// of what its handle holds, the bytes that were handed out). What its children hold, and heaps that were merged into
+// it, counts in it too; memory that is kept warm over a reset does not, so that a heap that was reset holds 0 bytes. An
+// allocation that would bring a heap, or one above it, over its limit fails (NULL, errno = ENOMEM), but first, in this
+// order, with another try after each: the heap's deferred_free is called with force; what the calling thread can give
+// back of the heap goes; on_limit is called. Other threads may find less room than there is for the moment of such a
+// try. After a failure as many bytes as `headroom` says are served above the limit, for the way of the error, until the
+// heap has as much room below its limit again. A heap may get over its limit where a child or a heap that is merged
+// into it brings more with it, or the limit is lowered: then all allocations fail until it is below.
+
+/// Sets the heap's limit in bytes (0: none) or soft limit (0: none). True, or false with EINVAL reported for NULL and
+/// the main heap, EFAULT for a heap that ended, errno = ENOMEM without memory. Any thread at any time, also in
+/// on_limit.
+mi_decl_export bool mi_heap_set_limit(mi_heap_t* heap, size_t limit) mi_attr_noexcept;
+mi_decl_export bool mi_heap_set_soft_limit(mi_heap_t* heap, size_t soft_limit) mi_attr_noexcept;
+/// The limit; 0: none. 0 also with EINVAL reported for NULL, EFAULT for a heap that ended, as below.
+mi_decl_nodiscard mi_decl_export size_t mi_heap_limit(mi_heap_t* heap) mi_attr_noexcept;
+/// The bytes that the heap holds now, and the most that it held since it was made or last reset (of the main heap: the
+/// most that a call of mi_heap_peak met). In constant time (for the main heap: that of a look at every thread), on any
+/// thread; exact, but for what threads that are at work in the heap are just taking or giving back, a page each at
+/// most.
+mi_decl_nodiscard mi_decl_export size_t mi_heap_used(mi_heap_t* heap) mi_attr_noexcept;
+mi_decl_nodiscard mi_decl_export size_t mi_heap_peak(mi_heap_t* heap) mi_attr_noexcept;
 
 // ---------------------------------------------------------------------------------------------------
 // The default heap of a thread
@@ -272,8 +334,7 @@ mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_heap_mallocn(mi_heap_
 mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_heap_malloc_aligned(mi_heap_t* heap, size_t size,
                                                                                size_t alignment)
     mi_attr_noexcept mi_attr_malloc mi_attr_alloc_size(2) mi_attr_alloc_align(3);
-/// The address plus `offset` is a multiple of `alignment`; `offset` is taken modulo `alignment`. An alignment of 4 MiB
-/// or more with an offset that would put the block 1 to 255 bytes behind a multiple of 4 MiB cannot be served (ENOMEM).
+/// The address plus `offset` is a multiple of `alignment`; `offset` is taken modulo `alignment`.
 mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_heap_malloc_aligned_at(mi_heap_t* heap, size_t size,
                                                                                   size_t alignment, size_t offset)
     mi_attr_noexcept mi_attr_malloc mi_attr_alloc_size(2);
@@ -462,12 +523,31 @@ mi_decl_export void mi_register_survivors(mi_survivors_fun* fun, void* arg) mi_a
 mi_decl_nodiscard mi_decl_export bool mi_unsafe_heap_page_is_under_utilized(mi_heap_t* heap, void* p,
                                                                             size_t perc_threshold) mi_attr_noexcept;
 
-// Guarded builds (MI_GUARDED): every Nth block within the size bounds has an inaccessible OS page behind it, so that
-// the program stops where it reads or writes past the end. Such a block takes 8 KiB of memory at least, and two of the
-// mappings that the system allows a process: when those are used up, blocks stay unguarded. In other builds these
-// functions have no effect. Any thread; NULL is ignored.
-/// From now on, every `sample_rate`th allocation in the heap (0: none) is guarded, beginning with number `seed` modulo
-/// `sample_rate`; `seed` 0 draws one. For this heap it replaces the options of the same name.
+/// The same question at half, of any block of the heap on any part of it: is less than half of the page's room in use
+/// (of a region of a young heap: are most of its objects freed), and is it not where the next allocations of the size
+/// come from? To be asked by the thread that the block's memory belongs to, or while no other thread uses the heap. A
+/// collector that moves such blocks (allocates anew, copies, and frees the old one) empties their pages, which then go
+/// back. False for what is no block of the heap, and for blocks with a page of their own, which moving would not help.
+mi_decl_nodiscard mi_decl_export bool mi_heap_is_under_utilized(mi_heap_t* heap, const void* p) mi_attr_noexcept;
+
+// For collectors. Where the world is stopped (every other thread stands still, outside of this library's functions),
+// one thread may do what "no other thread uses the heap" asks for: mi_heap_visit_blocks shows all parts of a heap,
+// those of running threads, of threads that ended, and of heaps that were merged into it; the visitor may free blocks,
+// which is a sweep; and mi_heap_check may be called. Threads stop at safepoints: one that a signal stopped may be in
+// the middle of an allocation. Blocks that a sweep frees go to the threads that have their memory, and are used again
+// at the next slow path of those. mi_heap_visit_all finds the heaps; heap_tag (of mi_heap_new_ex; in mi_heap_area_t of
+// MI_API_V2) tells a runtime's kinds of heaps apart.
+
+// Guarded blocks. A guarded block lies between inaccessible OS pages, so that the program stops where it reads or
+// writes past its end, or uses it after it was freed (as long as it is among the last MIMALLOC_GUARDED_QUARANTINE that
+// were); on standard error stands then which block that was, and who allocated, freed and touched it. Such a block
+// takes 8 KiB of memory and 64 KiB of address space at least. A heap that was made with MI_HEAP_GUARDED guards a sample
+// of its blocks, one in MIMALLOC_GUARDED_SAMPLE_RATE, or in 4,000 where that is 0; in builds with MI_GUARDED, all heaps
+// do. The functions below have no effect on other heaps. Any thread; NULL is ignored; without memory for the settings
+// (ENOMEM is reported) things stay as they are.
+/// From now on each allocation in the heap is guarded with a chance of one in `sample_rate` (0: none, 1: all). `seed`
+/// says which: the same ones in every run in which the heap's allocations come in the same order; 0 draws one. For this
+/// heap it replaces the options of the same name.
 mi_decl_export void mi_heap_guarded_set_sample_rate(mi_heap_t* heap, size_t sample_rate, size_t seed) mi_attr_noexcept;
 /// Only blocks of `min` to `max` bytes are counted and guarded.
 mi_decl_export void mi_heap_guarded_set_size_bound(mi_heap_t* heap, size_t min, size_t max) mi_attr_noexcept;

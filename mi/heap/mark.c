@@ -26,7 +26,7 @@ typedef struct place_s {
   uint8_t* bump;
   uint8_t* limit;
   uint8_t step;
-  uint8_t seen[64];
+  uint8_t seen[58];
 } place_t;
 _Static_assert(sizeof(((place_t*)0)->seen) == sizeof(((mi_part_t*)0)->seen), "all of it");
 
@@ -118,6 +118,7 @@ static void part_close_current(mi_part_t* part) {
 // A region goes out of use, with all its objects.
 static void part_spare(mi_part_t* part, mi_region_t* region) {
   region->marked = 0;
+  _mi_part_leave(part, region);
   _mi_deferred_region_emptied(region, part);
   mi_stores_in_order();  // it is on no list
   region->next = part->spare;
@@ -135,10 +136,12 @@ static void region_clear_from(mi_region_t* region, size_t granule, size_t end) {
 
 static void part_rewind(mi_part_t* part, const place_t* place, uint16_t depth) {
   part_settle(part);
+  _mi_deferred_count(part);
   if (place == NULL) {
     part_unstamp(part, 0);
     _mi_part_reset(part, 0);
-    if ((part->heap->flags & MI_HEAP_IN_ARENA) != 0) _mi_part_close_young(part);
+    if (!mi_heap_has_regions(part->heap)) _mi_part_close_young(part);
+    _mi_deferred_rewound(part);
     return;
   }
   part_close_current(part);
@@ -163,6 +166,8 @@ static void part_rewind(mi_part_t* part, const place_t* place, uint16_t depth) {
   memcpy(part->seen, place->seen, sizeof(part->seen));
   mi_store_relaxed(&current->end, (uint16_t)0);
   mi_store_release(&part->bump, place->bump);
+  if (part == &part->heap->home) _mi_account_settle(mi_account_of(part->heap), 0);
+  _mi_deferred_rewound(part);
   _mi_part_trim(part);
 }
 
@@ -263,15 +268,15 @@ static bool is_newer(const void* p, void* arg) {
 }
 #endif
 
+// A slow path: a heap that comes and goes within one region has no other.
 bool mi_heap_rewind(mi_heap_t* heap, mi_heap_mark_t mark) {
   if (!check(heap, "mi_heap_rewind")) return false;
+  _mi_slow_path(_mi_tls.thread, heap);
   mi_mark_record_t* const record = record_of(heap, mark, "mi_heap_rewind");
   if (record == NULL) return false;
   mi_family_t* const family = mi_heap_family(heap);
   const uint16_t depth = record->depth;
-  mi_store_relaxed(&family->ender, _mi_tls.tid);
   _mi_family_run_down(heap, record->serial);
-  mi_store_release(&family->ender, MI_TID_NONE);
 #if MI_CHECKED
   _mi_checked_heap_rewind(heap, is_newer, &(newer_t){heap, record});
 #endif

@@ -25,6 +25,7 @@
 #include <string.h>
 
 #include "mi/heap/parts.h"
+#include "mi/internal/account.h"
 
 #define MI_GRANULE 16
 #define MI_SEEN_EARNED 65  // what regions a class was put down for, in KiB, four times over where objects are freed
@@ -33,6 +34,8 @@
 // Beyond 4 KiB only what is used of a region is touched, so that larger steps cost address space only.
 static const uint8_t region_shift[] = {10, 10, 11, 12, 12, 13, 13, 14, 14, 15, 15, 16};
 #define STEPS (sizeof(region_shift) / sizeof(region_shift[0]))
+
+#define REGION_SHIFT_LEAST 10
 
 #define MI_CACHE_COUNT_MAX 16
 #define MI_CACHE_BYTES_MAX (128 * (uint32_t)MI_KiB)
@@ -70,6 +73,18 @@ static inline void region_clear(mi_region_t* region) {
   } while (--count > 0);
 }
 
+static inline bool part_is_home(const mi_part_t* part) { return part == &part->heap->home; }
+static inline size_t region_kib(const mi_region_t* region) { return (size_t)1 << (region->shift - 10); }
+// Is a limit to be asked before so many KiB of regions are opened, or something to be charged?
+static inline bool part_asks(const mi_part_t* part, size_t kib) {
+  return mi_unlikely(part->young + kib > mi_load_relaxed((_Atomic(uint16_t)*)&part->young_max));
+}
+
+// Nothing was opened yet.
+static inline void part_forget_counts(mi_part_t* part) {
+  memset((uint8_t*)part + offsetof(mi_part_t, young), 0, offsetof(mi_part_t, is_shut) - offsetof(mi_part_t, young));
+}
+
 // Sets up a part in a block of 1 << shift bytes: a handle or a lane.
 void _mi_part_init(mi_part_t* part, mi_heap_t* heap, mi_tid_t owner, uint8_t shift) {
   memset(part, 0, MI_PART_SIZE);  // a region of up to 1 KiB has one group of words
@@ -78,17 +93,18 @@ void _mi_part_init(mi_part_t* part, mi_heap_t* heap, mi_tid_t owner, uint8_t shi
   region->first = MI_PART_SIZE / MI_GRANULE;
   region->shift = shift;
   part->heap = heap;
+  mi_store_relaxed(&part->young_max, MI_YOUNG_UNASKED);
   mi_store_relaxed(&part->theap, MI_THEAP_EMPTY);
   part_set_current(part, region);
   mi_store_relaxed(&region->owner, owner);
 }
 
 // The part's own region, empty again (reset of the whole heap).
-void _mi_part_rewind_embedded(mi_part_t* part) {
+static inline __attribute__((always_inline)) void part_rewind_embedded(mi_part_t* part) {
   region_clear(&part->region);
   part_set_current(part, &part->region);
   part->step = 0;
-  memset(part->seen, 0, sizeof(part->seen));
+  part_forget_counts(part);
 }
 
 static inline void part_close_current(mi_part_t* part) {
@@ -193,7 +209,7 @@ static inline void part_empty(mi_part_t* part, size_t size) {
   mi_store_relaxed(&region->end, (uint16_t)0);
   mi_store_release(&part->bump, region_at(region, MI_PART_SIZE / MI_GRANULE));
   part->step = 0;
-  memset(part->seen, 0, sizeof(part->seen));
+  part_forget_counts(part);
 }
 
 static mi_noinline void part_reset_slow(mi_part_t* part, size_t retain) {
@@ -211,7 +227,23 @@ void _mi_part_trim(mi_part_t* part) { part_trim_spare(part, MI_CACHE_BYTES_MAX);
 // For a reset: nothing is live, what was warm stays.
 void _mi_part_reset(mi_part_t* part, size_t retain) {
   part_spare_regions(part);
+  const int64_t charged = (part_is_home(part) ? 0 : part->young * (int64_t)MI_KiB);
   part_reset_slow(part, retain);
+  mi_account_t* const account = mi_account_of(part->heap);
+  if (account == NULL) return;
+  if (part_is_home(part)) {
+    _mi_account_settle(account, 0);
+  } else {
+    _mi_account_add(account, -charged);
+    part->is_shut = 1;
+  }
+  if (part->is_shut != 0) _mi_part_shut(part);
+}
+
+// The embedded region hands out nothing until it is opened.
+void _mi_part_shut(mi_part_t* part) {
+  part->is_shut = 1;
+  part->limit = mi_load_relaxed(&part->bump);
 }
 
 // The same for the first part of a heap that has no other: a handle's.
@@ -243,11 +275,15 @@ void _mi_part_settle(mi_part_t* part) {
   part->spare = NULL;
   part->regions_last = NULL;
   part->bytes = 0;
+  const uint32_t charged = part->young;
   for (mi_region_t* region = part->regions; region != NULL; region = region->next) {
     region_settle(region, bump);
     part->regions_last = region;
     part->bytes += 1u << region->shift;
   }
+  part->young = (uint16_t)(part->bytes / MI_KiB + (part_is_home(part) || part->is_shut ? 0 : 1));
+  if (!part_is_home(part))
+    _mi_account_add(mi_account_of(part->heap), ((int64_t)part->young - (int64_t)charged) * (int64_t)MI_KiB);
   part->current = &part->region;
   mi_store_relaxed(&part->bump, region_at(&part->region, mi_load_relaxed(&part->region.end)));
 }
@@ -303,7 +339,18 @@ static mi_heap_t* returned_take(mi_thread_t* thread) {
   return list;
 }
 
+static void prepared_yield(mi_thread_t* thread);
+
 static mi_noinline mi_heap_t* handle_alloc_slow(mi_thread_t* thread) {
+  if (mi_unlikely(thread->prepared != NULL)) {
+    prepared_yield(thread);
+    mi_heap_t* const heap = thread->handle_cache;
+    thread->handle_cache = (mi_heap_t*)heap->home.region.next;
+    thread->handle_cache_count--;
+    thread->handle_cache_bytes -= heap->home.bytes;
+    part_rewind_embedded(&heap->home);
+    return heap;
+  }
   if (mi_load_relaxed(&thread->returned) != NULL) {
     mi_heap_t* const first = returned_take(thread);
     for (mi_heap_t* list = (mi_heap_t*)first->home.region.next; list != NULL;) {
@@ -311,7 +358,7 @@ static mi_noinline mi_heap_t* handle_alloc_slow(mi_thread_t* thread) {
       handle_keep(thread, list);
       list = next;
     }
-    _mi_part_rewind_embedded(&first->home);
+    part_rewind_embedded(&first->home);
     return first;
   }
   mi_heap_t* const heap = _mi_internal_alloc(thread, (size_t)1 << MI_REGION_SHIFT_MIN);
@@ -324,6 +371,7 @@ static mi_noinline mi_heap_t* handle_alloc_slow(mi_thread_t* thread) {
 
 static mi_noinline void handle_free_slow(mi_thread_t* thread, mi_heap_t* heap) {
   mi_part_t* const part = &heap->home;
+  if (mi_unlikely(thread != NULL && thread->prepared != NULL)) prepared_yield(thread);
   if (thread != NULL && thread->heap_balance >= 0 && thread->handle_cache_count < MI_CACHE_COUNT_MAX) {
     const uint32_t limit = thread->handle_cache_limit;
     part_trim_spare(part, thread->handle_cache_bytes < limit ? limit - thread->handle_cache_bytes : 0);
@@ -337,6 +385,49 @@ static mi_noinline void handle_free_slow(mi_thread_t* thread, mi_heap_t* heap) {
   region_go_home(&part->region);
 }
 
+// --- handles with what a configuration asked for (prepared.c)
+
+bool _mi_handle_keep_prepared(mi_thread_t* thread, mi_heap_t* heap) {
+  mi_part_t* const part = &heap->home;
+  if (thread->heap_balance < 0 || thread->handle_cache_count >= MI_CACHE_COUNT_MAX) return false;
+  mi_store_relaxed(&part->id, 0);  // first, as below
+  mi_stores_in_order();
+  part_spare_regions(part);
+  mi_store_relaxed(&part->region.owner, MI_TID_NONE);
+  if (mi_unlikely(part_opened_several(part))) part_join_spare(part);
+  if (thread->heap_balance > -MI_BALANCE_MAX) thread->heap_balance--;
+  if (mi_unlikely(thread->handle_cache_bytes + part->bytes > thread->handle_cache_limit)) {
+    part_trim_spare(part, thread->handle_cache_limit - thread->handle_cache_bytes);
+    thread->handle_trims++;
+  }
+  part->region.next = (mi_region_t*)thread->prepared;
+  thread->prepared = heap;
+  thread->handle_cache_count++;
+  thread->handle_cache_bytes += part->bytes;
+  return true;
+}
+
+void _mi_handle_take_prepared(mi_thread_t* thread, mi_heap_t* heap) {
+  mi_part_t* const part = &heap->home;
+  if (thread->heap_balance < MI_BALANCE_MAX) thread->heap_balance++;
+  thread->prepared = (mi_heap_t*)part->region.next;
+  thread->handle_cache_count--;
+  thread->handle_cache_bytes -= part->bytes;
+  part_rewind_embedded(part);
+  if (part->is_shut != 0) part->limit = mi_load_relaxed(&part->bump);
+  mi_store_relaxed(&part->region.owner, mi_load_relaxed(&thread->id) | MI_OWNER_YOUNG);
+}
+
+// One of them becomes a handle like others, for what the thread makes now.
+static void prepared_yield(mi_thread_t* thread) {
+  mi_heap_t* const heap = thread->prepared;
+  thread->prepared = (mi_heap_t*)heap->home.region.next;
+  thread->handle_cache_count--;
+  thread->handle_cache_bytes -= heap->home.bytes;
+  _mi_prepared_strip(heap);
+  handle_keep(thread, heap);
+}
+
 // A handle that is recycled has everything but its first region, its bump and its counts as a new one has them.
 mi_heap_t* _mi_handle_alloc(mi_thread_t* thread) {
   if (thread->heap_balance < MI_BALANCE_MAX) thread->heap_balance++;
@@ -345,7 +436,7 @@ mi_heap_t* _mi_handle_alloc(mi_thread_t* thread) {
     thread->handle_cache = (mi_heap_t*)heap->home.region.next;
     thread->handle_cache_count--;
     thread->handle_cache_bytes -= heap->home.bytes;
-    _mi_part_rewind_embedded(&heap->home);
+    part_rewind_embedded(&heap->home);
   } else {
     heap = handle_alloc_slow(thread);
     if (heap == NULL) return NULL;
@@ -391,6 +482,7 @@ void _mi_returned_flush(mi_thread_t* thread) {
 }
 
 void _mi_handle_cache_flush(mi_thread_t* thread) {
+  while (mi_unlikely(thread->prepared != NULL)) prepared_yield(thread);
   mi_heap_t* const heaps = thread->handle_cache;
   thread->handle_cache = NULL;
   thread->handle_cache_count = 0;
@@ -423,7 +515,7 @@ void _mi_handle_retain(mi_thread_t* thread, size_t bytes) {
 // Every few dozen slow paths. Handles that were not touched for so many of these go home, and what was learnt is
 // forgotten.
 void _mi_handle_idle_step(mi_thread_t* thread) {
-  if (thread->handle_cache == NULL) return;
+  if (thread->handle_cache == NULL && thread->prepared == NULL) return;
   if (thread->handle_seen != thread->heap_id_next) {  // heaps were made since
     thread->handle_seen = thread->heap_id_next;
     thread->handle_idle = 0;
@@ -458,9 +550,11 @@ void _mi_part_release_empty(mi_part_t* part) {
   mi_region_t* last = NULL;
   for (mi_region_t** link = &part->regions; *link != NULL;) {
     mi_region_t* const region = *link;
-    if (region != part->current && region->marked == 0 && _mi_region_is_empty(region)) {
+    if (region != part->current && region->marked == 0 && _mi_region_is_empty(region) &&
+        !_mi_heap_is_held(part->heap)) {
       *link = region->next;
       part->bytes -= 1u << region->shift;
+      _mi_part_leave(part, region);
       _mi_region_emptied(region, part);
       region_go_home(region);
     } else {
@@ -491,9 +585,10 @@ static inline void part_rotate_regions(mi_part_t* part) {
 void _mi_part_release_step(mi_part_t* part) {
   mi_region_t* const region = part->regions;
   if (region == NULL || region == part->regions_last || mi_heap_is_visited(part->heap)) return;
-  if (region != part->current && region->marked == 0 && _mi_region_is_empty(region)) {
+  if (region != part->current && region->marked == 0 && _mi_region_is_empty(region) && !_mi_heap_is_held(part->heap)) {
     part->regions = region->next;
     part->bytes -= 1u << region->shift;
+    _mi_part_leave(part, region);
     _mi_region_emptied(region, part);
     region_go_home(region);
   } else {
@@ -508,7 +603,8 @@ static inline bool part_try_reuse(mi_part_t* part, mi_region_t* region, size_t n
   if (mi_likely(!region_first_word_is_empty(region))) return false;
   if (((size_t)1 << region->shift) - region->first * (size_t)MI_GRANULE < need || !_mi_region_is_empty(region))
     return false;
-  if (region->marked != 0) return false;  // a mark may stand in it
+  if (region->marked != 0 || _mi_heap_is_held(part->heap)) return false;  // a mark may stand in it
+  if (mi_unlikely(part->is_shut != 0) && region == &part->region) return false;
   if (region != part->current) part_close_current(part);
   _mi_region_emptied(region, part);
   region_clear(region);
@@ -532,9 +628,66 @@ void _mi_part_earned(mi_part_t* part, size_t size) {
   if (size <= MI_YOUNG_SIZE_MAX) part->seen[granules_bin[(size + MI_GRANULE - 1) / MI_GRANULE]] = 255;
 }
 
+// --- accounts: see account.c ---------------------------------------------------------------------------------------
+
+// Before `size` bytes of regions are opened: false if a limit forbids it. The first part of a heap that counts in no
+// other is believed as it is; else `*prepaid` is what was charged.
+static mi_noinline bool part_charge(mi_part_t* part, size_t size, int64_t* prepaid) {
+  mi_account_t* const account = mi_account_of(part->heap);
+  *prepaid = 0;
+  if (part_is_home(part) && mi_account_above(account) == NULL) return _mi_account_fits_alone(account, size);
+  if (!_mi_account_charge(account, size)) return false;
+  *prepaid = (int64_t)size;
+  return true;
+}
+
+// After that, or in the course of a change that was charged with.
+static inline void part_settle_account(mi_part_t* part, mi_account_t* account, int64_t prepaid) {
+  if (part_is_home(part) && (prepaid != 0 || mi_account_above(account) != NULL)) _mi_account_settle(account, prepaid);
+}
+
+// A region goes out of use.
+void _mi_part_leave(mi_part_t* part, const mi_region_t* region) {
+  const int64_t size = (int64_t)1 << region->shift;
+  const bool closed = (mi_load_relaxed(&part->heap->state) != MI_HEAP_OPEN);
+  mi_account_t* account = mi_account_of(part->heap);
+  if (account == NULL && !closed) account = (mi_account_t*)_mi_heap_extra_make(part->heap);  // for the peak
+  int64_t prepaid = 0;
+  if (account == NULL) {
+    if (closed) _mi_account_main_add(-size);
+  } else if (part_is_home(part) && mi_account_above(account) == NULL) {
+    _mi_account_fell_alone(account, (size_t)size);
+  } else {
+    _mi_account_add(account, -size);
+    prepaid = -size;
+  }
+  part->young -= (uint16_t)region_kib(region);
+  if (account != NULL) part_settle_account(part, account, prepaid);
+}
+
+// The embedded region of a lane, which is shut until it is charged.
+static mi_noinline bool part_open_embedded(mi_part_t* part, size_t need) {
+  int64_t prepaid;
+  mi_region_t* const region = &part->region;
+  const size_t size = (size_t)1 << region->shift;
+  if (part_is_home(part) || region->marked != 0 || size - region->first * (size_t)MI_GRANULE < need ||
+      !part_charge(part, size, &prepaid))
+    return false;
+  part->is_shut = 0;
+  part->young += (uint16_t)region_kib(region);
+  if (part->current != region) {
+    part_close_current(part);
+    region_clear(region);
+    part_set_current(part, region);
+  } else {
+    part->limit = (uint8_t*)region + size;
+  }
+  return true;
+}
+
 // A region for an object that fits no other. A thread that keeps making regions which it had to give back at the end of
 // the last heap learns to keep more.
-static mi_region_t* region_new(mi_thread_t* thread, mi_part_t* part, size_t need) {
+static mi_region_t* region_new(mi_thread_t* thread, mi_part_t* part, size_t need, bool* asked, int64_t* prepaid) {
   if (thread->handle_trims > MI_CACHE_LEARN && thread->handle_cache_limit < MI_CACHE_BYTES_MAX) {
     thread->handle_cache_limit *= 2;
     thread->handle_trims = 0;
@@ -542,7 +695,15 @@ static mi_region_t* region_new(mi_thread_t* thread, mi_part_t* part, size_t need
   size_t shift = region_shift[part->step];
   // A large object does not get a region that is full with it.
   while (((size_t)1 << shift) - region_first(shift) * MI_GRANULE < (need > MI_KiB ? 2 * need : need)) shift++;
-  return region_make(thread, part, shift, need);
+  *asked = part_asks(part, (size_t)1 << (shift - 10));
+  if (*asked) {
+    while (!part_charge(part, (size_t)1 << shift, prepaid)) {  // a smaller one
+      if (--shift < REGION_SHIFT_LEAST || ((size_t)1 << shift) - region_first(shift) * MI_GRANULE < need) return NULL;
+    }
+  }
+  mi_region_t* const region = region_make(thread, part, shift, need);
+  if (mi_unlikely(region == NULL) && *asked) _mi_account_add(mi_account_of(part->heap), -*prepaid);
+  return region;
 }
 
 static inline size_t region_room(const mi_region_t* region) {
@@ -564,16 +725,17 @@ static inline bool region_churns(const mi_region_t* region) {
   return frees > 0 && 4 * frees >= starts;
 }
 
-// Puts a region down to a class.
-static inline void part_count(mi_part_t* part, const mi_region_t* region, size_t bin, bool churns) {
-  const size_t kib = (region->shift <= 10 ? 1 : region->shift < 14 ? (size_t)1 << (region->shift - 10) : 16);
+// Puts so many KiB of regions down to a class.
+static inline void part_count(mi_part_t* part, size_t kib, size_t bin, bool churns) {
+  if (kib > 16) kib = 16;
   const size_t seen = part->seen[bin] + (churns ? 4 * kib : kib);
   part->seen[bin] = (uint8_t)(seen < 255 ? seen : 255);
 }
 
-// Makes a region that is not in use the current one, and puts it down to class `bin`.
-static inline void part_open(mi_part_t* part, mi_region_t* region, size_t bin) {
-  part_count(part, region, bin, region_churns(part->current));
+// Makes a region of `kib` KiB that is not in use the current one, and puts it down to class `bin`. It is charged.
+static inline void part_open(mi_part_t* part, mi_region_t* region, size_t kib, size_t bin) {
+  part_count(part, kib, bin, region_churns(part->current));
+  part->young += (uint16_t)kib;
   if (part->step < STEPS - 1) part->step++;
   region_clear(region);
   mi_store_relaxed(&region->end, (uint16_t)0);
@@ -604,13 +766,17 @@ static mi_noinline bool part_grow(mi_thread_t* thread, mi_part_t* part, size_t n
       part_rotate_regions(part);
     }
     if (reused || part_try_reuse(part, &part->region, need)) {
-      part_count(part, part->current, bin, true);
+      part_count(part, part->current->shift <= 10 ? 1 : region_kib(part->current), bin, true);
       return true;
     }
   }
-  mi_region_t* const region = region_new(thread, part, need);
+  if (mi_unlikely(part->is_shut != 0) && part_open_embedded(part, need)) return true;
+  bool asked;
+  int64_t prepaid = 0;
+  mi_region_t* const region = region_new(thread, part, need, &asked, &prepaid);
   if (region == NULL) return false;
-  part_open(part, region, bin);
+  part_open(part, region, region_kib(region), bin);
+  if (asked) part_settle_account(part, mi_account_of(part->heap), prepaid);
   return true;
 }
 
@@ -634,9 +800,14 @@ static mi_noinline void* young_alloc_slow(mi_part_t* part, size_t size, size_t a
     const size_t bin = granules_bin[need / MI_GRANULE], room = need + alignment - MI_GRANULE;
     if (part->seen[bin] >= MI_SEEN_EARNED) return NULL;
     mi_region_t* const spare = part->spare;
-    if (spare != NULL && region_room(spare) >= room) {
+    const size_t kib = (spare != NULL ? region_kib(spare) : 0);
+    const bool asks = part_asks(part, kib);
+    int64_t prepaid = 0;
+    if (spare != NULL && region_room(spare) >= room &&
+        (!asks || part_charge(part, (size_t)1 << spare->shift, &prepaid))) {
       part->spare = spare->next;
-      part_open(part, spare, bin);
+      part_open(part, spare, kib, bin);
+      if (asks) part_settle_account(part, mi_account_of(part->heap), prepaid);
     } else if (!part_grow(thread, part, room, bin)) {
       return NULL;
     }
@@ -655,12 +826,18 @@ mi_noinline void* _mi_young_malloc_slow(mi_part_t* part, size_t size) {
     mi_region_t* const spare = part->spare;
     if (mi_likely(spare != NULL && region_room(spare) >= need && part->seen[bin] < MI_SEEN_EARNED &&
                   (size_t)(part->limit - mi_load_relaxed(&part->bump)) < need)) {
-      part->spare = spare->next;
-      part_open(part, spare, bin);
-      return mi_part_bump(part, mi_load_relaxed(&part->bump), need);
+      const size_t kib = region_kib(spare);
+      if (mi_likely(!part_asks(part, kib))) {
+        part->spare = spare->next;
+        part_open(part, spare, kib, bin);
+        return mi_part_bump(part, mi_load_relaxed(&part->bump), need);
+      }
     }
     void* const p = young_alloc_slow(part, size, MI_GRANULE);
-    if (mi_likely(p != NULL)) return p;
+    if (mi_likely(p != NULL)) {
+      if (mi_unlikely(_mi_tls.thread->alarm)) _mi_limit_alarm(_mi_tls.thread, part->heap);
+      return p;
+    }
   }
   return _mi_part_malloc_paged(part, size, false);
 }
@@ -678,6 +855,7 @@ void* _mi_young_alloc(mi_part_t* part, size_t size, size_t alignment, bool zero)
   } else {
     _mi_slow_path(_mi_tls.thread, part->heap);
     p = young_alloc_slow(part, size, alignment);
+    if (mi_unlikely(_mi_tls.thread->alarm) && p != NULL) _mi_limit_alarm(_mi_tls.thread, part->heap);
   }
   return (p != NULL && zero ? memset(p, 0, need) : p);
 }
@@ -763,6 +941,7 @@ bool _mi_region_resize(const mi_page_t* page, void* p, size_t newsize) {
   if (usable == 0 || (uint8_t*)p + usable != mi_load_relaxed(&part->bump)) return false;
   const size_t need = (newsize <= MI_GRANULE ? MI_GRANULE : mi_round_up(newsize, MI_GRANULE));
   if (need > (size_t)(part->limit - (uint8_t*)p)) return false;
+  if (need < usable && _mi_heap_is_held(part->heap)) return false;  // the rest would become part of another object
   mi_store_release(&part->bump, (uint8_t*)p + need);
   return true;
 }

@@ -20,11 +20,18 @@ static bool part_adopt(mi_thread_t* thread, mi_part_t* part) {
   if (id == MI_TID_NONE || mi_tid_is_alive(id)) return false;
   if (_mi_part_has_frozen_theap(part)) return false;  // it could not have another
   const mi_tid_t self = mi_load_relaxed(&thread->id);
-  if (!mi_cas_strong_acq_rel(&part->region.owner, &owner, self)) return false;
+  const mi_tid_t policy = (mi_heap_has_policy(part->heap) ? MI_OWNER_INTERIOR : 0);
+  if (!mi_cas_strong_acq_rel(&part->region.owner, &owner, self | policy)) return false;
   for (mi_region_t* region = part->regions; region != NULL; region = region->next) {
     mi_store_relaxed(&region->owner, self);
   }
   return true;
+}
+
+// What the heap's first part holds is not all any more that counts against a limit.
+static void limits_ask(mi_heap_t* heap) {
+  const mi_account_t* const account = mi_account_of(heap);
+  if (account->limit != 0 || account->soft_limit != 0) mi_store_relaxed(&heap->home.young_max, 0);
 }
 
 static mi_part_t* part_find(mi_thread_t* thread, mi_heap_t* heap) {
@@ -39,11 +46,15 @@ static mi_part_t* part_find(mi_thread_t* thread, mi_heap_t* heap) {
   }
   mi_arena_t* const arena = _mi_heap_arena(heap);
   const size_t lane_size = (size_t)1 << MI_LANE_SHIFT;
+  if (_mi_heap_extra_make(heap) == NULL) return NULL;  // it has an account before a second thread charges
   mi_part_t* const part =
       (arena == NULL ? _mi_internal_alloc(thread, lane_size) : _mi_internal_alloc_in(thread, arena, lane_size));
   if (part == NULL) return NULL;
   _mi_part_init(part, heap, self, MI_LANE_SHIFT);
-  if (arena != NULL) _mi_part_close_young(part);
+  mi_store_relaxed(&part->young_max, 0);
+  limits_ask(heap);
+  _mi_part_shut(part);
+  if (!mi_heap_has_regions(heap)) _mi_part_close_young(part);
   mi_part_t* head = mi_load_relaxed(&heap->parts);
   do {
     mi_store_relaxed(&part->next, head);
@@ -76,13 +87,17 @@ mi_theap_t* _mi_part_theap(mi_thread_t* thread, mi_part_t* part) {
   if (mi_likely(theap != MI_THEAP_EMPTY)) return theap;
   mi_arena_t* const arena = _mi_heap_arena(part->heap);
   if (mi_unlikely(part->heap->home.depth != 0) && !_mi_abandoned_ready(part->heap)) return NULL;
+  const mi_heap_extra_t* const extra = _mi_heap_extra_make(part->heap);  // with the account of its pages
+  if (extra == NULL) return NULL;
+  limits_ask(part->heap);
   theap = (arena == NULL ? _mi_internal_alloc(thread, sizeof(mi_theap_t))
                          : _mi_internal_alloc_in(thread, arena, sizeof(mi_theap_t)));
   if (theap == NULL) return NULL;
   _mi_theap_init(theap, part->heap, thread);
   theap->part = part;
-  const mi_heap_extra_t* const extra = mi_heap_extra(part->heap);
-  if (extra != NULL) theap->numa = extra->numa;
+  theap->numa = extra->numa;
+  theap->policy = extra->policy;
+  theap->even = extra->even;
   mi_fetch_add_acq_rel(&part->heap->refs, 1u);
   mi_slot_t* const slot = _mi_slot_open(thread, theap);
   if (slot == NULL) {

@@ -5,36 +5,41 @@
 
 #include "mi/heap/family.h"
 #include "mi/heap/heap.h"
+#include "mi/internal/account.h"
 #include "mi/internal/core.h"
 #include "mi/internal/options.h"
 #include "mi/internal/track.h"
 
-#if MI_GUARDED
-// A heap's own settings of which blocks get a guard page (mi/guarded.c). Written by any thread, each by itself.
+// A heap's own settings of which blocks are guarded (guarded.c). Written by any thread, each by itself.
 typedef struct mi_guard_settings_s {
-  _Atomic(size_t) rate;   // every so many; 0: none
-  _Atomic(size_t) first;  // which comes first
+  _Atomic(size_t) rate;  // one in so many; 0: none
   _Atomic(size_t) min, max;
-  _Atomic(size_t) count;  // allocations within the bounds
+  _Atomic(uint64_t) seed;
+  _Atomic(uint64_t) count;  // allocations within the bounds
   _Atomic(uint8_t) is_set;
 } mi_guard_settings_t;
-#endif
 
 // What few heaps have, in a block away from the bump regions; part->config of the handle points to it.
 typedef struct mi_subproc_s mi_subproc_t;
 struct mi_deferred_s;
+typedef struct mi_hold_s mi_hold_t;
 typedef struct mi_heap_extra_s {
+  mi_account_t account;  // what the heap holds (internal/account.c): first, so that the core finds it
   char name[64];
   mi_subproc_t* subproc;                    // NULL: the main one
   int tag;                                  // of mi_heap_new_ex
+  uint8_t policy;                           // MI_HEAP_HARDENED to MI_HEAP_SECRET (policy.c); constant
   uint16_t numa;                            // of mi_heap_set_numa_affinity, plus 1
+  bool even;                                // every block lies at a multiple of 16
+  uint16_t unasked;                         // the first part's young_max, as it was made
+  bool is_prepared;                         // for the next heap of the same `config` (prepared.c)
+  mi_heap_config_t config;                  // if so
   size_t retain;                            // bytes that stay warm; 0: as much as is usual
   _Atomic(struct mi_name_s*) named;         // of its name (table.c); NULL: unnamed, or ended
   _Atomic(struct mi_deferred_s*) deferred;  // its deferred_free (deferred.c); NULL: never had one
+  _Atomic(mi_hold_t*) hold;                 // that its memory stays (hold.c); NULL: it was never held
   mi_family_t family;
-#if MI_GUARDED
   mi_guard_settings_t guard;
-#endif
 } mi_heap_extra_t;
 
 // Where the heap keeps it: settings may come to a heap that other threads use already.
@@ -93,6 +98,11 @@ static inline void* mi_young_malloc(mi_part_t* part, size_t size) {
   return mi_part_bump(part, at, (size + (size == 0) + 15) & ~(size_t)15);
 }
 
+// A region of the part goes out of use: it is not charged any more.
+mi_hidden void _mi_part_leave(mi_part_t* part, const mi_region_t* region);
+// Nothing is handed out of the embedded region, which is not charged.
+mi_hidden void _mi_part_shut(mi_part_t* part);
+
 // For a heap in an arena: nothing is allocated in regions, every size has earned its pages.
 mi_hidden void _mi_part_close_young(mi_part_t* part);
 
@@ -125,11 +135,71 @@ static inline mi_heap_t* mi_heap_live_end(mi_heap_t* heap) {
   }
 }
 
+// --- policies (policy.c) -----------------------------------------------------------------------------------------
+// What is asked for: of `theap`, or if that is NULL of `heap`. `alignment` 0 or 1: natural.
+typedef struct mi_request_s {
+  mi_theap_t* theap;
+  mi_heap_t* heap;
+  size_t size;
+  size_t alignment;
+  size_t offset;
+  bool zero;
+  const void* frame;  // of the function whose caller asks, for the trace of a guarded block; NULL: not known
+} mi_request_t;
+
+// Gives a heap that nobody else knows yet a policy; its extras are there.
+mi_hidden void _mi_policy_begin(mi_heap_t* heap, uint32_t policy);
+// The generic entry of every allocation in a heap with a policy. `part` NULL: the calling thread's is looked for.
+mi_hidden void* _mi_policy_alloc(mi_heap_t* heap, mi_part_t* part, const mi_request_t* request);
+// What a theap with a policy serves; NULL: no memory (alloc.c collects, and asks again).
+mi_hidden void* _mi_policy_serve(mi_theap_t* theap, const mi_request_t* request);
+// The same, from the first page of its class alone; natural alignment, at most half of the largest class.
+mi_hidden void* _mi_policy_serve_first(mi_theap_t* theap, const mi_request_t* request);
+// Of blocks in pages with a policy. What is wrong with a pointer or a block is reported, and ends the process where the
+// policy says so; else nothing happens.
+mi_hidden void _mi_policy_free(mi_page_t* page, void* p);
+mi_hidden void _mi_policy_freed_twice(mi_page_t* page, void* p);
+mi_hidden size_t _mi_policy_size(mi_page_t* page, const void* p);    // what was asked for; 0: no live block
+mi_hidden size_t _mi_policy_usable(mi_page_t* page, const void* p);  // the same, and reports that; page may be NULL
+mi_hidden void* _mi_policy_realloc(mi_heap_t* heap, mi_page_t* page, void* p, size_t newsize, size_t alignment,
+                                   size_t offset, bool zero);
+mi_hidden void* _mi_policy_expand(mi_page_t* page, void* p, size_t newsize);
+// Reports a pointer that leads to no page if there was one with a policy.
+mi_hidden void _mi_policy_check_gone(const char* function, const void* p);
+mi_hidden void _mi_free_sized_slow(void* p, size_t size);  // what the fast path of mi_free_size leaves
+
+// --- guarded blocks (guarded.c) ----------------------------------------------------------------------------------
+// Of a theap whose heap was made with MI_HEAP_GUARDED. NULL: this allocation gets an ordinary block.
+mi_hidden void* _mi_guarded_serve(mi_theap_t* theap, const mi_request_t* request);
+#if MI_GUARDED
+// The same for all heaps, when the countdown is at its end or the heap has settings of its own.
+mi_hidden void* _mi_guarded_alloc(const mi_request_t* request);
+mi_hidden void _mi_guarded_look(void);                  // the thread's default heap changed
+mi_hidden void _mi_guarded_option(mi_option_t option);  // it was set
+mi_hidden void _mi_guarded_step(const mi_thread_t* thread);
+// Counts an allocation, once each. True: it may have to be guarded.
+static inline bool mi_guarded_tick(void) { return mi_unlikely(--_mi_tls.guard_countdown == 0); }
+static inline bool mi_guarded_tick_heap(mi_heap_t* heap) {
+  return mi_guarded_tick() || mi_unlikely(mi_load_relaxed(mi_heap_extra_word(heap)) != NULL);
+}
+#else
+static inline bool mi_guarded_tick(void) { return false; }
+static inline bool mi_guarded_tick_heap(mi_heap_t* heap) {
+  (void)heap;
+  return false;
+}
+static inline void _mi_guarded_look(void) {}
+static inline void _mi_guarded_option(mi_option_t option) { (void)option; }
+#endif
+
 // --- allocation (alloc.c) --------------------------------------------------------------------------------------
 // Housekeeping of one slow path: heartbeat, mail, callbacks, now and then a collect.
 mi_hidden void _mi_slow_path(mi_thread_t* thread, mi_heap_t* heap);
 mi_hidden void* _mi_malloc_generic(size_t size, mi_theap_t* theap, bool zero);
 mi_hidden void* _mi_part_malloc_paged(mi_part_t* part, size_t size, bool zero);
+mi_hidden void* _mi_paged_alloc(mi_thread_t* thread, mi_heap_t* heap, mi_part_t* part, const mi_request_t* request);
+// From a theap's pages, with the alignment that is asked for.
+mi_hidden void* _mi_theap_serve(mi_theap_t* theap, const mi_request_t* request);
 mi_hidden void* _mi_heap_alloc(mi_heap_t* heap, size_t size, bool zero);
 mi_hidden void* _mi_heap_alloc_aligned(mi_heap_t* heap, size_t size, size_t alignment, size_t offset, bool zero);
 // `heap` NULL: the heap of the block.
@@ -138,6 +208,7 @@ mi_hidden void* _mi_heap_realloc_any(mi_heap_t* heap, void* p, size_t newsize, s
 mi_hidden bool _mi_count_size(size_t count, size_t size, size_t* total);  // false: EOVERFLOW reported
 mi_hidden mi_heap_t* _mi_default_heap(void);
 mi_hidden size_t _mi_usable_size(const void* p);
+mi_hidden size_t _mi_block_size_in(mi_page_t* page, const void* p);  // of a page that may be NULL
 mi_hidden size_t _mi_block_size(const void* p);  // of what the core gave, with what checked builds keep behind it
 
 // --- beginnings (heap.c, arena_heap.c) -----------------------------------------------------------------------------
@@ -196,8 +267,9 @@ mi_hidden void _mi_heap_totals_end(mi_heap_t* heap);
 mi_hidden void _mi_handle_totals_free(mi_heap_t* heap);
 mi_hidden uint8_t _mi_heap_flags_of_new(void);
 mi_hidden uint64_t _mi_heaps_made(void);
-mi_hidden void _mi_stats_at_exit(void);     // mi/stats.c
-mi_hidden void _mi_reserve_at_start(void);  // mi/arenas.c
+mi_hidden void _mi_stats_at_exit(void);       // mi/stats.c
+mi_hidden void _mi_reserve_at_start(void);    // mi/arenas.c
+mi_hidden extern const char _mi_inline_side;  // mi/inline.c
 
 // --- reports (report.c) ---------------------------------------------------------------------------------------------
 mi_hidden void _mi_heap_report_survivors(mi_heap_t* heap);  // of a heap that is about to be destroyed
@@ -213,9 +285,14 @@ static inline bool mi_heap_is_visited(const mi_heap_t* heap) {
   return mi_load_relaxed((_Atomic(uint8_t)*)&heap->visiting) == _mi_fork_stamp;
 }
 
+// --- visits (visit.c) -----------------------------------------------------------------------------------------------
+mi_hidden void _mi_visits_end(mi_thread_t* thread);
+
 // --- callbacks (deferred.c) -----------------------------------------------------------------------------------------
 mi_hidden extern _Atomic(const mi_pair_t*) _mi_deferred_pair;
 mi_hidden extern _Atomic(uint8_t) _mi_deferred_armed;  // is there, or was there ever, a callback of any kind?
+#define MI_ARMED_PROCESS 1
+#define MI_ARMED_HEAPS 2
 // The process-wide callback and then the heap's; `force`: both with force, else the heap's as far as it is due.
 mi_hidden void _mi_deferred_call(mi_thread_t* thread, mi_heap_t* heap, bool force);
 // The heap's alone, with force. Nothing inside another callback.
@@ -225,6 +302,9 @@ mi_hidden void _mi_deferred_step(mi_thread_t* thread, mi_heap_t* heap);
 // The calling thread has a part of the heap now.
 mi_hidden void _mi_deferred_join(mi_thread_t* thread, mi_part_t* part);
 mi_hidden void _mi_deferred_region_emptied(const mi_region_t* region, mi_part_t* part);
+// Around a rewind of the part: what was allocated in it is counted / the bump is where it was before.
+mi_hidden void _mi_deferred_count(mi_part_t* part);
+mi_hidden void _mi_deferred_rewound(mi_part_t* part);
 mi_hidden void _mi_deferred_thread_exit(mi_thread_t* thread);
 // Before the heap ends (destroy, delete, merge): the last call, with force, and no call after it.
 mi_hidden void _mi_deferred_end(mi_heap_t* heap);
@@ -250,7 +330,51 @@ static inline void mi_callback_leave(mi_thread_t* thread, const mi_callback_t* f
   thread->callback_depth--;
 }
 
+// --- heaps of the same configuration (prepared.c) -----------------------------------------------------------------
+// A heap was just made with this configuration.
+mi_hidden void _mi_prepared_begin(mi_heap_t* heap, const mi_heap_config_t* config);
+// A heap that was ended, as one made with this configuration; NULL: there is none.
+mi_hidden mi_heap_t* _mi_prepared_take(mi_thread_t* thread, const mi_heap_config_t* config);
+typedef enum mi_prepared_end_e {
+  MI_PREPARED_NOT = 0,  // it is to be ended as all heaps are
+  MI_PREPARED_CALLED,   // so is it, but that its deferred_free had its last call
+  MI_PREPARED_KEPT,     // it ended
+} mi_prepared_end_t;
+// The calling thread, at home in the heap, ends it.
+mi_hidden mi_prepared_end_t _mi_prepared_end(mi_thread_t* thread, mi_heap_t* heap);
+mi_hidden void _mi_prepared_strip(mi_heap_t* heap);  // a kept handle is as any other
+// Their handles (nursery.c). False: there is no room for it.
+mi_hidden bool _mi_handle_keep_prepared(mi_thread_t* thread, mi_heap_t* heap);
+mi_hidden void _mi_handle_take_prepared(mi_thread_t* thread, mi_heap_t* heap);
+
+// --- limits (limit.c) -----------------------------------------------------------------------------------------------
+// An allocation in the heap was refused (the thread's refusal says by whom). True: it is worth another try. False: it
+// fails, which was reported.
+typedef struct mi_limit_tries_s {
+  uint64_t id;  // of the heap; 0 at the beginning
+  size_t count;
+  size_t need;  // of the last call of on_limit
+} mi_limit_tries_t;
+mi_hidden bool _mi_limit_try_again(mi_thread_t* thread, mi_heap_t* heap, size_t size, mi_limit_tries_t* tries);
+// Soft limits that an allocation in the heap passed.
+mi_hidden void _mi_limit_alarm(mi_thread_t* thread, mi_heap_t* heap);
+// The heap was reset: its limits begin again.
+mi_hidden void _mi_limit_reset(mi_heap_t* heap);
+mi_hidden void _mi_limit_configure(mi_heap_extra_t* extra, const mi_heap_config_t* config);
+
+// --- accounts of heaps that end or are closed (family.c, merge.c)
+// ----------------------------------------------------- What the heap holds counts in `above` from now on (NULL: in
+// none). With the families' lock.
+mi_hidden void _mi_heap_account_move(mi_heap_t* heap, mi_account_t* above);
+mi_hidden void _mi_heap_account_leave(mi_heap_t* heap);  // the heap ends: it counts nowhere any more
+
 // --- collecting (collect.c) -----------------------------------------------------------------------------------------
 mi_hidden void _mi_thread_collect(mi_thread_t* thread, bool force);
+// Of one heap, what the calling thread can; other threads are asked to. No callback is called.
+mi_hidden void _mi_heap_collect_parts(mi_heap_t* heap, bool force);
+
+// --- holding (hold.c) -----------------------------------------------------------------------------------------------
+mi_hidden bool _mi_heap_has_hold(mi_heap_t* heap);
+mi_hidden void _mi_hold_end(mi_heap_t* heap);
 
 #endif

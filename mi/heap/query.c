@@ -2,6 +2,7 @@
 #include <errno.h>
 
 #include "mi/heap/checked.h"
+#include "mi/internal/guard.h"
 #include "mi/mimalloc.h"
 
 mi_heap_t* _mi_default_heap(void) {
@@ -42,6 +43,7 @@ mi_theap_t* mi_theap_set_default(mi_theap_t* theap) {
   mi_theap_t* const left = _mi_tls.theap;
   _mi_slot_set_default(theap);
   _mi_tls.theap = theap;
+  _mi_guarded_look();
   _mi_slot_clear_default(left);
   return former;
 }
@@ -87,19 +89,22 @@ size_t _mi_usable_size(const void* p) {
 #if MI_TAIL
   return (p == NULL ? 0 : _mi_checked_size(p));
 #else
-  return _mi_block_size(p);
+  mi_page_t* const page = (p == NULL ? NULL : _mi_page_of_any(p));
+  if (mi_unlikely(page == NULL)) return (p == NULL ? 0 : _mi_policy_usable(NULL, p));
+  return (mi_likely(page->policy == 0) ? _mi_block_size_in(page, p) : _mi_policy_usable(page, p));
 #endif
 }
 
-size_t _mi_block_size(const void* p) {
-  if (p == NULL) return 0;
-  const mi_page_t* const page = _mi_page_of_any(p);
+size_t _mi_block_size(const void* p) { return (p == NULL ? 0 : _mi_block_size_in(_mi_page_of_any(p), p)); }
+
+size_t _mi_block_size_in(mi_page_t* page, const void* p) {
   if (page == NULL) return 0;
+  if (mi_unlikely(page->guard != 0)) return _mi_guard_size(page, p);
+  if (mi_unlikely(page->policy != 0)) return _mi_policy_size(page, p);
   const mi_tid_t owner = mi_load_relaxed((_Atomic(mi_tid_t)*)&page->owner);
   if ((owner & MI_OWNER_INTERNAL) == MI_OWNER_INTERNAL) return 0;
   if ((owner & MI_OWNER_SPECIAL) != 0) return ((uintptr_t)p % 16 != 0 ? 0 : _mi_region_usable(page, p));
   if (mi_page_is_single(page)) {  // an odd offset may put the program's address a few bytes into the block
-    if (MI_GUARDED && page->guard != 0) return (p == mi_page_guarded_block(page) ? mi_page_guarded_size(page) : 0);
     const size_t inside = (size_t)((const uint8_t*)p - page->start);
     return (inside < sizeof(mi_block_t) ? page->block_size - inside : 0);
   }

@@ -52,3 +52,29 @@ bool mi_unsafe_heap_page_is_under_utilized(mi_heap_t* heap, void* p, size_t perc
   const uint64_t percent = (perc_threshold > 100 ? 101 : perc_threshold);
   return (uint64_t)page->used * 100 < percent * page->reserved;
 }
+
+// Of the objects that were ever in the region, are most gone? Not of the one that the next objects come from.
+static bool region_is_under_utilized(const mi_region_t* region) {
+  if (region == region->part->current) return false;
+  const size_t end = _mi_region_end(region);
+  size_t all = 0, live = 0;
+  for (size_t granule = 0; granule < end; granule += 64) {
+    const _Atomic(uint64_t)* const word = mi_region_words(region, granule);
+    const uint64_t starts = mi_load_acquire((_Atomic(uint64_t)*)&word[0]);
+    const uint64_t freed = mi_load_acquire((_Atomic(uint64_t)*)&word[1]);
+    all += (size_t)__builtin_popcountll(starts);
+    live += (size_t)__builtin_popcountll(starts & ~(freed | mi_load_acquire((_Atomic(uint64_t)*)&word[2])));
+  }
+  return 2 * live < all;
+}
+
+bool mi_heap_is_under_utilized(mi_heap_t* heap, const void* p) {
+  if (heap == NULL || p == NULL || mi_heap_of(p) != heap) return false;
+  const mi_page_t* const page = _mi_page_of_any(p);
+  if ((mi_load_relaxed((_Atomic(mi_tid_t)*)&page->owner) & MI_OWNER_SPECIAL) != 0) {
+    return region_is_under_utilized(_mi_region_of(page, p));
+  }
+  if (page->kind != MI_PAGE_CLASS) return false;
+  const mi_theap_t* const theap = mi_load_relaxed((_Atomic(mi_theap_t*)*)&page->theap);
+  return (theap == NULL || theap->queue[page->bin] != page) && 2 * (uint64_t)page->used < page->reserved;
+}

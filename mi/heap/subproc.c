@@ -136,8 +136,6 @@ bool mi_subproc_visit_heaps(mi_subproc_id_t id, mi_heap_visit_fun* visitor, void
 static bool end_member(mi_heap_t* heap, void* arg) {
   const mi_subproc_t* const subproc = arg;
   if (heap == subproc->heap) return true;
-  // A callback of a heap that ended before may be running this.
-  if (_mi_heap_is_ending(heap)) return true;
   if (mi_heap_extra(heap) != NULL) _mi_deferred_end(heap);
   _mi_heap_leave_default(heap);
   _mi_heap_before_end(heap, false);
@@ -151,6 +149,22 @@ static bool delete_member(mi_heap_t* heap, void* arg) {
   return true;
 }
 
+static bool is_not_ending(mi_heap_t* heap, void* unused) {
+  (void)unused;
+  return !_mi_heap_is_ending(heap);
+}
+
+// Does a callback or a visit of one of its heaps run, on the calling thread?
+static bool is_called_back(const mi_thread_t* thread, mi_subproc_t* subproc) {
+  for (const mi_callback_t* c = (thread == NULL ? NULL : thread->callbacks); c != NULL; c = c->outer) {
+    if (_mi_subproc_of(c->heap) == subproc) return true;
+  }
+  for (const mi_visit_t* v = (thread == NULL ? NULL : thread->visits); v != NULL; v = v->outer) {
+    if (_mi_subproc_of(v->heap) == subproc) return true;
+  }
+  return !mi_subproc_visit_heaps(id_of(subproc), is_not_ending, NULL);
+}
+
 static void subproc_end(mi_subproc_id_t id, bool keep_blocks, const char* function) {
   mi_subproc_t* const subproc = subproc_of_id(id);
   if (subproc == NULL) {
@@ -159,6 +173,10 @@ static void subproc_end(mi_subproc_id_t id, bool keep_blocks, const char* functi
   }
   if (has_threads(subproc)) {
     _mi_error(EINVAL, "%s: threads of the sub-process are running\n", function);
+    return;
+  }
+  if (is_called_back(_mi_tls.thread, subproc)) {
+    _mi_error(EINVAL, "%s: the sub-process may not end in a callback or a visit of one of its heaps\n", function);
     return;
   }
   mi_subproc_visit_heaps(id, (keep_blocks ? delete_member : end_member), subproc);

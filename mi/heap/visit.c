@@ -12,6 +12,8 @@
 #include <string.h>
 
 #include "mi/heap/checked.h"
+#include "mi/internal/bit_page.h"
+#include "mi/internal/guard.h"
 #include "mi/internal/os.h"
 #include "mi/internal/stack.h"
 #include "mi/internal/stats.h"
@@ -99,7 +101,7 @@ static bool gather_abandoned(visit_t* visit, mi_heap_t* heap) {
   if (!_mi_orphans_settle(heap)) return false;
   for (size_t bin = 1; bin < MI_BIN_COUNT; bin++) {
     for (mi_page_t* page = _mi_abandoned_first(heap, bin); page != NULL; page = mi_load_relaxed(&page->listed_next)) {
-      if (MI_STATE(mi_load_acquire(&page->thread_free)) != MI_ABANDONED) continue;  // has an owner again: met there
+      if (MI_STATE(mi_load_acquire(mi_page_word(page))) != MI_ABANDONED) continue;  // has an owner again: met there
       if (page->used > 0 && !visit_add_page(visit, page)) return false;
     }
   }
@@ -121,7 +123,7 @@ static bool gather_main(visit_t* visit, bool abandoned_only) {
         const bool frozen = mi_page_is_frozen(page);
         if (page->kind != MI_PAGE_NONE && page->kind != MI_PAGE_TAIL &&
             mi_load_relaxed(&page->heap) == &_mi_heap_main && page->used > 0 &&
-            (!abandoned_only || frozen || MI_STATE(mi_load_relaxed(&page->thread_free)) == MI_ABANDONED)) {
+            (!abandoned_only || frozen || MI_STATE(mi_load_relaxed(mi_page_word(page))) == MI_ABANDONED)) {
           if (!visit_add_page(visit, page)) return false;
         }
         if (kind == MI_SEGMENT_HUGE_START) break;
@@ -166,6 +168,11 @@ static void map_set_list(free_map_t* map, const mi_page_t* page, const mi_block_
 }
 
 static void map_fill(free_map_t* map, mi_page_t* page) {
+  if (mi_unlikely(page->guard != 0)) {
+    map->bits[0] = !mi_guard_is_live(page);
+    map->live = (map->bits[0] == 0);
+    return;
+  }
   if (mi_page_is_single(page)) {
     // Freed ones that wait for the end of a visit are on a list; without one they would be gone.
     map->bits[0] = (page->free != NULL || page->local_free != NULL);
@@ -217,7 +224,32 @@ static bool mark_equal(page_mark_t a, page_mark_t b) {
   return a.local_free == b.local_free && a.thread_free == b.thread_free && a.delayed == b.delayed && a.used == b.used;
 }
 
+// A bit page: each block's bits are looked at as the walk comes by.
+static bool visit_bit_page(const visit_t* visit, mi_page_t* page) {
+  const size_t live = _mi_bits_live(page);
+  if (live == 0) return true;
+  const bool single = mi_page_is_single(page);
+  const mi_bits_t* const bits = mi_bits_of(page);
+  const mi_heap_area_t area = {
+      .blocks = page->start,
+      .reserved = (single ? page->block_size : page->slices * MI_SLICE_SIZE),
+      .committed = (single ? page->block_size : mi_round_up(page->capacity * page->block_size, MI_OS_PAGE)),
+      .used = live,
+      .block_size = page->block_size,
+      .full_block_size = page->block_size,
+      .reserved1 = heap_tag(visit->shown),
+  };
+  if (!show(visit, &area, NULL, page->block_size)) return false;
+  if (!visit->blocks) return true;
+  for (uint32_t i = 0; i < page->capacity; i++) {
+    if (mi_bits_state(bits, i) != MI_BLOCK_LIVE) continue;
+    if (!show(visit, &area, mi_bits_block(page, bits, i), mi_bits_size(page, bits, i))) return false;
+  }
+  return true;
+}
+
 static bool visit_page(const visit_t* visit, mi_page_t* page) {
+  if (mi_unlikely(page->policy != 0)) return visit_bit_page(visit, page);
   free_map_t map;
   map_fill(&map, page);
   page_mark_t mark = page_mark(page);
@@ -240,8 +272,7 @@ static bool visit_page(const visit_t* visit, mi_page_t* page) {
       mark = page_mark(page);
     }
     if ((map.bits[i / 64] >> (i % 64) & 1) != 0) continue;
-    if (MI_GUARDED && page->guard != 0)
-      return show(visit, &area, mi_page_guarded_block(page), mi_page_guarded_size(page));
+    if (mi_unlikely(page->guard != 0)) return show(visit, &area, mi_guard_of(page)->block, mi_guard_of(page)->size);
     if (!show(visit, &area, page->start + i * page->block_size, page->block_size)) return false;
   }
   return true;
@@ -291,31 +322,70 @@ static bool visit_part_regions(const visit_t* visit, const mi_part_t* part) {
 
 // --- heaps ----------------------------------------------------------------------------------------------------------
 
-// Visits the pages if `ok`, and lets go of everything.
-static bool visit_gathered(visit_t* visit, bool ok) {
-  for (size_t i = 0; i < visit->count && ok; i++) ok = visit_page(visit, visit->pages[i]);
+// A visit is a block of the internal heap, and not on the stack, so that a thread that ends in its visitor lets go of
+// what it has. `marks`: the heap is one that is visited. NULL: no memory.
+static visit_t* visit_begin(mi_thread_t* thread, const visit_t* wanted, bool marks) {
+  visit_t* const visit = _mi_internal_alloc(thread, sizeof(visit_t));
+  if (visit == NULL) return NULL;
+  *visit = *wanted;
+  visit->base.outer = thread->visits;
+  visit->base.marks = marks;
+  thread->visits = &visit->base;
+  if (marks) mi_store_relaxed(&visit->base.heap->visiting, _mi_fork_stamp);
+  return visit;
+}
+
+static void visit_let_go(visit_t* visit) {
   for (size_t i = 0; i < visit->count; i++) {
     if (!mi_page_is_frozen(visit->pages[i])) _mi_page_unpin(visit->pages[i]);
   }
   if (visit->capacity > 0) _mi_os_free(visit->pages, visit->capacity * sizeof(void*));
   for (size_t i = 0; i < visit->base.slot_count; i++) _mi_slot_leave(visit->base.slots[i], false, true);
-  visit->base.slot_count = 0;
   if (visit->slot_capacity > 0) _mi_os_free(visit->base.slots, visit->slot_capacity * sizeof(void*));
+  visit->count = visit->capacity = visit->base.slot_count = visit->slot_capacity = 0;
+}
+
+// Visits the pages if `ok`, and lets go of everything.
+static bool visit_gathered(visit_t* visit, bool ok) {
+  for (size_t i = 0; i < visit->count && ok; i++) ok = visit_page(visit, visit->pages[i]);
+  visit_let_go(visit);
   return ok;
 }
 
-static void visit_begin(mi_thread_t* thread, visit_t* visit) {
-  visit->base.outer = thread->visits;
-  thread->visits = &visit->base;
-  mi_store_relaxed(&visit->base.heap->visiting, _mi_fork_stamp);
+// A visit in progress: no simple end. By contract nobody else changes the heap's flags; threads that end may read them.
+// What was merged into the heap that is shown has no simple end anyway.
+static void visit_flag(const visit_t* visit, bool on) {
+  mi_heap_t* const heap = visit->base.heap;
+  if (heap == &_mi_heap_main || heap != visit->shown) return;
+  _Atomic(uint8_t)* const flags = (_Atomic(uint8_t)*)&heap->flags;
+  const uint8_t now = mi_load_relaxed(flags), others = (uint8_t)(now & ~MI_HEAP_VISITED);
+  const uint8_t next = (uint8_t)(on ? others | MI_HEAP_VISITED : others);
+  if (next != now) mi_store_relaxed(flags, next);
 }
 
+static bool is_marked_by(const mi_visit_t* visit, const mi_heap_t* heap) {
+  while (visit != NULL && (visit->heap != heap || !visit->marks)) visit = visit->outer;
+  return visit != NULL;
+}
+
+// The innermost visit of the thread ends.
 static void visit_end(mi_thread_t* thread, visit_t* visit) {
+  mi_heap_t* const heap = visit->base.heap;
   thread->visits = visit->base.outer;
-  for (const mi_visit_t* outer = thread->visits; outer != NULL; outer = outer->outer) {
-    if (outer->heap == visit->base.heap) return;  // a visit of a theap, inside one of its heap
+  // A visit of a theap may be inside one of its heap.
+  if (visit->base.marks && !is_marked_by(thread->visits, heap)) {
+    visit_flag(visit, false);
+    mi_store_relaxed(&heap->visiting, (uint8_t)0);
   }
-  mi_store_relaxed(&visit->base.heap->visiting, (uint8_t)0);
+  _mi_internal_free(visit);
+}
+
+// The thread's stack is gone, with visitors on it.
+void _mi_visits_end(mi_thread_t* thread) {
+  while (thread->visits != NULL) {
+    visit_let_go((visit_t*)thread->visits);
+    visit_end(thread, (visit_t*)thread->visits);
+  }
 }
 
 static bool gather_failed(void) {
@@ -330,34 +400,31 @@ static bool visit_heap(mi_heap_t* heap, mi_heap_t* shown, bool blocks, mi_block_
     _mi_error(EINVAL, "a visit of heap %p (%s) is refused inside a visit of it\n", (void*)heap, mi_heap_name(heap));
     return false;
   }
-  visit_t visit = {.base = {.heap = heap}, .shown = shown, .blocks = blocks, .visitor = visitor, .arg = arg};
-  visit_begin(thread, &visit);
-  // No simple end. By contract nobody else changes the heap's flags; threads that end may read them. What was merged
-  // into it has no simple end anyway.
-  _Atomic(uint8_t)* const flags = (_Atomic(uint8_t)*)&heap->flags;
-  const bool flagged = (heap != &_mi_heap_main && heap == shown);
-  if (flagged) mi_store_relaxed(flags, (uint8_t)(mi_load_relaxed(flags) | MI_HEAP_VISITED));
+  const visit_t wanted = {.base = {.heap = heap}, .shown = shown, .blocks = blocks, .visitor = visitor, .arg = arg};
+  visit_t* const visit = visit_begin(thread, &wanted, true);
+  if (visit == NULL) return gather_failed();
+  visit_flag(visit, true);
   bool gathered = true, frozen = false;
   if (heap == &_mi_heap_main) {
-    gathered = gather_main(&visit, abandoned_only);
+    gathered = gather_main(visit, abandoned_only);
   } else {
     MI_FOR_EACH_PART(heap, part) {
-      if (gathered && !abandoned_only) gathered = gather_part(&visit, part);
+      if (gathered && !abandoned_only) gathered = gather_part(visit, part);
       if (_mi_part_has_frozen_theap(part)) frozen = true;
     }
-    if (gathered) gathered = gather_abandoned(&visit, heap);
-    if (gathered && frozen) gathered = _mi_frozen_pages_each(heap, visit_add_frozen_page, &visit);
+    if (gathered) gathered = gather_abandoned(visit, heap);
+    if (gathered && frozen) gathered = _mi_frozen_pages_each(heap, visit_add_frozen_page, visit);
   }
   bool ok = true;
   if (gathered && heap != &_mi_heap_main) {
     MI_FOR_EACH_PART(heap, part) {
       const mi_tid_t owner = mi_part_owner(part);
       if (ok && (!abandoned_only || !mi_tid_is_alive(owner) || mi_tid_is_gone(owner))) {
-        ok = visit_part_regions(&visit, part);
+        ok = visit_part_regions(visit, part);
       }
     }
   }
-  ok = visit_gathered(&visit, gathered && ok);
+  ok = visit_gathered(visit, gathered && ok);
   // Blocks of heaps that were merged into this one are its own. Nobody looks at what remains of those meanwhile.
   for (int i = 0; i < 2 && ok; i++) {
     mi_heap_t* forwarder = mi_stack_node(mi_load_acquire(&heap->forwarders[i]));
@@ -365,8 +432,7 @@ static bool visit_heap(mi_heap_t* heap, mi_heap_t* shown, bool blocks, mi_block_
       ok = visit_heap(forwarder, shown, blocks, visitor, arg, abandoned_only);
     }
   }
-  if (flagged) mi_store_relaxed(flags, (uint8_t)(mi_load_relaxed(flags) & ~MI_HEAP_VISITED));
-  visit_end(thread, &visit);
+  visit_end(thread, visit);
   return gathered ? ok : gather_failed();
 }
 
@@ -393,18 +459,16 @@ bool mi_theap_visit_blocks(const mi_theap_t* theap, bool visit_blocks, mi_block_
     _mi_error(EINVAL, "mi_theap_visit_blocks: no visitor, or not a theap of the calling thread\n");
     return false;
   }
-  visit_t visit = {
+  const visit_t wanted = {
       .base = {.heap = theap->heap}, .shown = theap->heap, .blocks = visit_blocks, .visitor = visitor, .arg = arg};
-  const bool gathered = gather_theap(&visit, (mi_theap_t*)theap);
+  visit_t* const visit = visit_begin(theap->thread, &wanted, theap->part != NULL);
+  if (visit == NULL) return gather_failed();
+  const bool gathered = gather_theap(visit, (mi_theap_t*)theap);
   bool ok = gathered;
-  if (ok && theap->part != NULL) {
-    visit_begin(theap->thread, &visit);
-    ok = visit_part_regions(&visit, theap->part);
-    visit_end(theap->thread, &visit);
-  }
-  const bool pages_ok = visit_gathered(&visit, ok);
-  if (!gathered) return gather_failed();
-  return ok && pages_ok;
+  if (ok && theap->part != NULL) ok = visit_part_regions(visit, theap->part);
+  ok = visit_gathered(visit, ok);
+  visit_end(theap->thread, visit);
+  return gathered ? ok : gather_failed();
 }
 
 // A handle may be made or ended at this moment.

@@ -5,7 +5,7 @@
 //   MI_DEBUG            0..3    1: internal assertions, and errors are printed; 2: free lists are looked through when a
 //                               page is collected; 3: and those of the first pages at every slow path
 //   MI_PADDING          0, 1    checked padding behind every block: overflow and double free are reported
-//   MI_GUARDED          0, 1    every Nth block has an inaccessible OS page behind it (mi/guarded.c)
+//   MI_GUARDED          0, 1    a sample of all blocks lies between inaccessible pages (mi/heap/guarded.c)
 //   MI_TRACK_VALGRIND   0, 1    memcheck is told of every block (mi/internal/track.h)
 //   MI_TRACK_ASAN       0, 1    AddressSanitizer is told of every block
 //   MI_TRACK_TSAN       0, 1    the library is compiled with ThreadSanitizer
@@ -132,6 +132,6 @@ void* memcpy(void* restrict to, const void* restrict from, size_t size) __asm__(
 #define MI_TAIL (MI_PADDING || MI_TRACK_VALGRIND || MI_TRACK_ASAN)
 #define MI_TAIL_SIZE 16
 // Every allocation and every free comes by mi/heap/checked.c: the fast paths find nothing, and end in the slow ones.
-#define MI_CHECKED (MI_TAIL || MI_GUARDED)
+#define MI_CHECKED MI_TAIL
 
 #endif

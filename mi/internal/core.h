@@ -9,6 +9,9 @@
 // What the core calls of the layers above: filled in by mi/heap, so that the core knows nothing of it.
 typedef struct mi_upcalls_s {
   void (*region_free)(mi_page_t* page, void* p);         // an object in a page that carries regions
+  void (*policy_free)(mi_page_t* page, void* p);         // in a page with a policy; page NULL: it had one once
+  void (*policy_freed_twice)(mi_page_t* page, void* p);  // a block of one, by two threads at the same moment
+  void (*thread_unwound)(mi_thread_t* thread);           // its stack is gone, with what called back from it
   void (*thread_exit)(mi_thread_t* thread);              // callbacks, before the thread's memory is handed over
   void (*thread_flush)(mi_thread_t* thread);             // what the thread keeps for itself goes back
   void (*thread_collect)(mi_thread_t* thread);           // a forced collect that another thread asked for
@@ -19,6 +22,7 @@ typedef struct mi_upcalls_s {
 #if MI_CHECKED
   bool (*check_free)(void* p);  // looks at a block before it is freed; false: it stays
 #endif
+  bool (*has_hold)(mi_heap_t* heap);        // must empty pages of the heap stay?
   mi_totals_t* (*totals)(mi_heap_t* heap);  // where to add what pages of the heap leave behind
   void (*process_start)(void);              // when the first thread's record is ready
   void (*process_end)(void);                // in the library's destructor
@@ -42,16 +46,16 @@ mi_hidden extern mi_heap_t _mi_heap_internal;  // handles, regions, theaps: what
 #define MI_THEAP_EMPTY ((mi_theap_t*)&_mi_theap_empty)
 #define MI_PAGE_EMPTY ((mi_page_t*)&_mi_page_empty)
 
+// Must memory of the heap stay what it is when no block is left in it (heap/hold.c)? To be asked before it goes.
+mi_hidden bool _mi_heap_is_held(mi_heap_t* heap);
+mi_hidden extern _Atomic(uint32_t) _mi_holds;  // of all heaps
+
 // --- theaps and pages ---------------------------------------------------------------------------------------
 mi_hidden void _mi_theap_init(mi_theap_t* theap, mi_heap_t* heap, mi_thread_t* thread);
 // A block of a size class, of the calling thread's theap. NULL: no memory (nothing reported).
 mi_hidden void* _mi_theap_alloc_class(mi_theap_t* theap, size_t bin, bool zero);
 // A block with a page of its own, at (p + offset) % alignment == 0; alignment a power of two, 1 for none.
 mi_hidden void* _mi_theap_alloc_solo(mi_theap_t* theap, size_t size, size_t alignment, size_t offset, bool zero);
-#if MI_GUARDED
-// A block that ends at an inaccessible OS page, as closely as `alignment` (at most an OS page) allows.
-mi_hidden void* _mi_theap_alloc_guarded(mi_theap_t* theap, size_t size, size_t alignment, bool zero);
-#endif
 // Any size, natural alignment.
 static inline void* mi_theap_alloc(mi_theap_t* theap, size_t size, bool zero) {
   return (mi_likely(size <= MI_CLASS_SIZE_MAX) ? _mi_theap_alloc_class(theap, mi_bin_of(size), zero)
@@ -86,6 +90,10 @@ mi_hidden void _mi_page_collect(mi_page_t* page);
 mi_hidden void _mi_page_mark_interior(mi_page_t* page);
 mi_hidden void _mi_page_free_local(mi_page_t* page, mi_block_t* block);  // by the owner, slow cases included
 mi_hidden void _mi_page_claimed(mi_page_t* page);
+// Blocks of a page with a policy were freed: `used` says how many are left. By the owner.
+mi_hidden void _mi_page_block_gone(mi_theap_t* theap, mi_page_t* page);
+// The first page of a class that has a free block, of a theap with a policy. NULL: no memory.
+mi_hidden mi_page_t* _mi_theap_bit_page(mi_theap_t* theap, size_t bin);
 // In the child of a fork: of the pages of a theap that the calling thread has, what threads left that are gone.
 mi_hidden void _mi_theap_settle(mi_theap_t* theap, bool pinned);
 // In the child of a fork: calls `fn` for the heap's pages whose threads are gone, until it returns false.
@@ -123,10 +131,9 @@ static inline bool mi_page_is_single(const mi_page_t* page) {
   return page->kind == MI_PAGE_SOLO || page->kind == MI_PAGE_HUGE;
 }
 
-// The block of a page with a guard page behind it, and its size.
-static inline void* mi_page_guarded_block(const mi_page_t* page) { return page->start + (page->guard - 1); }
-static inline size_t mi_page_guarded_size(const mi_page_t* page) {
-  return page->block_size - MI_OS_PAGE - (page->guard - 1);
+// The class that serves for `bin` in a theap whose blocks all lie at multiples of 16.
+static inline size_t mi_theap_bin(const mi_theap_t* theap, size_t bin) {
+  return (mi_unlikely(theap->even) && mi_bin_size(bin) % 16 != 0 ? bin + 1 : bin);
 }
 
 // Pops a block of a page whose free list is not empty.
@@ -150,6 +157,15 @@ static inline mi_arena_t* _mi_heap_arena(const mi_heap_t* heap) {  // NULL: of n
   return (mi_likely((flags & MI_HEAP_IN_ARENA) == 0) ? NULL : _mi_arena_of((const uint8_t*)heap + 1, &index));
 }
 mi_hidden void _mi_internal_free(void* block);
+
+// A heap with a policy: hardened, guarded, quarantined, wiped, zeroed, isolated or secret.
+static inline bool mi_heap_has_policy(const mi_heap_t* heap) {
+  return (mi_load_relaxed((_Atomic(uint8_t)*)&heap->flags) & MI_HEAP_POLICY) != 0;
+}
+// Do objects of the heap lie in regions? Not if everything of it lies in an arena, nor with a policy.
+static inline bool mi_heap_has_regions(const mi_heap_t* heap) {
+  return (mi_load_relaxed((_Atomic(uint8_t)*)&heap->flags) & (MI_HEAP_POLICY | MI_HEAP_IN_ARENA)) == 0;
+}
 
 // --- threads -------------------------------------------------------------------------------------------------
 mi_hidden mi_thread_t* _mi_thread_make(void);  // NULL: no memory

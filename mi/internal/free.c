@@ -9,7 +9,8 @@
 //  * ABANDONED: nobody has the page. The push makes it NORMAL and the freer its owner.
 #include <errno.h>
 
-#include "mi/internal/core.h"
+#include "mi/internal/bit_page.h"
+#include "mi/internal/guard.h"
 #include "mi/internal/options.h"
 #include "mi/internal/stats.h"
 
@@ -73,10 +74,15 @@ void _mi_theap_drain_delayed(mi_theap_t* theap) {
   mi_block_t* block = mi_exchange_acq_rel(&theap->delayed_free, (mi_block_t*)NULL);
   while (block != NULL) {
     mi_block_t* const next = block->next;
-    mi_page_t* const page = page_around(block);
-    page->delayed--;
-    _mi_stats_remote_frees(page, 1);
-    _mi_page_free_local(page, block);
+    mi_page_t* const guarded = mi_guard_link_page(block);
+    if (mi_unlikely(theap->policy != 0 && guarded == NULL)) {
+      _mi_bits_drained(theap, block);
+    } else {
+      mi_page_t* const page = (mi_likely(guarded == NULL) ? page_around(block) : guarded);
+      page->delayed--;
+      _mi_stats_remote_frees(page, 1);
+      _mi_page_free_local(page, block);
+    }
     block = next;
   }
 }
@@ -90,7 +96,19 @@ mi_noinline void _mi_free_slow(void* p) {
   mi_page_t* const page = page_around(p);
   if (mi_unlikely(page == NULL)) {
     if (p == NULL) return;
+    if (_mi_bits_last_policy(p) != 0) {
+      _mi_upcalls.policy_free(NULL, p);
+      return;
+    }
     _mi_error(EINVAL, "mi_free: invalid pointer %p: not a block of this library\n", p);
+    return;
+  }
+  if (mi_unlikely(page->guard != 0)) {
+    _mi_guard_free(page, p);
+    return;
+  }
+  if (mi_unlikely(page->policy != 0)) {
+    _mi_upcalls.policy_free(page, p);
     return;
   }
   const mi_tid_t owner = mi_load_relaxed(&page->owner);
@@ -102,9 +120,7 @@ mi_noinline void _mi_free_slow(void* p) {
   mi_block_t* block = (mi_block_t*)p;
   if (mi_page_is_single(page)) {
     block = (mi_block_t*)page->start;
-    if (MI_GUARDED && page->guard != 0) {
-      if (mi_unlikely(p != mi_page_guarded_block(page))) goto invalid;
-    } else if (mi_unlikely((size_t)((uint8_t*)p - page->start) >= sizeof(mi_block_t))) {
+    if (mi_unlikely((size_t)((uint8_t*)p - page->start) >= sizeof(mi_block_t))) {
       goto invalid;
     }
   } else if ((owner & MI_OWNER_INTERIOR) != 0) {

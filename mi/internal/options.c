@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mi/internal/core.h"
 #include "mi/internal/os.h"
 #include "mi/internal/track.h"
 
@@ -19,14 +20,8 @@
 #define MI_SHOW_ERRORS_DEFAULT 0
 #endif
 
-// Whether a build with guard pages: the options of those have no effect in others.
-#if MI_GUARDED
-#define GUARDED_ONLY 0
-#define GUARDED_SAMPLE_RATE 4000
-#else
-#define GUARDED_ONLY MI_OPTION_NO_EFFECT
-#define GUARDED_SAMPLE_RATE 0
-#endif
+// In builds without MI_GUARDED, the options of guarded blocks are for heaps that were made guarded.
+#define GUARDED_SAMPLE_RATE (MI_GUARDED ? 4000 : 0)
 
 // Each is described in mi/mimalloc.h.
 #define OPTION(name, value, flags, older_name) [mi_option_##name] = {#name, value, 0, flags, older_name}
@@ -52,11 +47,11 @@ mi_option_entry_t _mi_options[_mi_option_last] = {
     OPTION(disallow_arena_alloc, 0, MI_OPTION_NO_EFFECT, NULL),
     OPTION(retry_on_oom, 400, MI_OPTION_NO_EFFECT, NULL),
     OPTION(visit_abandoned, 0, MI_OPTION_NO_EFFECT, NULL),
-    OPTION(guarded_min, 0, GUARDED_ONLY, NULL),
-    OPTION(guarded_max, 1024 * 1024 * 1024, GUARDED_ONLY, NULL),
-    OPTION(guarded_precise, 0, GUARDED_ONLY, NULL),
-    OPTION(guarded_sample_rate, GUARDED_SAMPLE_RATE, GUARDED_ONLY, NULL),
-    OPTION(guarded_sample_seed, 0, GUARDED_ONLY, NULL),
+    OPTION(guarded_min, 0, 0, NULL),
+    OPTION(guarded_max, 1024 * 1024 * 1024, 0, NULL),
+    OPTION(guarded_precise, 0, 0, NULL),
+    OPTION(guarded_sample_rate, GUARDED_SAMPLE_RATE, 0, NULL),
+    OPTION(guarded_sample_seed, 0, 0, NULL),
     OPTION(generic_collect, 10000, MI_OPTION_NO_EFFECT, NULL),
     OPTION(page_reclaim_on_free, 0, MI_OPTION_NO_EFFECT, NULL),
     OPTION(page_full_retain, 2, MI_OPTION_NO_EFFECT, NULL),
@@ -79,6 +74,9 @@ mi_option_entry_t _mi_options[_mi_option_last] = {
     OPTION(target_segments_per_thread, 0, MI_OPTION_NO_EFFECT, NULL),
     OPTION(report_survivors, 0, 0, NULL),
     OPTION(table_on_signal, 0, 0, NULL),
+    OPTION(guarded_before, 0, 0, NULL),
+    OPTION(guarded_quarantine, 1024, 0, NULL),
+    OPTION(guarded_report, 1, 0, NULL),
 };
 
 _Atomic(const mi_pair_t*) _mi_output_pair;
@@ -207,6 +205,36 @@ void _mi_report(int err, const char* format, ...) {
   if (pair == NULL) return;
   mi_error_fun* const fun = (mi_error_fun*)mi_load_relaxed(&pair->fun);
   MI_CALL_USER(fun(err, pair->arg));
+}
+
+// Where the report of a corruption stands, while its callback runs: who comes back to the library from further out on
+// the stack has left the callback by a jump.
+static _Atomic(mi_tid_t) corrupt_thread;
+static _Atomic(uintptr_t) corrupt_frame;
+
+void _mi_corruption(int err, const char* format, ...) {
+  va_list args;
+  va_start(args, format);
+  print_list(NULL, NULL, "mimalloc: corruption: ", format, args);
+  va_end(args);
+  const mi_pair_t* const pair = mi_load_acquire(&_mi_error_pair);
+  mi_tid_t nobody = MI_TID_NONE;
+  if (pair != NULL && mi_cas_strong_acq_rel(&corrupt_thread, &nobody, _mi_tls.tid)) {
+    mi_store_relaxed(&corrupt_frame, (uintptr_t)__builtin_frame_address(0));
+    mi_store_release(&_mi_is_corrupt, true);
+    mi_error_fun* const fun = (mi_error_fun*)mi_load_relaxed(&pair->fun);
+    MI_CALL_USER(fun(err, pair->arg));
+  }
+  abort();
+}
+
+_Atomic(bool) _mi_is_corrupt;
+
+void _mi_corruption_stop(void) {
+  if (mi_load_relaxed(&corrupt_thread) == _mi_tls.tid &&
+      (uintptr_t)__builtin_frame_address(0) < mi_load_relaxed(&corrupt_frame))
+    return;  // the callback itself
+  if (mi_load_relaxed(&corrupt_thread) == _mi_tls.tid) abort();
 }
 
 void _mi_warning(const char* format, ...) {

@@ -49,6 +49,12 @@ mi_hidden void _mi_warning(const char* format, ...) __attribute__((format(printf
 // An error that is worth a message: printed when show_errors (or verbose) is on and max_errors is not exceeded,
 // then handed to the registered error callback. Sets errno for ENOMEM, EINVAL and EOVERFLOW.
 mi_hidden void _mi_error(int err, const char* format, ...) __attribute__((format(printf, 2, 3), cold));
+// What must not go on: printed whatever the options say, handed to the registered error callback, and then the process
+// aborts, whatever the callback does (if it leaves by a jump, when its thread comes here next; if it ends the process,
+// in the library's destructor).
+mi_hidden _Noreturn void _mi_corruption(int err, const char* format, ...) __attribute__((format(printf, 2, 3), cold));
+mi_hidden extern _Atomic(bool) _mi_is_corrupt;
+mi_hidden void _mi_corruption_stop(void);  // to be called where _mi_is_corrupt is found
 // What the program asked to be told, such as what a check found: printed whatever the options say, then handed to the
 // registered error callback.
 mi_hidden void _mi_report(int err, const char* format, ...) __attribute__((format(printf, 2, 3), cold));

@@ -41,8 +41,15 @@ mi_hidden size_t _mi_os_node_count(void);  // at least 1
 mi_hidden void _mi_os_write(const char* text, size_t length);
 // A number that differs between processes and stays the same in one, and in its forked children.
 mi_hidden uint64_t _mi_os_secret(void);
-// Makes OS pages inaccessible, or readable and writable again; false if the system refuses.
+// 64 bits of the system's entropy; of what the process was started with if there is none yet, or none to be had.
+mi_hidden uint64_t _mi_os_random(void);
+// Makes OS pages inaccessible, or readable and writable again; false if the system refuses. Costs mappings.
 mi_hidden bool _mi_os_protect(void* start, size_t size, bool protect);
+// The same without a mapping, and what the pages held is gone: marks in the page tables, which a fork's child has too.
+// False where the kernel has none (before 6.13), or not for these pages (locked ones).
+mi_hidden bool _mi_os_guard(void* start, size_t size);
+// Takes such marks away: the pages read as zero.
+mi_hidden bool _mi_os_unguard(void* start, size_t size);
 // Does the process run with raised privileges?
 mi_hidden bool _mi_os_is_secure(void);
 mi_hidden void _mi_os_yield(void);

@@ -52,6 +52,20 @@ bool _mi_os_protect(void* start, size_t size, bool protect) {
   return ok;
 }
 
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#define MADV_GUARD_REMOVE 103
+#endif
+
+static bool advise(void* start, size_t size, int advice) {
+  const int saved = errno;
+  const bool ok = (madvise(start, size, advice) == 0);
+  errno = saved;
+  return ok;
+}
+bool _mi_os_guard(void* start, size_t size) { return advise(start, size, MADV_GUARD_INSTALL); }
+bool _mi_os_unguard(void* start, size_t size) { return advise(start, size, MADV_GUARD_REMOVE); }
+
 mi_purged_t _mi_os_purge(void* start, size_t size, bool decommit) {
   const int saved = errno;
   mi_purged_t result = MI_PURGE_REFUSED;
@@ -222,6 +236,21 @@ uint64_t _mi_os_secret(void) {
   secret = (secret ^ (uintptr_t)&cached) * 0x9e3779b97f4a7c15u | 1;
   mi_store_relaxed(&cached, secret);  // every thread comes to the same
   return secret;
+}
+
+uint64_t _mi_os_random(void) {
+  const int saved = errno;
+  uint64_t random;
+  if (syscall(SYS_getrandom, &random, sizeof(random), 1 /* GRND_NONBLOCK */) != (long)sizeof(random)) {
+    static _Atomic(uint64_t) count;
+    struct timespec t = {0, 0};
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    random = _mi_os_secret() ^ (uint64_t)t.tv_nsec << 32 ^ (uint64_t)getpid();
+    random = (random + mi_fetch_add_relaxed(&count, 1u)) * 0x9e3779b97f4a7c15u;
+    random ^= random >> 29;
+  }
+  errno = saved;
+  return random;
 }
 
 bool _mi_os_is_secure(void) { return getauxval(AT_SECURE) != 0; }

@@ -12,10 +12,13 @@
 // Abandoned pages stand in a stack per heap and size class, so that allocation and destroy find them; LISTED says that
 // a page is in the stack or on its way. A page is linked only by who set LISTED, and only once; a page that is LISTED
 // is not released, but left (empty, ABANDONED) for who pops it. The models in tests/models check this.
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "mi/internal/core.h"
+#include "mi/internal/account.h"
+#include "mi/internal/bit_page.h"
+#include "mi/internal/guard.h"
 #include "mi/internal/options.h"
 #include "mi/internal/os.h"
 #include "mi/internal/page_queue.h"
@@ -30,7 +33,7 @@ const mi_page_t _mi_page_empty;
 // program that writes to what it has freed, or past the end of a block, changes links. By who has the page.
 static void page_check(const mi_page_t* page) {
 #if MI_DEBUG >= 2
-  if (page->kind != MI_PAGE_CLASS) return;
+  if (page->kind != MI_PAGE_CLASS || page->policy != 0) return;
   const mi_block_t* const lists[2] = {page->free, page->local_free};
   uint32_t count = 0;
   for (size_t i = 0; i < 2; i++) {
@@ -82,6 +85,10 @@ static inline void page_supply(mi_page_t* page, size_t count) {
 }
 
 void _mi_page_collect(mi_page_t* page) {
+  if (mi_unlikely(page->policy != 0)) {
+    _mi_bits_collect(page);
+    return;
+  }
   page_collect_remote(page);
   if (page->free == NULL && page->local_free != NULL) {
     page->free = page->local_free;
@@ -95,8 +102,9 @@ void _mi_page_collect(mi_page_t* page) {
 }
 
 // Puts the next few KiB of never used blocks on the (empty) free list, in address order. The first lot ends at the
-// end of an OS page, so that a page of a size that is used once touches 4 KiB.
-static void page_extend(mi_page_t* page) {
+// end of an OS page, so that a page of a size that is used once touches 4 KiB. Under a limit it is one block if there
+// is no room for more; false: none.
+static bool page_extend(mi_page_t* page) {
   mi_assert(page->free == NULL && page->capacity < page->reserved);
   const size_t size = page->block_size;
   size_t count = (size >= MI_OS_PAGE ? 1 : MI_OS_PAGE / size);
@@ -105,6 +113,11 @@ static void page_extend(mi_page_t* page) {
   size_t index = page->capacity + page->color;
   if (index >= page->reserved) index -= page->reserved;
   if (count > page->reserved - index) count = page->reserved - index;  // the next lot wraps
+  mi_theap_t* const theap = mi_load_relaxed(&page->theap);
+  if (mi_unlikely(!mi_theap_charge(theap, count * size))) {
+    if (count == 1 || !mi_theap_charge(theap, size)) return false;
+    count = 1;
+  }
   uint8_t* at = page->start + index * size;
   uint8_t* const last = at + (count - 1) * size;
   mi_block_t* const first = (mi_block_t*)at;
@@ -123,6 +136,23 @@ static void page_extend(mi_page_t* page) {
   page->capacity += (uint32_t)count;
   page->free_zero = page->fresh_zero;
   mi_count_own(&_mi_tls.thread->counts.pages_extended, 1);
+  return true;
+}
+
+// --- holding
+// ----------------------------------------------------------------------------------------------------------
+
+_Atomic(uint32_t) _mi_holds;
+
+bool _mi_heap_is_held(mi_heap_t* heap) {
+  // The stores by which the program unlinked the block that was freed come before the question (heap/hold.c).
+#if MI_WITH_TSAN
+  const uint32_t holds = atomic_fetch_add_explicit(&_mi_holds, 0u, memory_order_seq_cst);  // it knows no fences
+#else
+  atomic_thread_fence(memory_order_seq_cst);
+  const uint32_t holds = mi_load_relaxed(&_mi_holds);
+#endif
+  return mi_unlikely(holds != 0) && _mi_upcalls.has_hold(heap);
 }
 
 // --- making and releasing pages --------------------------------------------------------------------------------
@@ -134,6 +164,19 @@ static _Atomic(uint32_t) handle_pages_warm;  // how many of them have memory beh
 #define MI_HANDLE_PAGES_WARM 32
 
 #define PAGE_LINK offsetof(mi_page_t, listed_next)
+
+// The policy of a claimed slot, whose kind, block size and number of blocks are set. False: no memory for its bits.
+static bool page_init_policy(uint8_t policy, mi_page_t* page, mi_kind_t kind) {
+  if (mi_likely((policy | page->policy) == 0)) return true;
+  page->kind = (uint8_t)kind;
+  if (policy == 0) {
+    _mi_bits_forget(mi_page_segment(page), mi_page_slice(page));
+  } else if (!_mi_bits_begin(page, policy)) {
+    return false;
+  }
+  page->policy = policy;
+  return true;
+}
 
 // Sets up a claimed slot for a theap. The owner word last.
 static void page_init(mi_theap_t* theap, mi_page_t* page, mi_kind_t kind, size_t bin, bool zero) {
@@ -158,6 +201,7 @@ static void page_init(mi_theap_t* theap, mi_page_t* page, mi_kind_t kind, size_t
   if (theap->is_internal) {
     flags = (bin >= MI_BIN_HANDLE && mi_is_power_of_two(mi_bin_size(bin)) ? MI_OWNER_SPECIAL : MI_OWNER_INTERNAL);
   }
+  if (page->policy != 0) flags = MI_OWNER_INTERIOR;
   mi_store_release(&page->owner, mi_load_relaxed(&theap->thread->id) | flags);
   theap->page_count++;
   mi_gauge_add(&_mi_stats.pages, 1);
@@ -204,13 +248,17 @@ static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
     for (uint8_t* b = page->start; b < page->start + page->reserved * size; b += size)
       memset(b, 0, sizeof(mi_region_t));
   }
+  if (mi_unlikely(!page_init_policy(theap->policy, page, MI_PAGE_CLASS))) {
+    _mi_slices_release(page);
+    return NULL;
+  }
   page_init(theap, page, MI_PAGE_CLASS, bin, zero);
   // The first pages of a theap begin in different cache sets: at equal offsets, 64 heaps that are used in turn evict
   // each other. By number and not by address, so that the same program meets its slow paths at the same allocations
   // every time. Later pages do not: what fills many in a row and is then walked at a stride (records that are sorted,
   // say) keeps that stride across pages, which the processor's prefetcher needs.
   theap->thread->page_color += 7;
-  if (size <= MI_OS_PAGE / 2 && theap->page_count <= MI_COLORED_PAGES)
+  if (size <= MI_OS_PAGE / 2 && theap->policy == 0 && theap->page_count <= MI_COLORED_PAGES)
     page->color = (uint16_t)(theap->thread->page_color % (MI_OS_PAGE / size));
   mi_queue_link(theap, bin, page, true);
   return page;
@@ -242,14 +290,12 @@ void _mi_handle_pages_purge(void) {
 
 // The slices of a page that is in no queue, and whose blocks are counted, go back.
 static void page_return_slices(mi_page_t* page) {
-#if MI_GUARDED
-  if (page->guard != 0) {
-    // Memory that cannot be made accessible again is never handed out again.
-    if (!_mi_os_protect(page->start + page->block_size - MI_OS_PAGE, MI_OS_PAGE, false)) return;
-    page->guard = 0;
-  }
-#endif
+  mi_page_uncharge(page);
   mi_gauge_sub(&_mi_stats.pages, 1);
+  if (mi_unlikely(page->guard != 0)) {
+    _mi_guard_withhold(page);
+    return;
+  }
   if (page->kind == MI_PAGE_HUGE) {
     _mi_huge_release(page);
   } else if (page->bin == MI_BIN_HANDLE && mi_load_relaxed(&page->heap) == &_mi_heap_internal) {
@@ -265,17 +311,19 @@ static void page_return_slices(mi_page_t* page) {
 // An empty page that is in no queue goes back.
 static void page_give_slices(mi_page_t* page) {
   _mi_stats_page_emptied(page, true);
+  if (mi_unlikely(page->policy != 0)) _mi_bits_end(page);
   page_return_slices(page);
 }
 
 // A page goes back with all its blocks, because its heap ends or is reset.
 static void page_drop(mi_page_t* page) {
   _mi_stats_page_dropped(page, true);
+  if (page->policy != 0) _mi_bits_drop(page);
   page->used = 0;
   page_return_slices(page);
 }
 
-static void page_give_up(mi_page_t* page);
+static void page_give_up(mi_page_t* page, bool may_stay);
 
 // Releases an empty page of the calling thread's theap (or of one that it holds). A page that was adopted while it
 // stood in a stack of abandoned pages may stand there still: if it is not found soon, it is left for who pops it.
@@ -283,9 +331,9 @@ static void page_release(mi_theap_t* theap, mi_page_t* page) {
   mi_assert(page->used == 0);
   mi_queue_unlink(theap, page->in_full ? MI_BIN_FULL : page->bin, page);
   theap->page_count--;
-  if (mi_unlikely((mi_load_acquire(&page->thread_free) & MI_LISTED) != 0)) {
+  if (mi_unlikely((mi_load_acquire(mi_page_word(page)) & MI_LISTED) != 0)) {
     mi_fetch_add_acq_rel(&theap->heap->pages_out, 1);
-    page_give_up(page);
+    page_give_up(page, true);
   } else {
     page_give_slices(page);
   }
@@ -301,17 +349,27 @@ static void owner_flag(mi_page_t* page, mi_tid_t flag, bool on) {
 // Moves a page without free blocks to the full list, where no search meets it. Only from (empty, NORMAL): a free that
 // came in between makes the CAS fail, and the page is not full. False in that case, or while a freer is DELAYING.
 static bool page_to_full(mi_theap_t* theap, mi_page_t* page) {
-  mi_thread_free_t tf = mi_load_relaxed(&page->thread_free);
+  _Atomic(mi_thread_free_t)* const word = mi_page_word(page);
+  mi_thread_free_t tf = mi_load_relaxed(word);
   do {
-    if (MI_LIST(tf) != NULL || MI_STATE(tf) != MI_NORMAL) return false;
+    if (mi_word_has_frees(page, tf) || MI_STATE(tf) != MI_NORMAL) return false;
     // Release: a freer that finds DELAYED reads page->theap.
-  } while (!mi_cas_weak_acq_rel(&page->thread_free, &tf, MI_WITH_STATE(tf, MI_DELAYED)));
+  } while (!mi_cas_weak_acq_rel(word, &tf, MI_WITH_STATE(tf, MI_DELAYED)));
   mi_queue_unlink(theap, page->bin, page);
   mi_queue_link(theap, MI_BIN_FULL, page, false);
   page->in_full = 1;
   page->retire = 0;
   owner_flag(page, MI_OWNER_FULL, true);
   return true;
+}
+
+// DELAYED becomes NORMAL. False: it is not, a freer was there first.
+static bool page_end_delayed(const mi_page_t* page) {
+  _Atomic(mi_thread_free_t)* const word = mi_page_word(page);
+  mi_thread_free_t tf = mi_load_relaxed(word);
+  while (MI_STATE(tf) == MI_DELAYED && !mi_cas_weak_acq_rel(word, &tf, MI_WITH_STATE(tf, MI_NORMAL))) {
+  }
+  return MI_STATE(tf) == MI_DELAYED;
 }
 
 // Takes a class page off the full list. While a freer is DELAYING, the state is its to reset.
@@ -321,21 +379,23 @@ static void page_unfull(mi_theap_t* theap, mi_page_t* page) {
   mi_queue_link(theap, page->bin, page, false);
   page->in_full = 0;
   owner_flag(page, MI_OWNER_FULL, false);
-  mi_thread_free_t tf = mi_load_relaxed(&page->thread_free);
-  while (MI_STATE(tf) == MI_DELAYED && !mi_cas_weak_acq_rel(&page->thread_free, &tf, MI_WITH_STATE(tf, MI_NORMAL))) {
-  }
-  if (MI_STATE(tf) != MI_DELAYED) page->delayed++;  // a freer was there first
+  if (!page_end_delayed(page) && page->policy == 0) page->delayed++;  // a freer was there first
 }
 
+// A bit page that is on its theap's delayed list stays like one that is about to be put there.
 static bool page_is_delaying(const mi_page_t* page) {
   // Acquire: what the freer did to the theap's list comes before what we do next.
-  return MI_STATE(mi_load_acquire(&((mi_page_t*)page)->thread_free)) == MI_DELAYING;
+  if (MI_STATE(mi_load_acquire(mi_page_word(page))) == MI_DELAYING) return true;
+  return mi_unlikely(page->policy != 0) && mi_load_acquire(&mi_bits_of(page)->queued) != 0;
 }
 
 // Older than a mark, the page waits on the full list until the mark is gone: nobody allocates from it, and blocks that
 // are freed stay there. Its theap's depth, or the page's, says that it is sealed.
 static void page_seal(mi_theap_t* theap, mi_page_t* page) {
-  while (!page_to_full(theap, page)) _mi_page_collect(page);
+  while (!page_to_full(theap, page)) {
+    if (page->policy != 0) _mi_theap_drain_delayed(theap);
+    _mi_page_collect(page);
+  }
 }
 
 // A sealed page without blocks is as good as new.
@@ -373,7 +433,7 @@ void _mi_page_retire(mi_page_t* page) {
   if (page->next == page || page_is_delaying(page)) {
     mi_count_own(&_mi_tls.thread->counts.pages_retired, 1);
     page_release_later(theap, page);
-  } else {
+  } else if (!_mi_heap_is_held(theap->heap)) {  // else it stays in its queue, and serves its class
     page_release(theap, page);
   }
 }
@@ -388,7 +448,7 @@ static void theap_sweep_retired(mi_theap_t* theap, bool force) {
       continue;
     }
     page->retire--;
-    if ((force || page->retire == 0) && !page_is_delaying(page)) {
+    if ((force || page->retire == 0) && !page_is_delaying(page) && !_mi_heap_is_held(theap->heap)) {
       page_release(theap, page);
     } else {
       if (page->retire == 0) page->retire = 1;
@@ -400,15 +460,21 @@ static void theap_sweep_retired(mi_theap_t* theap, bool force) {
   theap->retire_high = high;
 }
 
-// Single-block pages that were freed while their remote freer was still DELAYING.
-static void theap_sweep_late(mi_theap_t* theap) {
+#define MI_LATE_STEP 8
+
+// Single-block pages that were freed while their remote freer was still DELAYING, or the heap held, or that are in
+// quarantine, which `force` ends. At most so many.
+static void theap_sweep_late(mi_theap_t* theap, size_t most, bool force) {
   mi_page_t* page = theap->queue[MI_BIN_LATE];
-  for (size_t n = 0; page != NULL && n < 8; n++) {
-    mi_page_t* const next = (page->next == page ? NULL : page->next);
-    if (!page_is_delaying(page)) {
+  if (page == NULL || _mi_heap_is_held(theap->heap)) return;
+  for (size_t n = 0; page != NULL && n < most; n++) {
+    mi_page_t* next = (page->next == page ? NULL : page->next);
+    if (!page_is_delaying(page) && (force || page->policy == 0 || _mi_bits_is_due(page))) {
       mi_queue_unlink(theap, MI_BIN_LATE, page);
       theap->page_count--;
       page_give_slices(page);
+    } else if (next == theap->queue[MI_BIN_LATE]) {
+      next = NULL;  // round
     }
     page = next;
   }
@@ -425,7 +491,7 @@ void _mi_theap_tidy(mi_theap_t* theap) {
     theap_sweep_retired(theap, false);
   }
   if (++theap->tidy_count % MI_TIDY_EVERY == MI_TIDY_EVERY / 2) _mi_theap_collect_step(theap);
-  if (theap->queue[MI_BIN_LATE] != NULL) theap_sweep_late(theap);
+  if (theap->queue[MI_BIN_LATE] != NULL) theap_sweep_late(theap, MI_LATE_STEP, false);
 }
 
 // --- a free by the owner ---------------------------------------------------------------------------------------
@@ -433,13 +499,17 @@ void _mi_theap_tidy(mi_theap_t* theap) {
 void _mi_page_free_local(mi_page_t* page, mi_block_t* block) {
   mi_theap_t* const theap = mi_load_relaxed(&page->theap);
   if (mi_page_is_single(page)) {
+    if (mi_unlikely(page->used == 0)) {  // of a held heap: its page is still there
+      _mi_error(EAGAIN, "mi_free: double free of %p\n", (void*)block);
+      return;
+    }
     if (--page->used != 0) {  // a visitor has it pinned
       page->local_free = block;
       return;
     }
     mi_queue_unlink(theap, MI_BIN_FULL, page);
     page->in_full = 0;
-    if (page_is_delaying(page)) {
+    if (page_is_delaying(page) || _mi_heap_is_held(theap->heap)) {
       mi_queue_link(theap, MI_BIN_LATE, page, false);
       return;
     }
@@ -451,6 +521,28 @@ void _mi_page_free_local(mi_page_t* page, mi_block_t* block) {
   page->local_free = block;
   mi_assert(page->used > 0);
   page->used--;
+  if (page->in_full) {
+    if (mi_unlikely(page->depth < theap->depth) && !page_empty_opens(theap, page)) return;  // sealed
+    page_unfull(theap, page);
+  }
+  if (page->used == 0) _mi_page_retire(page);
+}
+
+void _mi_page_block_gone(mi_theap_t* theap, mi_page_t* page) {
+  if (mi_page_is_single(page)) {
+    if (page->used != 0 || !page->in_full) return;  // a visitor has it pinned
+    mi_queue_unlink(theap, MI_BIN_FULL, page);
+    page->in_full = 0;
+    if (page_is_delaying(page) || !_mi_bits_is_due(page)) {
+      mi_queue_link(theap, MI_BIN_LATE, page, false);
+      owner_flag(page, MI_OWNER_FULL, false);
+      page_end_delayed(page);
+      return;
+    }
+    theap->page_count--;
+    page_give_slices(page);
+    return;
+  }
   if (page->in_full) {
     if (mi_unlikely(page->depth < theap->depth) && !page_empty_opens(theap, page)) return;  // sealed
     page_unfull(theap, page);
@@ -482,12 +574,13 @@ static mi_abandoned_t* heap_abandoned(mi_heap_t* heap, mi_thread_t* thread) {
 // What a popper does with the page that it popped: clears LISTED, and claims the page if nobody has it, in one step.
 // The page could not be released while it was LISTED; after this it can.
 static bool page_claim_popped(mi_page_t* page) {
-  mi_thread_free_t tf = mi_load_relaxed(&page->thread_free);
+  _Atomic(mi_thread_free_t)* const word = mi_page_word(page);
+  mi_thread_free_t tf = mi_load_relaxed(word);
   for (;;) {
     const bool abandoned = (MI_STATE(tf) == MI_ABANDONED);
     const mi_thread_free_t next = (abandoned ? MI_WITH_STATE(tf, MI_NORMAL) : tf) & ~(uintptr_t)MI_LISTED;
     // Acquire: what the former owner wrote to the page; release: LISTED is clear for who owns it.
-    if (mi_cas_weak_acq_rel(&page->thread_free, &tf, next)) return abandoned;
+    if (mi_cas_weak_acq_rel(word, &tf, next)) return abandoned;
   }
 }
 
@@ -547,33 +640,37 @@ static bool page_unlist(_Atomic(uint64_t)* stack, mi_page_t* page) {
       popped->next = back;
       back = popped;
     }
-    is_listed = (mi_load_acquire(&page->thread_free) & MI_LISTED) != 0;
+    is_listed = (mi_load_acquire(mi_page_word(page)) & MI_LISTED) != 0;
   }
   while (back != NULL) {
     mi_page_t* const next = back->next;
-    page_give_up(back);  // not LISTED: this goes no deeper
+    page_give_up(back, true);  // not LISTED: this goes no deeper
     back = next;
   }
   return !is_listed;
 }
 
-// Gives up a page that the caller owns and that is in no queue. Its heap counts it in `pages_out` already.
-static void page_give_up(mi_page_t* page) {
+// Gives up a page that the caller owns and that is in no queue. Its heap counts it in `pages_out` already. `may_stay`:
+// if it is empty, and the heap held, it stays as it is, among the abandoned pages.
+static void page_give_up(mi_page_t* page, bool may_stay) {
   mi_heap_t* const heap = mi_load_relaxed(&page->heap);
   mi_abandoned_t* const abandoned = heap_abandoned(heap, _mi_tls.thread);
   _Atomic(uint64_t)* const stack = (abandoned == NULL ? &orphans : &abandoned->list[page->bin]);
   if (mi_unlikely(abandoned == NULL)) mi_store_relaxed(&heap->is_target, (uint8_t)1);  // its end is not simple
   // A page of the main or the internal heap that holds a single block needs no finder but the block's free.
   const bool is_endless = (heap == &_mi_heap_main || heap == &_mi_heap_internal);
-  const mi_thread_free_t list_it = (is_endless && mi_page_is_single(page) ? 0 : MI_LISTED);
+  mi_thread_free_t list_it = (is_endless && mi_page_is_single(page) ? 0 : MI_LISTED);
+  _Atomic(mi_thread_free_t)* const word = mi_page_word(page);
   mi_store_relaxed(&page->theap, (mi_theap_t*)NULL);
   mi_store_relaxed(&page->owner, mi_load_relaxed(&page->owner) & (MI_OWNER_INTERIOR | MI_OWNER_SPECIAL));
   for (;;) {
     _mi_page_collect(page);
-    mi_thread_free_t tf = mi_load_acquire(&page->thread_free);
-    if (MI_LIST(tf) != NULL) continue;
+    mi_thread_free_t tf = mi_load_acquire(word);
+    if (mi_word_has_frees(page, tf)) continue;
     mi_assert(MI_STATE(tf) == MI_NORMAL);
-    if (page->used == 0) {
+    if (page->used == 0 && may_stay && _mi_heap_is_held(heap)) {
+      list_it = MI_LISTED;  // no free will come that finds it
+    } else if (page->used == 0) {
       if ((tf & MI_LISTED) == 0) {
         page_give_slices(page);
         atomic_fetch_sub_explicit(&heap->pages_out, 1, memory_order_acq_rel);  // the last touch of the heap
@@ -585,6 +682,7 @@ static void page_give_up(mi_page_t* page) {
         const size_t size = (mi_page_is_single(page) ? page->block_size : page->slices * MI_SLICE_SIZE);
         const size_t first = mi_round_up((uintptr_t)page->start, MI_OS_PAGE) - (uintptr_t)page->start;
         _mi_stats_page_emptied(page, false);
+        mi_page_uncharge(page);
         page->free = page->local_free = NULL;
         page->capacity = 0;
         page->fresh_zero = 0;
@@ -594,8 +692,8 @@ static void page_give_up(mi_page_t* page) {
         }
       }
     }
-    const mi_thread_free_t next = (tf & MI_LISTED) | list_it | MI_ABANDONED;
-    if (!mi_cas_strong_acq_rel(&page->thread_free, &tf, next)) continue;
+    const mi_thread_free_t next = mi_word_base(page, tf) | list_it | MI_ABANDONED;
+    if (!mi_cas_strong_acq_rel(word, &tf, next)) continue;
     mi_count(&_mi_stats.pages_abandoned, 1);
     // From here on the page is not ours; until it is pushed, LISTED keeps everybody from releasing it.
     if ((tf & MI_LISTED) == 0 && list_it != 0) mi_stack_push(stack, page, PAGE_LINK);
@@ -606,6 +704,10 @@ static void page_give_up(mi_page_t* page) {
 // Links a page that the caller claimed into its theap.
 static void page_adopt(mi_theap_t* theap, mi_page_t* page) {
   mi_heap_t* const from = mi_load_relaxed(&page->heap);
+  if (mi_unlikely(from != theap->heap)) {
+    mi_page_uncharge(page);
+    mi_theap_add(theap, mi_page_charged(page));
+  }
   mi_store_relaxed(&page->heap, theap->heap);
   mi_store_relaxed(&page->theap, theap);
   const mi_tid_t flags = mi_load_relaxed(&page->owner) & (MI_OWNER_INTERIOR | MI_OWNER_SPECIAL);
@@ -618,6 +720,12 @@ static void page_adopt(mi_theap_t* theap, mi_page_t* page) {
   if (page->used == 0) page->depth = theap->depth;
   if (mi_unlikely(page->depth < theap->depth)) page_seal(theap, page);
   atomic_fetch_sub_explicit(&from->pages_out, 1, memory_order_acq_rel);
+}
+
+// Has a page something to hand out that need not be collected first?
+static bool page_has_room(const mi_page_t* page) {
+  if (mi_unlikely(page->policy != 0)) return page->used - page->pinned < page->reserved;
+  return page->free != NULL || page->capacity < page->reserved;
 }
 
 // A remote free found the page ABANDONED and made it NORMAL, with its block on the list: the caller owns it now.
@@ -646,7 +754,7 @@ void _mi_page_claimed(mi_page_t* page) {
     }
     mi_count(&_mi_stats.abandoned_again, 1);
   }
-  page_give_up(page);
+  page_give_up(page, true);
 }
 
 // Pops a page of the bin that has room; full ones that come first are taken over into the full list, so that no later
@@ -662,7 +770,7 @@ static mi_page_t* theap_reclaim_from(mi_theap_t* theap, mi_heap_t* heap, size_t 
     page_adopt(theap, page);
     if (mi_unlikely(page->in_full)) continue;  // sealed
     _mi_page_collect(page);
-    if (page->free != NULL || page->capacity < page->reserved) return page;
+    if (page_has_room(page)) return page;
     page_to_full(theap, page);
   }
   return NULL;
@@ -681,7 +789,7 @@ void _mi_abandoned_sweep(mi_heap_t* heap, bool all) {
           page_drop(page);
           atomic_fetch_sub_explicit(&heap->pages_out, 1, memory_order_acq_rel);
         } else {
-          page_give_up(page);
+          page_give_up(page, true);
         }
       }
       page = next;
@@ -703,15 +811,19 @@ void _mi_page_pin(mi_page_t* page) {
 
 void _mi_page_unpin(mi_page_t* page) {
   page->pinned--;
-  mi_thread_free_t tf = mi_load_acquire(&page->thread_free);
+  _Atomic(mi_thread_free_t)* const word = mi_page_word(page);
+  mi_thread_free_t tf = mi_load_acquire(word);
   while (MI_STATE(tf) == MI_ABANDONED) {
-    if (!mi_cas_weak_acq_rel(&page->thread_free, &tf, MI_WITH_STATE(tf, MI_NORMAL))) continue;
+    if (!mi_cas_weak_acq_rel(word, &tf, MI_WITH_STATE(tf, MI_NORMAL))) continue;
     page->used--;
-    page_give_up(page);
+    page_give_up(page, true);
     return;
   }
   if (mi_page_is_single(page)) {
-    if (page->used == 1) {
+    if (page->used == 1 && page->policy != 0) {
+      page->used = 0;
+      _mi_page_block_gone(mi_load_relaxed(&page->theap), page);
+    } else if (page->used == 1) {
       _mi_page_free_local(page, NULL);
     } else {
       page->used--;
@@ -727,25 +839,20 @@ void _mi_page_unpin(mi_page_t* page) {
 
 static bool page_has_free(mi_page_t* page) {
   if (page->free != NULL) return true;
-  if (MI_TAIL && page->capacity < page->reserved) {  // what was freed is used again as late as possible
-    page_extend(page);
-    return true;
-  }
+  // What was freed is used again as late as possible.
+  if (MI_TAIL && page->capacity < page->reserved && page_extend(page)) return true;
   _mi_page_collect(page);
-  if (page->free != NULL) return true;
-  if (page->capacity < page->reserved) {
-    page_extend(page);
-    return true;
-  }
-  return false;
+  return page->free != NULL || (page->capacity < page->reserved && page_extend(page));
 }
 
 // The first page of the class that can serve: what the queue holds (full ones leave it on the way, so the search is
-// short, amortised one step per page filled), then abandoned pages, then a fresh one.
+// short, amortised one step per page filled), then abandoned pages, then a fresh one. A page that a limit keeps from
+// handing out more is not full, and stays.
 static mi_page_t* theap_find_page(mi_theap_t* theap, size_t bin) {
   mi_thread_counts_t* const counts = &theap->thread->counts;
   mi_count_own(&counts->searches, 1);
   mi_page_t* page = theap->queue[bin];
+  bool refused = false;
   while (page != NULL) {
     mi_count_own(&counts->pages_searched, 1);
     if (page_has_free(page)) {
@@ -757,13 +864,76 @@ static mi_page_t* theap_find_page(mi_theap_t* theap, size_t bin) {
       return page;
     }
     mi_page_t* const next = (page->next == theap->queue[bin] ? NULL : page->next);
-    if (!page_to_full(theap, page) && !page_is_delaying(page)) continue;  // a free came in: it has room after all
+    if (mi_unlikely(page->capacity < page->reserved)) {
+      refused = true;
+    } else if (!page_to_full(theap, page) && !page_is_delaying(page)) {
+      continue;  // a free came in: it has room after all
+    }
     page = next;
   }
   page = theap_reclaim_from(theap, theap->heap, bin);
   if (page == NULL) page = _mi_upcalls.reclaim(theap, bin);
-  if (page == NULL) page = page_fresh(theap, bin);
-  if (page == NULL || !page_has_free(page)) return NULL;
+  if (page == NULL) {
+    if (refused || !mi_theap_has_room(theap, mi_bin_size(bin))) return NULL;
+    page = page_fresh(theap, bin);
+    if (page == NULL) return NULL;
+    if (mi_unlikely(!page_has_free(page))) {  // other threads took the room
+      page_release(theap, page);
+      return NULL;
+    }
+  } else if (!page_has_free(page)) {
+    return NULL;
+  }
+  if (theap->queue[bin] != page) {
+    mi_queue_unlink(theap, bin, page);
+    mi_queue_link(theap, bin, page, true);
+  }
+  return page;
+}
+
+#define MI_QUARANTINED_PAGES 8  // that a search looks at and finds all quarantined
+
+// Has the page a free block? If not, its next ones are added, unless a limit refuses them.
+static bool bit_page_serves(mi_theap_t* theap, mi_page_t* page) {
+  return page->used - page->pinned < page->capacity ||
+         (page->capacity < page->reserved && _mi_bits_extend(theap, page));
+}
+
+// The same for a theap with a policy. A page without a free block that has some in quarantine, or that a limit keeps
+// from growing, is not full: it waits at the end of the queue.
+mi_page_t* _mi_theap_bit_page(mi_theap_t* theap, size_t bin) {
+  mi_page_t* page = theap->queue[bin];
+  if (mi_likely(page != NULL && bit_page_serves(theap, page))) return page;
+  mi_count_own(&theap->thread->counts.searches, 1);
+  bool found = false, refused = false;
+  for (int waiting = 0; page != NULL && waiting < MI_QUARANTINED_PAGES;) {
+    mi_count_own(&theap->thread->counts.pages_searched, 1);
+    _mi_bits_collect(page);
+    found = bit_page_serves(theap, page);
+    if (found) break;
+    mi_page_t* const next = (page->next == theap->queue[bin] ? NULL : page->next);
+    const bool may_grow = (page->capacity < page->reserved);
+    if (may_grow || mi_bits_of(page)->quarantined != 0) {
+      refused |= may_grow;
+      waiting++;
+      mi_queue_unlink(theap, bin, page);
+      mi_queue_link(theap, bin, page, false);
+    } else if (!page_to_full(theap, page) && !page_is_delaying(page)) {
+      continue;  // a free came in: it has room after all
+    }
+    page = next;
+  }
+  if (!found) page = theap_reclaim_from(theap, theap->heap, bin);
+  if (page == NULL) {
+    if (refused || !mi_theap_has_room(theap, mi_bin_size(bin))) return NULL;
+    page = page_fresh(theap, bin);
+    if (page == NULL) return NULL;
+  }
+  if (mi_unlikely(!bit_page_serves(theap, page))) {  // other threads took the room
+    if (page->capacity == 0) page_release(theap, page);
+    return NULL;
+  }
+  page->retire = 0;
   if (theap->queue[bin] != page) {
     mi_queue_unlink(theap, bin, page);
     mi_queue_link(theap, bin, page, true);
@@ -776,6 +946,7 @@ mi_page_t* _mi_theap_reclaim(mi_theap_t* theap, mi_heap_t* forwarder, size_t bin
 }
 
 void* _mi_theap_alloc_class(mi_theap_t* theap, size_t bin, bool zero) {
+  bin = mi_theap_bin(theap, bin);
   mi_page_t* page = theap->queue[bin];
   if (page == NULL || page->free == NULL) {
     page = theap_find_page(theap, bin);
@@ -793,7 +964,26 @@ void* _mi_theap_alloc_class(mi_theap_t* theap, size_t bin, bool zero) {
   return block;
 }
 
-static void* solo_alloc(mi_theap_t* theap, mi_arena_t* arena, size_t size, size_t alignment, size_t offset, bool zero) {
+static void* solo_failed(mi_theap_t* theap, size_t charged) {
+  mi_theap_add(theap, -(int64_t)charged);
+  return NULL;
+}
+
+// The one block of a page that was just made is handed out. There is no free block and never will be while it lives:
+// the page is full from the start, so that every free takes the slow path.
+static void solo_begin(mi_theap_t* theap, mi_page_t* page) {
+  page->used = page->capacity = page->reserved = 1;
+  page_supply(page, 1);
+  _Atomic(mi_thread_free_t)* const word = mi_page_word(page);
+  mi_store_release(word, mi_word_base(page, mi_load_relaxed(word)) | MI_DELAYED);
+  mi_queue_link(theap, MI_BIN_FULL, page, false);
+  page->in_full = 1;
+  owner_flag(page, MI_OWNER_FULL, true);
+}
+
+// `policy`: of the page, which is the theap's but for guarded blocks.
+static void* solo_alloc(mi_theap_t* theap, uint8_t policy, mi_arena_t* arena, size_t size, size_t alignment,
+                        size_t offset, bool zero) {
   bool is_zero;
   mi_page_t* page;
   if (size == 0) size = 1;
@@ -802,67 +992,89 @@ static void* solo_alloc(mi_theap_t* theap, mi_arena_t* arena, size_t size, size_
   offset += inside;
   size += inside;
   const size_t slack = (alignment <= MI_SLICE_SIZE && offset == 0 ? 0 : alignment);
+  if (size > MI_AMOUNT_MAX) return NULL;
+  const size_t charged = mi_round_up(size, MI_OS_PAGE);
+  if (!mi_theap_charge(theap, charged)) return NULL;  // before memory is taken
   if (size <= MI_SOLO_SIZE_MAX && slack <= MI_SOLO_SIZE_MAX - size) {
     const size_t slices = (size + slack + MI_SLICE_SIZE - 1) >> MI_SLICE_SHIFT;
     page = theap_claim_slices(theap, arena, slices, &is_zero);
-    if (page == NULL) return NULL;
+    if (page == NULL) return solo_failed(theap, charged);
     uint8_t* const start = (uint8_t*)mi_page_segment(page) + mi_page_slice(page) * MI_SLICE_SIZE;
     page->start = (uint8_t*)(((uintptr_t)start + offset + alignment - 1) / alignment * alignment - offset);
     page->block_size = mi_round_up(size, MI_OS_PAGE);
     const size_t room = slices * MI_SLICE_SIZE - (size_t)(page->start - start);
     if (page->block_size > room) page->block_size = room;
+    page->reserved = 1;
+    if (mi_unlikely(!page_init_policy(policy, page, MI_PAGE_SOLO))) {
+      _mi_slices_release(page);
+      return solo_failed(theap, charged);
+    }
     page_init(theap, page, MI_PAGE_SOLO, MI_BIN_SOLO, is_zero);
   } else {
     page = _mi_huge_claim(size, alignment, offset, inside, arena, &is_zero);
-    if (page == NULL) return NULL;
+    if (page == NULL) return solo_failed(theap, charged);
+    page->reserved = 1;
+    if (mi_unlikely(!page_init_policy(policy, page, MI_PAGE_HUGE))) {
+      _mi_huge_release(page);
+      return solo_failed(theap, charged);
+    }
     page_init(theap, page, MI_PAGE_HUGE, MI_BIN_SOLO, is_zero);
   }
-  page->used = page->capacity = page->reserved = 1;
-  page_supply(page, 1);
-  // It has no free block and never will while it lives: full from the start, so that every free takes the slow path.
-  mi_store_release(&page->thread_free, (mi_thread_free_t)MI_DELAYED);
-  mi_queue_link(theap, MI_BIN_FULL, page, false);
-  page->in_full = 1;
-  owner_flag(page, MI_OWNER_FULL, true);
+  if (mi_unlikely(page->policy != 0)) {
+    mi_bits_t* const bits = mi_bits_of(page);
+    bits->inside = (uint8_t)inside;
+    page->recycled = 1;
+    mi_store_relaxed(&bits->words[0].live, (uint64_t)1);
+  }
+  if (mi_unlikely(page->block_size != charged)) mi_theap_add(theap, (int64_t)page->block_size - (int64_t)charged);
+  solo_begin(theap, page);
   if (zero && !is_zero) memset(page->start, 0, page->block_size);
   return page->start + inside;
 }
 
 void* _mi_theap_alloc_solo(mi_theap_t* theap, size_t size, size_t alignment, size_t offset, bool zero) {
-  return solo_alloc(theap, theap->arena, size, alignment, offset, zero);
+  return solo_alloc(theap, theap->policy, theap->arena, size, alignment, offset, zero);
 }
 
 void* _mi_internal_alloc_in(mi_thread_t* thread, mi_arena_t* arena, size_t size) {
   if (arena == NULL) return _mi_internal_zalloc(thread, size);
-  return solo_alloc(&thread->internal_theap, arena, size, 1, 0, true);
+  return solo_alloc(&thread->internal_theap, 0, arena, size, 1, 0, true);
 }
 
-#if MI_GUARDED
-void* _mi_theap_alloc_guarded(mi_theap_t* theap, size_t size, size_t alignment, bool zero) {
-  if (size == 0) size = 1;
-  const size_t body = mi_round_up(size, MI_OS_PAGE);
-  uint8_t* const start = _mi_theap_alloc_solo(theap, body + MI_OS_PAGE, MI_OS_PAGE, 0, zero);
+// Pages of guarded blocks (guard.c).
+mi_page_t* _mi_guard_page_fresh(mi_theap_t* theap, size_t size, bool* zero) {
+  uint8_t* const start = solo_alloc(theap, 0, theap->arena, size, MI_OS_PAGE, 0, false);
   if (start == NULL) return NULL;
   mi_page_t* const page = _mi_page_of_any(start);
-  size_t index;
-  // Memory that the program handed in may be mapped elsewhere too, and is not ours to protect.
-  if (_mi_arena_of(start, &index)->is_foreign || !_mi_os_protect(start + body, MI_OS_PAGE, true)) {
-    _mi_page_free_local(page, (mi_block_t*)start);
-    return NULL;
-  }
-  const size_t lead = (body - size) & ~(alignment - 1);
-  mi_assert(page->start == start && page->block_size == body + MI_OS_PAGE);
-  page->guard = (uint32_t)(1 + lead);
-  return start + lead;
+  mi_assert(page->start == start);
+  *zero = (page->fresh_zero != 0);
+  return page;
 }
-#endif
+
+bool _mi_guard_page_again(mi_theap_t* theap, mi_page_t* page) {
+  if (!mi_theap_charge(theap, page->block_size)) return false;
+  page_init(theap, page, MI_PAGE_SOLO, MI_BIN_SOLO, true);
+  solo_begin(theap, page);
+  return true;
+}
+
+void _mi_guard_page_release(mi_page_t* page) {
+  if (page->slices == 0) {
+    page->kind = MI_PAGE_HUGE;
+    _mi_huge_release(page);
+  } else {
+    _mi_slices_release(page);
+  }
+  _mi_purge(false);
+}
 
 void _mi_page_mark_interior(mi_page_t* page) { owner_flag(page, MI_OWNER_INTERIOR, true); }
 
 // --- whole theaps ----------------------------------------------------------------------------------------------------
 
-// Calls `fn` for every page of the theap; it may unlink and release the page that it is given. Full pages come first: of
-// those that a thread abandons, the ones with room are then on top of the stacks, where allocation finds them at once.
+// Calls `fn` for every page of the theap; it may unlink and release the page that it is given. Full pages come first:
+// of those that a thread abandons, the ones with room are then on top of the stacks, where allocation finds them at
+// once.
 static void theap_for_each(mi_theap_t* theap, void (*fn)(mi_theap_t*, mi_page_t*, bool), bool arg) {
   for (size_t bin = MI_BIN_COUNT - 1; bin > 0; bin--) {
     mi_page_t* page = theap->queue[bin];
@@ -880,7 +1092,9 @@ static void theap_for_each(mi_theap_t* theap, void (*fn)(mi_theap_t*, mi_page_t*
 static void collect_page(mi_theap_t* theap, mi_page_t* page, bool force) {
   if (mi_page_is_single(page)) return;
   _mi_page_collect(page);
-  if (page->used == 0 && !page_is_delaying(page) && (force || page->next != page || page->retire == 0)) {
+  if (page->policy != 0 && force) _mi_bits_release_old(page, true);  // memory is short: quarantine ends
+  if (page->used == 0 && !page_is_delaying(page) && (force || page->next != page || page->retire == 0) &&
+      !_mi_heap_is_held(theap->heap)) {
     page_release(theap, page);
   }
 }
@@ -889,7 +1103,7 @@ void _mi_theap_collect(mi_theap_t* theap, bool force) {
   _mi_theap_drain_delayed(theap);
   theap_for_each(theap, collect_page, force);
   theap_sweep_retired(theap, force);
-  theap_sweep_late(theap);
+  theap_sweep_late(theap, SIZE_MAX, force);
 }
 
 void _mi_theap_collect_step(mi_theap_t* theap) {
@@ -904,7 +1118,7 @@ void _mi_theap_collect_step(mi_theap_t* theap) {
     if (first == NULL) return;
     mi_page_t* const page = first->prev;
     _mi_page_collect(page);
-    if (page->used == 0 && page != first && !page_is_delaying(page)) {
+    if (page->used == 0 && page != first && !page_is_delaying(page) && !_mi_heap_is_held(theap->heap)) {
       page_release(theap, page);
       continue;
     }
@@ -919,16 +1133,18 @@ void _mi_theap_collect_step(mi_theap_t* theap) {
 
 // Frees a page with its blocks, of a theap or a thread that has no use for it any more. It is in no queue.
 static void free_held_page(mi_heap_t* heap, mi_page_t* page) {
-  mi_thread_free_t tf = mi_load_acquire(&page->thread_free);
+  _Atomic(mi_thread_free_t)* const word = mi_page_word(page);
+  mi_thread_free_t tf = mi_load_acquire(word);
   if (mi_unlikely((tf & MI_LISTED) != 0)) {
     _mi_stats_page_dropped(page, false);
-    while (!mi_cas_weak_acq_rel(&page->thread_free, &tf, (tf & MI_LISTED) | MI_NORMAL)) {
+    if (page->policy != 0) _mi_bits_drop(page);
+    while (!mi_cas_weak_acq_rel(word, &tf, mi_word_base(page, tf) | MI_NORMAL)) {
     }
     page->free = page->local_free = NULL;
     page->used = 0;
-    page->recycled = 0 - (uint64_t)page->capacity;  // its blocks are counted
+    page->recycled = (page->policy != 0 ? 0 : 0 - (uint64_t)page->capacity);  // its blocks are counted
     mi_fetch_add_acq_rel(&heap->pages_out, 1);
-    page_give_up(page);
+    page_give_up(page, false);
   } else {
     page_drop(page);
   }
@@ -960,6 +1176,8 @@ void _mi_theap_free_pages(mi_theap_t* theap) {
 // A page of a theap that is reset starts again with nothing in it. It is in no queue and in no stack.
 static void page_start_again(mi_page_t* page) {
   _mi_stats_page_dropped(page, false);
+  mi_page_uncharge(page);
+  if (page->policy != 0) _mi_bits_drop(page);
   page->free = page->local_free = NULL;
   page->used = page->capacity = 0;
   page->fresh_zero = page->free_zero = 0;
@@ -968,8 +1186,10 @@ static void page_start_again(mi_page_t* page) {
   page->delayed = 0;
   page->recycled = 0;
   page->depth = 0;
-  mi_store_relaxed(&page->owner, mi_load_relaxed(&page->owner) & ~MI_OWNER_FLAGS);
-  mi_store_release(&page->thread_free, (mi_thread_free_t)MI_NORMAL);
+  const mi_tid_t flags = (page->policy != 0 ? MI_OWNER_INTERIOR : 0);
+  mi_store_relaxed(&page->owner, (mi_load_relaxed(&page->owner) & ~MI_OWNER_FLAGS) | flags);
+  _Atomic(mi_thread_free_t)* const word = mi_page_word(page);
+  mi_store_release(word, mi_word_base(page, mi_load_relaxed(word)) | MI_NORMAL);
 }
 
 // Empties a theap for a reset: pages of classes stay, up to `keep` bytes of them, and the others go.
@@ -980,7 +1200,7 @@ void _mi_theap_reset(mi_theap_t* theap, size_t keep, void (*kept)(mi_part_t* par
     for (uint32_t left = theap->page_count; page != NULL && left > 0; left--) {
       mi_page_t* const next = (page->next == theap->queue[bin] ? NULL : page->next);
       const size_t size = page->slices * MI_SLICE_SIZE;
-      if (page->kind == MI_PAGE_CLASS && size <= keep && (mi_load_acquire(&page->thread_free) & MI_LISTED) == 0) {
+      if (page->kind == MI_PAGE_CLASS && size <= keep && (mi_load_acquire(mi_page_word(page)) & MI_LISTED) == 0) {
         mi_queue_unlink(theap, bin, page);
         theap->page_count--;
         page->next = list;
@@ -1011,7 +1231,7 @@ void _mi_theap_seal(mi_theap_t* theap, uint16_t depth) {
   for (size_t bin = 1; bin <= MI_BIN_LAST; bin++) {
     for (mi_page_t* page; (page = theap->queue[bin]) != NULL;) {
       _mi_page_collect(page);
-      if (page->used == 0 && !page_is_delaying(page)) {
+      if (page->used == 0 && !page_is_delaying(page) && !_mi_heap_is_held(theap->heap)) {
         page_release(theap, page);
       } else {
         page_seal(theap, page);
@@ -1042,7 +1262,7 @@ static void unseal_page(mi_theap_t* theap, mi_page_t* page, bool unused) {
   if (page->depth > theap->depth) page->depth = theap->depth;
   if (!page->in_full || mi_page_is_single(page) || page->depth < theap->depth) return;
   _mi_page_collect(page);
-  if (page->free == NULL && page->local_free == NULL && page->capacity == page->reserved) return;
+  if (!page_has_room(page) && page->local_free == NULL) return;
   page_unfull(theap, page);
   if (page->used == 0) _mi_page_retire(page);
 }
@@ -1069,7 +1289,7 @@ void _mi_abandoned_rewind(mi_heap_t* heap, uint16_t depth) {
           page_drop(page);
           atomic_fetch_sub_explicit(&heap->pages_out, 1, memory_order_acq_rel);
         } else {
-          page_give_up(page);
+          page_give_up(page, true);
         }
       }
       page = next;
@@ -1080,7 +1300,7 @@ void _mi_abandoned_rewind(mi_heap_t* heap, uint16_t depth) {
 void _mi_abandoned_unseal(mi_heap_t* heap, uint16_t depth) {
   for (size_t bin = 1; bin < MI_BIN_COUNT; bin++) {
     for (mi_page_t* page = _mi_abandoned_first(heap, bin); page != NULL; page = mi_load_relaxed(&page->listed_next)) {
-      if (MI_STATE(mi_load_acquire(&page->thread_free)) == MI_ABANDONED && page->depth > depth) page->depth = depth;
+      if (MI_STATE(mi_load_acquire(mi_page_word(page))) == MI_ABANDONED && page->depth > depth) page->depth = depth;
     }
   }
 }
@@ -1122,7 +1342,7 @@ static void abandon_page(mi_theap_t* theap, mi_page_t* page, bool unused) {
   page->delayed = 0;
   page->retire = 0;
   mi_fetch_add_acq_rel(&heap->pages_out, 1);
-  page_give_up(page);
+  page_give_up(page, true);
 }
 
 // DELAYED pages become NORMAL, so that no free leads to the theap any more; false if one is DELAYING.
@@ -1133,11 +1353,7 @@ static bool theap_cut_delayed(mi_theap_t* theap) {
     if (first == NULL) continue;
     mi_page_t* page = first;
     do {
-      mi_thread_free_t tf = mi_load_relaxed(&page->thread_free);
-      while (MI_STATE(tf) == MI_DELAYED &&
-             !mi_cas_weak_acq_rel(&page->thread_free, &tf, MI_WITH_STATE(tf, MI_NORMAL))) {
-      }
-      if (MI_STATE(tf) == MI_DELAYED) page->delayed--;  // nobody was there
+      if (page_end_delayed(page) && page->policy == 0) page->delayed--;  // nobody was there
       if (page_is_delaying(page)) clean = false;
       page = page->next;
     } while (page != first);
@@ -1157,8 +1373,10 @@ static bool theap_cut_delayed(mi_theap_t* theap) {
 
 bool _mi_theap_abandon(mi_theap_t* theap, bool wait) {
   // A wait: for a thread that is between the two halves of one remote free.
+  if (theap->policy != 0) _mi_theap_drain_delayed(theap);
   while (!theap_cut_delayed(theap)) {
     if (!wait) return false;
+    if (theap->policy != 0) _mi_theap_drain_delayed(theap);  // what is queued counts as DELAYING
     mi_count(&_mi_stats.abandon_waits, 1);
     _mi_os_yield();
   }
@@ -1181,6 +1399,14 @@ static uint32_t list_length(const mi_block_t* block, uint32_t most) {
 // told the theap yet, so that a full page becomes DELAYED again: the next freer tells it. `pinned`: a visitor that is
 // gone may have counted itself among the live blocks of the pages.
 static void page_settle(const mi_theap_t* theap, mi_page_t* page, bool pinned) {
+  if (page->policy != 0) {
+    _mi_bits_settle(theap, page);
+    if (!pinned) return;
+    page->pinned = 0;
+    page->used = _mi_bits_used(page);
+    if (!page->in_full && page->used == 0 && page->retire == 0) page->retire = 1;
+    return;
+  }
   const mi_thread_free_t tf = mi_load_relaxed(&page->thread_free);
   const uintptr_t state = (page->in_full ? MI_DELAYED : MI_NORMAL);
   if (MI_STATE(tf) == MI_DELAYING) {
@@ -1189,7 +1415,7 @@ static void page_settle(const mi_theap_t* theap, mi_page_t* page, bool pinned) {
     const size_t size = page->reserved * page->block_size;
     const mi_block_t* block = mi_load_acquire(&((mi_theap_t*)theap)->delayed_free);
     for (; block != NULL; block = block->next) {
-      if ((size_t)((const uint8_t*)block - page->start) < size) page->delayed++;
+      if ((size_t)((const uint8_t*)block - page->start) < size || mi_guard_link_page(block) == page) page->delayed++;
     }
   }
   if (!pinned) return;

@@ -11,7 +11,8 @@
 //    is no longer 0. These are sequentially consistent read-modify-writes: either the clearer sees the new word, or
 //    the releaser's set comes after the clear;
 //  * a purger holds (has claimed) the slices that it purges. Due is what was free at two ticks in a row: release
-//    clears a slice's `aged` bit before it sets the `free` bit.
+//    clears a slice's `aged` bit before it sets the `free` bit. What purgers hold is counted (`purging`): a search that
+//    found nothing meanwhile is made again before memory is said to be short.
 // The bits of `dirty` and `backed` are changed only by who holds the slice; they are published by the release.
 //
 // When free memory goes back: at a tick, if it was free for half a delay to one delay. Ticks are passed by threads that
@@ -20,7 +21,7 @@
 #include <limits.h>
 #include <string.h>
 
-#include "mi/internal/core.h"
+#include "mi/internal/bit_page.h"
 #include "mi/internal/options.h"
 #include "mi/internal/os.h"
 #include "mi/internal/stats.h"
@@ -126,6 +127,26 @@ static _Atomic(int64_t) tick_count;  // what ticks purged and was not taken agai
 static _Atomic(int64_t) spared;      // what they leave
 
 static void purge_pass(bool force, bool all, size_t least, int64_t spare);
+
+// How many runs of slices and segments purgers hold at the moment (low half), and how many they gave back (high half).
+static _Atomic(uint64_t) purging;
+#define MI_SEARCHES_AGAIN 100
+#define MI_YIELDS_AGAIN 1000
+
+// Before the claim; release with that: who misses what was claimed sees that it is held, or was given back since.
+static void purging_take(void) { mi_fetch_add_acq_rel(&purging, (uint64_t)1); }
+// After it was given back: who sees that sees it free.
+static void purging_give(void) { mi_fetch_add_acq_rel(&purging, ((uint64_t)1 << 32) - 1); }
+
+// After a search without result, before which `purging` was `before`: did purgers hold something? Then it is worth
+// another one, when that is back. So many times at most: purgers may be at work elsewhere, on and on.
+static bool search_again(uint64_t before, int searches) {
+  atomic_thread_fence(memory_order_acquire);
+  const uint64_t now = mi_load_acquire(&purging);
+  if ((now == before && (uint32_t)now == 0) || searches > MI_SEARCHES_AGAIN) return false;
+  for (int i = 0; (uint32_t)now != 0 && i < MI_YIELDS_AGAIN && mi_load_acquire(&purging) == now; i++) _mi_os_yield();
+  return true;
+}
 
 // Milliseconds that free memory waits; 0: it goes at once; negative: never.
 static long purge_delay(void) {
@@ -310,17 +331,20 @@ static mi_page_t* slices_take(mi_thread_t* thread, mi_arena_t* arena, size_t ind
 #define MI_SEARCH_MISSES 32
 static mi_page_t* slices_search(mi_thread_t* thread, size_t count, mi_arena_t* only, bool warm, size_t misses_max,
                                 bool* zero) {
+  const bool last_resort = (misses_max == SIZE_MAX);
   size_t misses = 0;
   for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
     mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[i]);
     if (arena == NULL) break;
     if (only == NULL ? arena->is_exclusive : arena != only) continue;
-    const size_t words = (mi_load_acquire(&arena->ready) + 63) / 64;
+    const size_t ready = mi_load_acquire(&arena->ready), words = (ready + 63) / 64;
     const size_t hint = mi_load_relaxed(&arena->first_free);
     bool all_empty = true;
     for (size_t n = 0, w = (hint < words ? hint : 0); n < words; n++, w = (w + 1 < words ? w + 1 : 0)) {
       if (w == 0 && n > 0) all_empty = false;  // round: what lies below the hint, which a race may have set too high
       uint64_t summary = mi_load_relaxed(&arena->has_free[w]);
+      // The last resort goes by no summary: another thread may be about to set it.
+      if (last_resort) summary = mi_run_mask(0, ready - 64 * w < 64 ? ready - 64 * w : 64);
       if (summary != 0) all_empty = false;
       if (warm) summary &= mi_load_relaxed(&arena->purgeable[w]);
       while (summary != 0) {
@@ -332,7 +356,7 @@ static mi_page_t* slices_search(mi_thread_t* thread, size_t count, mi_arena_t* o
           thread->segment_index = index;
           return page;
         }
-        if (mi_load_relaxed(&arena->info[index].free) == 0) summary_clear(arena, index);
+        if (!last_resort && mi_load_relaxed(&arena->info[index].free) == 0) summary_clear(arena, index);
         if (warm) purgeable_clear(arena, index);
         if (++misses >= misses_max) return NULL;
       }
@@ -354,6 +378,7 @@ static mi_page_t* segment_open(mi_thread_t* thread, size_t count, mi_arena_t* on
   mi_fetch_or_acq_rel(&info->dirty, 1);
   set_backed(info, 1);
   mi_gauge_add(&_mi_stats.segments, 1);
+  if (mi_unlikely(mi_load_relaxed(&arena->bits_ready) != 0)) _mi_bits_forget(segment, 0);
   mi_store_release(&arena->kind[index], (uint8_t)MI_SEGMENT_NORMAL);
   const uint64_t run = mi_run_mask(1, count);
   const uint64_t dirty = mi_load_relaxed(&info->dirty);
@@ -369,7 +394,7 @@ static mi_page_t* segment_open(mi_thread_t* thread, size_t count, mi_arena_t* on
 }
 
 static void slots_mark_tail(mi_page_t* page, size_t count) {
-  page->slices = (uint16_t)count;
+  page->slices = (uint8_t)count;
   page->distance = 0;
   for (size_t i = 1; i < count; i++) {
     page[i].distance = (uint8_t)i;
@@ -390,8 +415,13 @@ mi_page_t* _mi_slices_claim(mi_thread_t* thread, size_t count, mi_arena_t* only,
   if (page == NULL) {
     // Memory is short. Free slices elsewhere may be backed by memory that others need. Now every segment is looked at.
     _mi_purge(true);
-    page = slices_search(thread, count, only, false, SIZE_MAX, zero);
-    if (page == NULL) page = segment_open(thread, count, only, zero);
+    uint64_t before;
+    int searches = 0;
+    do {
+      before = mi_load_acquire(&purging);
+      page = slices_search(thread, count, only, false, SIZE_MAX, zero);
+      if (page == NULL) page = segment_open(thread, count, only, zero);
+    } while (page == NULL && search_again(before, ++searches));
   }
   if (page != NULL) slots_mark_tail(page, count);
   return page;
@@ -439,7 +469,13 @@ mi_page_t* _mi_huge_claim(size_t size, size_t alignment, size_t offset, size_t i
   size_t index;
   if (!_mi_segments_claim(count, segment_alignment, phase, only, apart, &arena, &index)) {
     _mi_purge(true);  // whole segments may be among what is free
-    if (!_mi_segments_claim(count, segment_alignment, phase, only, apart, &arena, &index)) return NULL;
+    uint64_t before;
+    int searches = 0;
+    do {
+      if (searches > 0 && !search_again(before, searches)) return NULL;
+      searches++;
+      before = mi_load_acquire(&purging);
+    } while (!_mi_segments_claim(count, segment_alignment, phase, only, apart, &arena, &index));
   }
   mi_segment_t* const segment = (mi_segment_t*)mi_arena_segment(arena, index);
   *zero = true;
@@ -459,6 +495,9 @@ mi_page_t* _mi_huge_claim(size_t size, size_t alignment, size_t offset, size_t i
     held_taken(_mi_tls.thread, ~(uint64_t)0, backed);
   }
   mi_gauge_add(&_mi_stats.segments, (int64_t)count);
+  if (mi_unlikely(mi_load_relaxed(&arena->bits_ready) != 0)) {
+    for (size_t i = 0; i < count; i++) _mi_bits_forget((mi_segment_t*)mi_arena_segment(arena, index + i), 0);
+  }
   if (lead > MI_SEGMENT_SIZE && !apart) memset((uint8_t*)segment + MI_SEGMENT_SIZE, 0, sizeof(mi_page_t));
   mi_page_t* const page = &segment->slot[1];
   page->slices = 0;
@@ -530,7 +569,11 @@ static uint64_t purge_slices(mi_arena_t* arena, size_t index, uint64_t due) {
 static void segment_close(mi_arena_t* arena, size_t index) {
   mi_segment_info_t* const info = &arena->info[index];
   uint64_t expected = MI_SLICES_ALL;
-  if (!mi_cas_strong_acq_rel(&info->free, &expected, (uint64_t)0)) return;
+  purging_take();
+  if (!mi_cas_strong_acq_rel(&info->free, &expected, (uint64_t)0)) {
+    purging_give();
+    return;
+  }
   // The word is 0: nobody can claim a slice, the segment is ours.
   summary_clear(arena, index);
   mi_store_release(&arena->kind[index], (uint8_t)MI_SEGMENT_UNUSED);
@@ -545,6 +588,7 @@ static void segment_close(mi_arena_t* arena, size_t index) {
   mi_gauge_sub(&_mi_stats.segments, 1);
   mi_store_relaxed(&info->aged, 0);
   _mi_segments_release(arena, index, 1);
+  purging_give();
 }
 
 // The runs of `due` that are at least so long.
@@ -575,11 +619,14 @@ static uint64_t purge_normal(mi_arena_t* arena, size_t index, bool force, size_t
   const uint64_t aged = mi_load_acquire(&info->aged);
   uint64_t due;
   int64_t stays;
+  bool holds = false;
   do {
     const uint64_t candidates = word & mi_load_acquire(&info->backed);
     due = without_lowest(candidates, *spare);
     stays = __builtin_popcountll(candidates & ~due);
     due = long_runs(due & (force ? ~(uint64_t)0 : aged), least);
+    if (due != 0 && !holds) purging_take();
+    holds = holds || due != 0;
   } while (due != 0 && !mi_cas_weak_acq_rel(&info->free, &word, word & ~due));
   if (due != 0) {
     if ((word & ~due) == 0) summary_clear(arena, index);
@@ -587,6 +634,7 @@ static uint64_t purge_normal(mi_arena_t* arena, size_t index, bool force, size_t
     slices_give(arena, index, due);
     if (!force) mi_fetch_add_relaxed(&tick_count, (int64_t)__builtin_popcountll(due & ~refused));
   }
+  if (holds) purging_give();
   *spare -= stays;
   if (stays == 0 && mi_load_acquire(&info->free) == MI_SLICES_ALL && (force || aged == MI_SLICES_ALL) &&
       segment_may_close(arena, index)) {
@@ -611,15 +659,19 @@ static uint64_t purge_unused(mi_arena_t* arena, size_t index, bool force, int64_
     *spare -= __builtin_popcountll(mi_load_relaxed(&info->backed));
     return 0;
   }
+  purging_take();
+  uint64_t refused = 0;
   uint64_t word = mi_load_relaxed(&arena->unused[index / 64]);
-  do {
-    if ((word & bit) == 0) return 0;
-  } while (!mi_cas_weak_acq_rel(&arena->unused[index / 64], &word, word & ~bit));
-  const uint64_t due = mi_load_relaxed(&info->backed);
-  const uint64_t refused = purge_slices(arena, index, due);
-  if (!force) mi_fetch_add_relaxed(&tick_count, (int64_t)__builtin_popcountll(due & ~refused));
-  mi_store_relaxed(&info->aged, 0);
-  mi_fetch_or_acq_rel(&arena->unused[index / 64], bit);
+  while ((word & bit) != 0 && !mi_cas_weak_acq_rel(&arena->unused[index / 64], &word, word & ~bit)) {
+  }
+  if ((word & bit) != 0) {
+    const uint64_t due = mi_load_relaxed(&info->backed);
+    refused = purge_slices(arena, index, due);
+    if (!force) mi_fetch_add_relaxed(&tick_count, (int64_t)__builtin_popcountll(due & ~refused));
+    mi_store_relaxed(&info->aged, 0);
+    mi_fetch_or_acq_rel(&arena->unused[index / 64], bit);
+  }
+  purging_give();
   return refused;
 }
 
@@ -705,6 +757,7 @@ void _mi_held_forget(mi_thread_t* thread) {
 // counted yet of those that it took and released is counted anew, for all threads; slices that were in the hands of a
 // purger are in use from now on.
 void _mi_arenas_settle(void) {
+  mi_store_relaxed(&purging, (uint64_t)0);
   int64_t free_backed = 0, used = 0;
   for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
     mi_arena_t* const arena = mi_load_relaxed(&_mi_arenas[i]);

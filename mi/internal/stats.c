@@ -2,6 +2,8 @@
 // work.
 #include "mi/internal/stats.h"
 
+#include "mi/internal/bit_page.h"
+
 mi_stats_process_t _mi_stats;
 
 // --- totals -----------------------------------------------------------------------------------------------------
@@ -23,6 +25,7 @@ void _mi_totals_add(mi_totals_t* to, mi_totals_t* from) {
 // Blocks that the page handed out, for its owner. The length of one list tells that of the other: both are walked,
 // until the shorter one ends. The owner's frees since the last refill bound that.
 static uint64_t page_handed_out(const mi_page_t* page) {
+  if (mi_unlikely(page->policy != 0)) return page->recycled;
   const uint64_t both = page->capacity - (page->used - page->pinned);
   const mi_block_t* a = page->free;
   const mi_block_t* b = page->local_free;
@@ -101,12 +104,25 @@ static MI_RACY uint64_t free_length(const area_t* area, const mi_page_t* page, u
   return both;
 }
 
+// A bit page: nothing of it is followed but its bits, which stay readable.
+static MI_RACY void tally_bits(mi_tally_t* tally, const mi_page_t* page, size_t bin, uint64_t size) {
+  const uint64_t made = mi_racy(page->recycled), live = _mi_bits_live(page);
+  const uint64_t used = (uint64_t)mi_racy(page->used) - mi_racy(page->pinned);
+  tally->made[bin] += made;
+  tally->live[bin] += live;
+  (bin == MI_BIN_SOLO ? (tally->single_bytes_made += made * size) : (tally->bytes_made += made * size));
+  (bin == MI_BIN_SOLO ? (tally->single_bytes += live * size) : (tally->bytes += live * size));
+  const uint64_t waiting = live + mi_racy(mi_bits_of(page)->quarantined);
+  if (used > waiting) tally->remote_frees += used - waiting;  // not collected yet
+}
+
 MI_RACY void _mi_tally_page(mi_tally_t* tally, mi_page_t* page, bool blocks) {
   const size_t bin = mi_racy(page->bin), at = mi_page_slice(page);
   if (bin == 0 || bin > MI_BIN_SOLO) return;  // at the moment when it is made
   const uint64_t size = (bin == MI_BIN_SOLO ? mi_racy(page->block_size) : mi_bin_size(bin));
   const uint64_t capacity = mi_racy(page->capacity);
-  const mi_thread_free_t tf = mi_load_relaxed(&page->thread_free);
+  const uint8_t policy = mi_racy(page->policy);
+  const mi_thread_free_t tf = mi_load_relaxed(mi_page_word(page));
   size_t slices = mi_racy(page->slices);
   if (at + slices > MI_SLICES_PER_SEGMENT) slices = MI_SLICES_PER_SEGMENT - at;
   tally->used += mi_round_up(capacity * size, MI_OS_PAGE);
@@ -116,6 +132,10 @@ MI_RACY void _mi_tally_page(mi_tally_t* tally, mi_page_t* page, bool blocks) {
 
   tally->pages[bin]++;
   tally->pages_made[bin]++;
+  if (mi_unlikely(policy != 0)) {
+    tally_bits(tally, page, bin, size);
+    return;
+  }
   const uint64_t used = (uint64_t)mi_racy(page->used) - mi_racy(page->pinned);
   // Of a page on the full list that is no longer DELAYED, a freed block is on the theap's delayed list.
   uint64_t freed = (uint64_t)(int64_t)mi_racy(page->delayed);

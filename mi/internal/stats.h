@@ -36,6 +36,8 @@ typedef struct mi_stats_process_s {
   _Atomic(int64_t) mmap_calls, commit_calls, reset_calls, purge_calls;
   _Atomic(int64_t) reset_bytes, purged_bytes;
   _Atomic(int64_t) arenas, arena_rollbacks, arena_purges;
+  _Atomic(int64_t) guarded;             // blocks that got guards (guard.c),
+  _Atomic(int64_t) guards_refused;      // and that were to get some and did not
   _Atomic(int64_t) pages_abandoned;     // how often a page was
   _Atomic(int64_t) reclaimed_on_alloc;  // taken out of a heap's stack by who looked for a page
   _Atomic(int64_t) reclaimed_on_free;   // taken by who freed a block in it

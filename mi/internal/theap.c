@@ -36,10 +36,13 @@ void _mi_theap_init(mi_theap_t* theap, mi_heap_t* heap, mi_thread_t* thread) {
   theap->part = NULL;
   theap->slot = NULL;
   theap->arena = _mi_heap_arena(heap);
+  theap->even = false;
   theap->page_count = 0;
   theap->tidy_count = 0;
   theap->collect_bin = 0;
   theap->numa = 0;
+  theap->policy = 0;
+  theap->frees = 0;
   theap->depth = heap->home.depth;
   theap->supplied_blocks = theap->supplied_bytes = 0;
   theap->retire_low = MI_BIN_COUNT - 1;

@@ -19,7 +19,13 @@
 #define RECORDS_PER_CHUNK 64
 #define CHUNKS ((1u << INDEX_BITS) / RECORDS_PER_CHUNK)
 
-_Thread_local mi_tls_t _mi_tls = {MI_THEAP_EMPTY, MI_TID_UNINIT, NULL, NULL, 0, NULL};
+_Thread_local mi_tls_t _mi_tls = {
+    .theap = MI_THEAP_EMPTY,
+    .tid = MI_TID_UNINIT,
+#if MI_GUARDED
+    .guard_countdown = 1,  // the first allocation draws
+#endif
+};
 
 mi_heap_t _mi_heap_main;
 mi_heap_t _mi_heap_internal;
@@ -89,8 +95,18 @@ static _Atomic(bool) exit_key_lives;      // false: not made, or deleted
 static _Atomic(uint32_t) exit_key_users;  // threads between the test of exit_key_lives and the use of the key
 static _Atomic(uint32_t) process_id;      // 0 before the first use
 
+// A thread may end in a callback or a visitor of ours (pthread_exit): nobody comes back to it.
+static void thread_unwound(mi_thread_t* thread) {
+  thread->callback_depth = 0;
+  thread->callbacks = NULL;
+  thread->callback_heap = NULL;
+  if (thread->visits != NULL) _mi_upcalls.thread_unwound(thread);
+}
+
 static void at_thread_end(void* thread) {
-  if (_mi_tls.thread == thread) _mi_thread_exit(thread);
+  if (_mi_tls.thread != thread) return;
+  thread_unwound(thread);
+  _mi_thread_exit(thread);
 }
 
 static void exit_key_set(mi_thread_t* thread) {
@@ -152,16 +168,15 @@ static uint64_t kernel_thread_word(const mi_thread_t* thread) {
 // Ends a record in the name of its thread, which does not run any more.
 static void thread_exit_for(mi_thread_t* thread) {
   const mi_tls_t own = _mi_tls;
-  _mi_tls = (mi_tls_t){&thread->main_theap, mi_load_relaxed(&thread->id), thread, NULL, 0, NULL};
+  _mi_tls = (mi_tls_t){.theap = &thread->main_theap, .tid = mi_load_relaxed(&thread->id), .thread = thread};
   for (mi_slot_chunk_t* chunk = thread->slot_chunks; chunk != NULL; chunk = chunk->next) {
     for (size_t i = 0; i < MI_SLOTS_PER_CHUNK; i++) {
       mi_slot_t* const slot = &chunk->slot[i];
       if ((mi_load_acquire(&slot->word) & MI_SLOT_DEFAULT) != 0) _mi_tls.theap = mi_load_relaxed(&slot->theap);
     }
   }
-  thread->callback_depth = 0;
   thread->reaper = own.thread;
-  thread->callbacks = NULL;
+  thread_unwound(thread);
   _mi_thread_exit(thread);
   _mi_tls = own;
   if (own.thread != NULL) exit_key_set(own.thread);
@@ -218,12 +233,20 @@ mi_cold mi_thread_t* _mi_thread_make(void) {
   thread->callback_depth = 0;
   thread->reaper = NULL;
   thread->callbacks = NULL;
+  thread->callback_heap = NULL;
   thread->generic_count = 0;
   thread->heap_balance = 0;
   thread->handle_cache_limit = MI_HANDLE_CACHE_START;
   thread->handle_trims = 0;
   mi_store_relaxed(&thread->subproc, NULL);
-  thread->visits = NULL;  // who ended inside a visitor left them
+  thread->stack_known = (mi_stack_range_t){0, 0};
+  thread->guards_made = 0;
+#if MI_GUARDED
+  static _Atomic(uint64_t) numbers;
+  thread->guard_number = mi_fetch_add_relaxed(&numbers, 1);
+  thread->guard_epoch = 0;
+#endif
+  thread->visits = NULL;
   memset(thread->part_cache, 0, sizeof(thread->part_cache));
   mi_store_release(&thread->id, id);
   mi_gauge_add(&_mi_stats.threads, 1);
@@ -242,7 +265,7 @@ mi_cold mi_thread_t* _mi_thread_make(void) {
 }
 
 void _mi_thread_exit(mi_thread_t* thread) {
-  if (thread->callback_depth > 0) return;  // not from inside a callback
+  if (thread->callback_depth > 0 || thread->visits != NULL) return;  // not from inside a callback or a visitor
   if (_mi_tls.theap != &thread->main_theap) {
     mi_theap_t* const former = _mi_tls.theap;
     _mi_tls.theap = &thread->main_theap;
@@ -263,6 +286,9 @@ void _mi_thread_exit(mi_thread_t* thread) {
   _mi_tls.tid = MI_TID_UNINIT;
   _mi_tls.thread = NULL;
   _mi_tls.away_heap = NULL;
+#if MI_GUARDED
+  _mi_tls.guard_countdown = 1;
+#endif
   exit_key_set(NULL);
   mi_gauge_sub(&_mi_stats.threads, 1);
   mi_gauge_sub(&_mi_stats.theaps, 1);
@@ -324,7 +350,7 @@ static bool visits_main(const mi_thread_t* self) {
 // The other threads' records stay as they are: their ids count as alive, so that nobody adopts their parts, which may
 // have stopped in the middle of a change; frees into their pages are pushed and never collected. What ARCHITECTURE.md
 // says of each shared word is done here or, if it needs a search, where it matters. No lock is taken and nothing is
-// allocated; state of random generators, when there is one, is to be replaced here.
+// allocated.
 static void after_fork_in_child(void) {
   mi_thread_t* const self = _mi_tls.thread;
   mi_store_relaxed(&process_id, _mi_os_process_id());
@@ -347,6 +373,7 @@ static void after_fork_in_child(void) {
   int64_t threads = 0, theaps = 0;
   for (mi_thread_t* thread = self; thread != NULL; thread = thread->reaper) {
     mi_store_relaxed(&thread->kernel_thread, kernel_thread_word(thread));
+    thread->random = 0;  // the child's order of blocks is its own
     _mi_theap_settle(&thread->main_theap, main_visited);
     _mi_theap_settle(&thread->internal_theap, false);
     theaps += 1 + _mi_slots_settle(thread);

@@ -37,6 +37,8 @@ typedef struct mi_page_s mi_page_t;
 typedef struct mi_segment_s mi_segment_t;
 typedef struct mi_part_s mi_part_t;
 typedef struct mi_slot_s mi_slot_t;
+typedef struct mi_account_s mi_account_t;
+typedef struct mi_bits_s mi_bits_t;
 
 typedef struct mi_block_s {
   struct mi_block_s* next;
@@ -50,7 +52,7 @@ typedef uint64_t mi_tid_t;
 #define MI_TID_GENERATION(id) ((uint64_t)(id) >> (MI_TID_INDEX_BITS + 3))
 #define MI_TID_UNINIT (~(mi_tid_t)0)     // of a thread without a record: equal to no owner ever
 #define MI_OWNER_FULL ((mi_tid_t)1)      // the page is on its theap's full list
-#define MI_OWNER_INTERIOR ((mi_tid_t)2)  // some block was handed out at an address inside it
+#define MI_OWNER_INTERIOR ((mi_tid_t)2)  // some block was handed out at an address inside it; or the page has a policy
 #define MI_OWNER_SPECIAL ((mi_tid_t)4)   // blocks of the page carry objects of their own: handles, regions, lanes
 #define MI_OWNER_INTERNAL (MI_OWNER_SPECIAL | MI_OWNER_INTERIOR)  // blocks of the library's own, and no objects
 #define MI_OWNER_FLAGS ((mi_tid_t)7)
@@ -75,9 +77,12 @@ typedef enum mi_kind_e {
   MI_PAGE_CLASS,     // blocks of one size class
   MI_PAGE_SOLO,      // one block, up to MI_SOLO_SIZE_MAX
   MI_PAGE_HUGE,      // one block in a run of segments of its own
+  MI_PAGE_WITHHELD,  // a guarded block that was freed, out of everybody's reach for a while (guard.c)
 } mi_kind_t;
 
-// A page slot: two cache lines. The first is the owner's alone; the second is what other threads read or write.
+// A page slot: two cache lines. The first is the owner's alone; the second is what other threads read or write. A page
+// with a policy is a bit page: it has no lists, `recycled` counts the blocks that it handed out, and its state is not
+// in `thread_free` (bit_page.c).
 //   live blocks = used - length(thread_free);  used + length(free) + length(local_free) = capacity <= reserved
 struct mi_page_s {
   // --- owner only (the thread in `owner`, or who claimed the page, see free.c)
@@ -107,10 +112,11 @@ struct mi_page_s {
   size_t block_size;           // constant while the page lives, as all below
   uint8_t* start;
   _Atomic(void*) listed_next;  // link in an abandoned list, written while LISTED and not yet pushed
-  uint16_t slices;
+  uint8_t slices;
+  uint8_t policy;  // what its heap asked for (theap->policy); not 0: no fast path, see heap/policy.c
   uint8_t distance;
   uint8_t kind;    // mi_kind_t
-  uint32_t guard;  // 1 + where its block begins, if an inaccessible OS page lies behind the block (MI_GUARDED); else 0
+  uint32_t guard;  // 1 + the number of its record, if its block lies between guards (guard.c); else 0
 } __attribute__((aligned(2 * MI_CACHE_LINE)));
 
 struct mi_segment_s {
@@ -156,7 +162,23 @@ typedef struct mi_arena_s {
   _Atomic(uint64_t)* purgeable;  // summary: the segment may have free slices with memory behind them
   _Atomic(uint8_t)* kind;        // mi_segment_kind_t
   mi_segment_info_t* info;
+  _Atomic(uint8_t*) bits;      // of bit pages (bit_page.c), reserved when the first is made; NULL: there are none
+  _Atomic(size_t) bits_ready;  // those of segments [0, bits_ready) are writable; only grows
 } mi_arena_t;
+
+// Policies of heaps, as the core knows them; mi/heap/heap.h has the same values.
+enum {
+  MI_POLICY_HARDENED = 2,
+  MI_POLICY_GUARDED = 4,
+  MI_POLICY_QUARANTINE = 8,
+  MI_POLICY_WIPE = 16,
+  MI_POLICY_ZERO = 32,
+  MI_POLICY_ISOLATED = 64,
+  MI_POLICY_SECRET = 128,
+  MI_POLICY_WIPES = MI_POLICY_WIPE | MI_POLICY_SECRET,
+  // What is found to be wrong ends the process.
+  MI_POLICY_STOPS = MI_POLICY_HARDENED | MI_POLICY_ISOLATED | MI_POLICY_SECRET,
+};
 
 // --- statistics -------------------------------------------------------------------------------------
 
@@ -179,7 +201,38 @@ typedef struct mi_thread_counts_s {
   _Atomic(int64_t) pages_retired;
   _Atomic(int64_t) searches;        // for a page with room
   _Atomic(int64_t) pages_searched;  // pages looked at in all of them
+  _Atomic(int64_t) main_held;       // what the thread's doings added to the account of the main heap (account.c)
 } mi_thread_counts_t;
+
+// --- accounts ---------------------------------------------------------------------------------------
+
+typedef bool mi_limit_fun_t(mi_heap_t* heap, size_t need, void* arg);
+
+// What a heap holds, with its children and the heaps that were merged into it. The first thing of a heap's extras, so
+// that the core finds it. See account.c.
+struct mi_account_s {
+  _Atomic(int64_t) word;              // twice the bytes, and in the lowest bit which of `above` they count in
+  _Atomic(mi_account_t*) above[2];    // written under the families' lock
+  mi_heap_t* heap;                    // constant
+  _Atomic(size_t) limit, soft_limit;  // bytes; 0: none. Any thread
+  size_t headroom;                    // bytes; constant, as the next two
+  mi_limit_fun_t* on_limit;           // NULL: none
+  void* limit_arg;
+  _Atomic(int64_t) peak;      // the most bytes that it held before it fell
+  _Atomic(uint32_t) counted;  // bytes of the heap's first part that `word` holds
+  _Atomic(uint8_t) alarm;     // MI_ALARM_NONE and so on: of the soft limit
+  _Atomic(uint8_t) tripped;   // an allocation failed at the limit: the headroom serves
+};
+enum { MI_ALARM_NONE = 0, MI_ALARM_DUE, MI_ALARM_GIVEN };
+
+// What an account refused, as far as it may be told when the account is gone.
+typedef struct mi_refusal_s {
+  mi_heap_t* heap;  // whose limit it was; NULL: nothing was refused
+  uint64_t id;      // of that heap
+  size_t need;      // bytes that were too many
+  mi_limit_fun_t* on_limit;
+  void* limit_arg;
+} mi_refusal_t;
 
 // --- threads ----------------------------------------------------------------------------------------
 
@@ -228,21 +281,25 @@ struct mi_theap_s {
   uint8_t retire_low, retire_high;  // bins that may hold a retired page
   _Atomic(bool) dead;               // its heap was destroyed while it was its thread's default
   bool is_internal;
+  uint8_t policy;          // of its heap (MI_HEAP_HARDENED and so on); 0: a plain heap. Its pages get it
+  bool even;               // no block lies at an odd multiple of 8
   uint8_t collect_bin;     // where the last small collect looked
   uint16_t numa;           // the node that arenas are preferred of, plus 1; 0: none
   uint16_t depth;          // marks that its heap has
   size_t supplied_blocks;  // blocks that came to free lists, to be handed out, since the last deferred_free
   size_t supplied_bytes;   // and their bytes (heap/deferred.c)
+  uint64_t frees;          // blocks that went into quarantine (bit_page.c)
   _Atomic(mi_block_t*) delayed_free __attribute__((aligned(MI_CACHE_LINE)));
   _Atomic(uint64_t) remote_frees;  // frees by others, as far as they were collected; written by who has the theap
 } __attribute__((aligned(MI_CACHE_LINE)));
 
-// A visit in progress, on the stack of the thread that visits (visit.c): the theaps that it has made BUSY.
+// A visit in progress (visit.c): the theaps that it has made BUSY.
 typedef struct mi_visit_s {
   struct mi_visit_s* outer;
   mi_heap_t* heap;
   mi_slot_t** slots;
   size_t slot_count;
+  bool marks;  // the heap is one that is visited
 } mi_visit_t;
 
 // A heap's deferred_free that runs, on the stack of the thread that makes the call.
@@ -263,6 +320,11 @@ typedef struct mi_part_cache_s {
   mi_part_t* part;
 } mi_part_cache_t;
 
+// Addresses of a stack.
+typedef struct mi_stack_range_s {
+  uintptr_t low, high;
+} mi_stack_range_t;
+
 // A thread's record: type-stable, recycled, never returned while the process lives.
 struct mi_thread_s {
   _Atomic(mi_tid_t) id;    // 0: nobody uses the record. A part's owner lives iff its record's id equals its own
@@ -281,8 +343,9 @@ struct mi_thread_s {
   size_t segment_index;
   uint64_t heap_id_next, heap_id_end;  // its run of heap ids
   mi_slot_chunk_t* slot_chunks;
-  mi_heap_t* handle_cache;  // recycled handles with their spare regions, last in first out
-  uint32_t handle_cache_count;
+  mi_heap_t* handle_cache;      // recycled handles with their spare regions, last in first out
+  mi_heap_t* prepared;          // the same, with what their configuration asked for (heap/prepared.c)
+  uint32_t handle_cache_count;  // of both, as the next
   uint32_t handle_cache_bytes;
   uint32_t handle_cache_limit;  // how much it keeps, learnt
   uint32_t handle_trims;        // heaps that were larger
@@ -297,16 +360,29 @@ struct mi_thread_s {
   mi_heap_t* callback_heap;     // the heap that called back: may not be ended from the callback
   mi_callback_t* callbacks;     // of heaps, the innermost first
   uint32_t page_color;          // of the last page that it made
+  bool alarm;                   // a soft limit was passed: on_limit is to be called
+  mi_refusal_t refusal;         // of the last charge that failed
+  uint64_t random;              // see random.h; 0: not begun
   uint32_t deferred_count, deferred_capacity;  // of the heaps with a deferred_free that it has a part of
   void* deferred_heaps;                        // mi_deferred_entry_t[deferred_capacity] of the layer above
   void* deferred_spare;                        // mi_deferred_t, for the next heaps
   uint32_t deferred_spare_count;
-  _Atomic(void*) subproc;  // mi_subproc_t of the layer above; NULL: the main one
+  _Atomic(void*) subproc;        // mi_subproc_t of the layer above; NULL: the main one
+  mi_stack_range_t stack_known;  // of its stack, what is known to be readable (trace.c)
+  uint64_t guards_made;          // guarded blocks that may lie at either end
+#if MI_GUARDED
+  uint64_t guard_number;  // of the thread, in the order of their first allocations
+  uint64_t guard_random;  // where its stream of numbers is (heap/guarded.c)
+  uint64_t guard_rate;
+  uint64_t guard_left;                // allocations until the next one that is chosen, less those in the countdown
+  uint32_t guard_epoch, guard_looks;  // of the options, and of heaps' settings, that it knows
+#endif
   mi_part_cache_t part_cache[MI_PART_CACHE];
   // --- shared
   _Atomic(mi_slot_t*) free_slots __attribute__((aligned(MI_CACHE_LINE)));  // pushed by any, popped by the owner
   _Atomic(mi_heap_t*) returned;      // handles that others give back (nursery.c); pushed by any, taken whole
   _Atomic(uint32_t) returned_bytes;  // of their regions, roughly
+  _Atomic(uint64_t) charging;        // odd: the owner is on its way through accounts
   mi_theap_t main_theap;
   mi_theap_t internal_theap;
   // Like the record, these outlive the thread and go on with the next.
@@ -331,8 +407,12 @@ typedef struct mi_region_s {
   // The bits follow: see mi_region_words.
 } mi_region_t;
 
+#define MI_YOUNG_UNASKED ((uint16_t)65535)  // of parts whose regions are charged nowhere
+
 // Flag in part->region.owner: no class of the part has earned pages. A hint that saves the look at an empty table.
 #define MI_OWNER_YOUNG ((mi_tid_t)1)
+
+// In part->region.owner, MI_OWNER_INTERIOR says that the heap has a policy: every allocation takes the generic path.
 
 // Objects that regions are opened for. A larger one gets a page, unless it happens to fit the current region.
 #define MI_YOUNG_SIZE_MAX ((size_t)8 * 1024)
@@ -358,8 +438,13 @@ struct mi_part_s {
   _Atomic(mi_slot_t*) slot;   // of the theap
   // line 2: of the handle, see mi_heap_s; unused in lanes
   uint64_t handle_line[8];
-  // line 3: KiB of regions that each class of object sizes asked for (nursery.c), saturating at 255
-  uint8_t seen[64];
+  // line 3
+  _Atomic(uint16_t)
+      young_max;     // KiB of regions in use up to which none is asked for (account.c). Owner; 0 by any thread
+  uint16_t young;    // KiB of its regions in use, but for the embedded one of a handle
+  uint8_t seen[58];  // KiB of regions that each class of object sizes asked for (nursery.c), saturating at 255
+  uint8_t is_shut;   // the embedded region is not to be used (yet): it is not charged
+  uint8_t padding;
   // line 4, which it shares with the first objects: read by others
   mi_heap_t* heap;
   _Atomic(uint64_t) id;  // of the heap, in the handle only: unique, never used again; 0: no heap here
@@ -378,6 +463,7 @@ struct mi_part_s {
 #define MI_HEAP_REPORTS 8     // its destroy reports what is alive in it (heap/report.c)
 #define MI_HEAP_IN_ARENA 4    // everything of it lies in the arena that its handle lies in
 #define MI_HEAP_VISITED 16    // a visit of it runs, or ran in a thread that is gone: `visiting` says which
+#define MI_HEAP_POLICY 32     // it has a policy (heap/policy.c); constant from before the heap is shown to anybody
 
 typedef enum mi_heap_state_e { MI_HEAP_OPEN = 0, MI_HEAP_CLOSED, MI_HEAP_DYING } mi_heap_state_t;
 
@@ -422,6 +508,9 @@ typedef struct mi_tls_s {
   mi_heap_t* away_heap;  // the last heap that the thread used without being at home in it,
   uint64_t away_id;      // the heap's id then,
   mi_part_t* away_part;  // and the thread's part of it
+#if MI_GUARDED
+  uint64_t guard_countdown;  // allocations until one that may be guarded (heap/guarded.c)
+#endif
 } mi_tls_t;
 
 #endif

@@ -1,10 +1,10 @@
 // A program for counting instructions: pairs of an allocation and a free of 64 B on a warm path, nothing else. Linked
 // statically, so that no jump through a table comes between. fastpath.py runs it under callgrind with two numbers of
-// pairs and takes the difference, in which everything before and after the loop disappears. `batch` allocates 1,000
-// blocks and then frees them in order; `remote` has another thread free them, and waits for it without an atomic
-// read-modify-write of its own.
+// pairs and takes the difference, in which everything before and after the loop disappears. The inline paths are the
+// whole of a function of their own, loop included. `batch` allocates 1,000 blocks and then frees them in order;
+// `remote` has another thread free them, and waits for it without an atomic read-modify-write of its own.
 //
-// Usage: fastpath malloc|small|heap|heap_small|theap|batch|remote PAIRS
+// Usage: fastpath malloc|small|heap|heap_small|theap|inline_theap|inline_heap|loop|batch|remote PAIRS
 
 #include <pthread.h>
 #include <sched.h>
@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "mi/mimalloc.h"
+#include "mi/mimalloc-inline.h"
 
 enum { kSize = 64, kWarmPairs = 5000, kLiveBlocks = 20, kSpareBlocks = 64, kBatch = 1000 };
 
@@ -55,6 +55,24 @@ static void run_batches(unsigned long n, bool remote) {
   }
 }
 
+static __attribute__((noinline)) void run_inline_theap(const mi_inline_thread_t* thread, const mi_inline_theap_t* theap,
+                                                       unsigned long n) {
+  for (unsigned long i = 0; i < n; i++) {
+    void* p = mi_inline_theap_malloc_small(theap, kSize);
+    keep(p);
+    mi_inline_free_small(thread, p);
+  }
+}
+
+static __attribute__((noinline)) void run_inline_heap(const mi_inline_thread_t* thread, mi_heap_t* heap,
+                                                      unsigned long n) {
+  for (unsigned long i = 0; i < n; i++) {
+    void* p = mi_inline_heap_malloc_small(thread, heap, kSize);
+    keep(p);
+    mi_inline_free_small(thread, p);
+  }
+}
+
 static void run(const char* which, mi_heap_t* heap, unsigned long n) {
   if (strcmp(which, "malloc") == 0) {
     PAIRS(mi_malloc(kSize))
@@ -69,6 +87,20 @@ static void run(const char* which, mi_heap_t* heap, unsigned long n) {
     PAIRS(mi_theap_malloc(theap, kSize))
   } else if (strcmp(which, "batch") == 0 || strcmp(which, "remote") == 0) {
     run_batches(n, which[0] == 'r');
+  } else if (strcmp(which, "loop") == 0) {
+    for (unsigned long i = 0; i < n; i++) keep(heap);
+  } else if (strncmp(which, "inline", 6) == 0) {
+    mi_inline_thread_t thread;
+    mi_inline_theap_t theap;
+    if (!mi_inline_thread_attach(&thread) || !mi_inline_theap_attach(&theap, heap)) {
+      fprintf(stderr, "no inline paths with this library\n");
+      exit(2);
+    }
+    if (strcmp(which, "inline_theap") == 0) {
+      run_inline_theap(&thread, &theap, n);
+    } else {
+      run_inline_heap(&thread, heap, n);
+    }
   } else {
     fprintf(stderr, "no such path: %s\n", which);
     exit(2);
@@ -77,7 +109,8 @@ static void run(const char* which, mi_heap_t* heap, unsigned long n) {
 
 int main(int argc, char** argv) {
   if (argc != 3) {
-    fprintf(stderr, "usage: %s malloc|small|heap|heap_small|theap|batch|remote PAIRS\n", argv[0]);
+    fprintf(stderr, "usage: %s malloc|small|heap|heap_small|theap|inline_theap|inline_heap|loop|batch|remote PAIRS\n",
+            argv[0]);
     return 2;
   }
   mi_heap_t* heap = mi_heap_new();

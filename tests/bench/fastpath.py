@@ -4,7 +4,7 @@
 Runs the static program `fastpath` under callgrind twice, with different numbers of pairs, and takes the difference per
 instruction address; so what remains is the loop, and what an address costs per pair says whether it lies on the path
 (executed in most pairs) or beside it. Conditional jumps are those that objdump's disassembly shows on the path. The
-call instructions are in the caller and not counted. Slow paths that run now and then are in their own lines.
+call instructions are in the caller and not counted, but where inline paths are compared with calls. Slow paths that run now and then are in their own lines.
 
 Atomic read-modify-writes are those instructions with a lock prefix, and exchanges with memory, in the library's functions:
 none belongs on the path of one thread (the purge's tick has one, by the clock), and one, the push, in a free of another
@@ -39,12 +39,16 @@ PATHS = {
     "heap": (("mi_heap_malloc", "mi_free"), None, None),
     "heap_small": (("mi_heap_malloc_small", "mi_free"), None, None),
     "theap": (("mi_theap_malloc", "mi_free"), None, None),
+    "inline_theap": (("run_inline_theap",), None, None),
+    "inline_heap": (("run_inline_heap",), None, None),
 }
 # Path: the most atomic read-modify-writes per pair.
 TICKS = 0.001
 ATOMICS = {"malloc": TICKS, "heap": TICKS, "batch": TICKS, "remote": 1.1}
 STATIC_BAR = {"malloc": 32, "batch": 32}
 PRELOADED_BAR = {"malloc": 36, "batch": 36}
+# Inline path: what it replaces, and how much of that it may cost.
+REPLACES = {"inline_theap": ("theap", 0.7), "inline_heap": ("heap", 0.7)}
 
 
 def callgrind(program, path, pairs, preload=None):
@@ -184,6 +188,29 @@ def compare(rows, name):
     return differences
 
 
+def on_path(program, path):
+    """(Instructions executed in most pairs, mean of all) for a pair, those of the caller and of the loop included."""
+    few = callgrind(program, path, FEW_PAIRS)
+    many = callgrind(program, path, MANY_PAIRS)
+    per_pair = [(many[key] - few[key]) / (MANY_PAIRS - FEW_PAIRS) for key in many]
+    return sum(value > 0.5 for value in per_pair), sum(per_pair)
+
+
+def compare_inline(program):
+    """Prints what inline paths cost beside calls, the calls themselves and their arguments included; returns rows."""
+    loop = on_path(program, "loop")[0]
+    rows = []
+    for path, (call, bar) in REPLACES.items():
+        here, there = on_path(program, path), on_path(program, call)
+        ratio = (here[0] - loop) / (there[0] - loop)
+        print("%s: %d instructions for each pair; %s with its calls: %d; ratio %.3f, bar %s; slow paths and the loop's "
+              "%d included %.2f, %.2f, %.3f" % (path, here[0] - loop, call, there[0] - loop, ratio, verdict(ratio, bar),
+                                                loop, here[1], there[1], here[1] / there[1]))
+        rows.append({"path": path, "call": call, "instructions": here[0] - loop, "of_calls": there[0] - loop,
+                     "ratio": ratio, "bar": bar, "all": here[1], "all_of_calls": there[1]})
+    return rows
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("program")
@@ -199,12 +226,13 @@ def main():
     code = disassembly(arguments.program)
     print("%-11s %-26s %12s %12s %6s  %s" % ("path", "function", "instructions", "with slow", "jumps", "bar"))
     rows = [measure(arguments.program, path, code, arguments.show) for path in PATHS]
+    inline = compare_inline(arguments.program)
     atomics = measure_atomics(arguments.program, code)
     preloaded = measure_preloaded(arguments.plain, arguments.preload, arguments.program) if arguments.preload else []
     if arguments.json:
         with open(arguments.json, "w") as file:
-            json.dump({"pairs": MANY_PAIRS - FEW_PAIRS, "rows": rows, "atomics": atomics, "preloaded": preloaded}, file,
-                      indent=2)
+            json.dump({"pairs": MANY_PAIRS - FEW_PAIRS, "rows": rows, "inline": inline, "atomics": atomics,
+                       "preloaded": preloaded}, file, indent=2)
     if arguments.expect:
         differences = compare(rows, arguments.expect)
         differences += ["%s: %g atomic updates, at most %g" % (row["path"], row["atomics"], row["bar"])

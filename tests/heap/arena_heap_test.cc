@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
@@ -96,6 +97,38 @@ TEST(ArenaHeap, GivesNullWhenTheArenaIsFullAndServesAgainAfterFrees) {
     for (void* p : blocks) mi_free(p);
   }
   mi_heap_destroy(heap);
+}
+
+// What is free is in the hands of who purges it for a moment.
+TEST(ArenaHeap, AnArenaWithRoomServesWhileAnotherThreadPurgesIt) {
+  struct Case {
+    size_t arena, block;
+  };
+  for (const Case& c : {Case{4 * kMiB, 2 * kMiB}, Case{12 * kMiB, 6 * kMiB}}) {
+    uint8_t* const area = Map(c.arena + 4 * kMiB);
+    ASSERT_NE(area, nullptr);
+    const Arena arena = Manage(area + (0 - reinterpret_cast<uintptr_t>(area)) % (4 * kMiB), c.arena);
+    mi_heap_t* heap = mi_heap_new_in_arena(arena.id);
+    ASSERT_NE(heap, nullptr);
+    std::atomic<bool> done{false};
+    std::thread purger([&] {
+      while (!done) mi_collect(true);
+    });
+    int refused = 0;
+    for (int i = 0; i < 3000; i++) {
+      uint8_t* p = static_cast<uint8_t*>(mi_heap_malloc(heap, c.block));
+      if (p != nullptr) {
+        memset(p, i, 64 * 1024);
+      } else {
+        refused++;
+      }
+      mi_free(p);
+    }
+    done = true;
+    purger.join();
+    EXPECT_EQ(refused, 0) << c.block;
+    mi_heap_destroy(heap);
+  }
 }
 
 TEST(ArenaHeap, AnExclusiveArenaServesNobodyElse) {

@@ -467,6 +467,111 @@ TEST(Family, ACallbackOfAChildThatEndsEarlyMayDestroyTheParent) {
   EXPECT_EQ(TakeLog(), "spc");
 }
 
+TEST(Family, AnAncestorCannotGoIntoADescendantThatIsEnding) {
+  mi_heap_t* root = mi_heap_new();
+  mi_heap_t* parent = NewChild(root);
+  mi_heap_t* child = NewChild(parent);
+  mi_heap_t* grandchild = NewChild(child);
+  int calls = 0;
+  ASSERT_TRUE(mi_heap_register_deferred_free(
+      parent, [](mi_heap_t*, bool, unsigned long long, void* n) { ++*static_cast<int*>(n); }, &calls));
+  Register(root, 'r');
+  Register(parent, 'p');
+  Register(grandchild, 'g');
+  ErrorRecorder errors;
+  Action action{[&] { mi_heap_merge(parent, grandchild); }};
+  ASSERT_TRUE(mi_heap_on_destroy(grandchild, Action::Run, &action));
+  mi_heap_destroy(child);
+  EXPECT_EQ(errors.count(EINVAL), 1);
+  EXPECT_EQ(TakeLog(), "g") << "what ended the grandchild did not stop at the child";
+  EXPECT_EQ(calls, 0) << "a heap that stays got its last call";
+  EXPECT_EQ(mi_heap_parent(parent), root);
+  mi_heap_destroy(root);
+  EXPECT_EQ(TakeLog(), "pr");
+  EXPECT_EQ(calls, 1);
+  EXPECT_EQ(errors.count(EFAULT), 0);
+}
+
+TEST(Family, ACallbackOfAChildThatIsResetOrRewoundCannotDestroyOrResetTheParent) {
+  mi_heap_t* parent = mi_heap_new();
+  mi_heap_t* child = NewChild(parent);
+  mi_heap_mark_t mark = mi_heap_mark(child);
+  ErrorRecorder errors;
+  Action action{[&] {
+    mi_heap_destroy(parent);
+    mi_heap_reset(parent);
+  }};
+  for (bool rewind : {true, false}) {
+    ASSERT_TRUE(mi_heap_on_destroy(child, Action::Run, &action));
+    if (rewind) {
+      EXPECT_TRUE(mi_heap_rewind(child, mark));
+    } else {
+      mi_heap_reset(child);
+    }
+    EXPECT_EQ(mi_heap_parent(child), parent) << "the child was left over";
+    EXPECT_EQ(errors.count(EINVAL), rewind ? 2 : 4);
+  }
+  Register(child, 'c');
+  mi_heap_destroy(parent);
+  EXPECT_EQ(TakeLog(), "c");
+}
+
+void RunDeferred(mi_heap_t*, bool force, unsigned long long, void* action) {
+  if (force) static_cast<Action*>(action)->body();
+}
+
+TEST(Family, AHeapWhoseCallbackRunsIsNotMovedBelowOneThatIsEnding) {
+  for (bool reset : {true, false}) {
+    for (bool merge : {true, false}) {
+      mi_heap_t* ending = mi_heap_new();
+      mi_heap_t* above = mi_heap_new();
+      mi_heap_t* heap = NewChild(above);
+      ErrorRecorder errors;
+      Action move{[&] {
+        if (merge) {
+          mi_heap_merge(above, ending);
+        } else {
+          EXPECT_FALSE(mi_heap_set_parent(above, ending));
+          EXPECT_FALSE(mi_heap_set_parent(heap, ending));
+        }
+      }};
+      Action end{[&] { reset ? mi_heap_reset(ending) : mi_heap_destroy(ending); }};
+      ASSERT_TRUE(mi_heap_register_deferred_free(ending, RunDeferred, &move));
+      ASSERT_TRUE(mi_heap_register_deferred_free(heap, RunDeferred, &end));
+      Register(heap, 'h');
+      mi_heap_destroy(heap);
+      EXPECT_EQ(TakeLog(), "h");
+      EXPECT_EQ(errors.count(EINVAL), merge ? 1 : 2);
+      EXPECT_EQ(errors.count(EFAULT), 0);
+      mi_heap_destroy(above);
+      if (reset) {
+        ASSERT_TRUE(mi_heap_register_deferred_free(ending, nullptr, nullptr));
+        mi_heap_destroy(ending);
+      }
+    }
+  }
+}
+
+TEST(Family, WhatAMergeCallsCannotEndTheTarget) {
+  mi_heap_t* above = mi_heap_new();
+  mi_heap_t* target = NewChild(above);
+  mi_heap_t* heap = mi_heap_new();
+  void* p = mi_heap_malloc(heap, 100);
+  Fill(p, 100, 1);
+  ErrorRecorder errors;
+  Action end{[&] {
+    mi_heap_destroy(target);
+    mi_heap_merge(target, nullptr);
+    mi_heap_destroy(above);
+  }};
+  ASSERT_TRUE(mi_heap_register_deferred_free(heap, RunDeferred, &end));
+  mi_heap_merge(heap, target);
+  EXPECT_EQ(errors.count(EINVAL), 3);
+  EXPECT_EQ(mi_heap_of(p), target);
+  EXPECT_TRUE(Holds(p, 100, 1));
+  mi_heap_destroy(above);
+}
+
 mi_heap_t* g_above;
 TEST(Family, ADeferredFreeOfAChildCannotDestroyItsParent) {
   g_above = mi_heap_new();

@@ -186,6 +186,22 @@ TEST(HeapDeferredTest, FreeingTheBudgetKeepsWhatWaitsFromGrowing) {
   }
 }
 
+TEST(HeapDeferredTest, WhatARewindFreesWasAllocatedAllTheSame) {
+  for (size_t cadence : {0, 1000}) {
+    Calls calls;
+    mi_heap_t* heap = NewHeap(&calls, cadence);
+    const mi_heap_mark_t mark = mi_heap_mark(heap);
+    for (int i = 0; i < 20000; i++) {  // never more than fits into the heap's first region
+      Allocate(heap, 2, 48);
+      ASSERT_TRUE(mi_heap_rewind(heap, mark));
+    }
+    const size_t expected = (cadence == 0 ? 20000 * 2 * 48 / (64 * kKiB) : 40);
+    EXPECT_GE(calls.due() + 1, expected) << cadence;
+    EXPECT_LE(calls.due(), expected) << cadence;
+    mi_heap_destroy(heap);
+  }
+}
+
 TEST(HeapDeferredTest, OnlyTheHeapsOwnAllocationsCount) {
   Calls calls;
   mi_heap_t* heap = NewHeap(&calls);
@@ -644,6 +660,31 @@ template <int kWhich>
 void ExpectOwnArgument(mi_heap_t*, bool, unsigned long long, void* arg) {
   pair_calls++;
   if (arg != &expected_argument[kWhich]) mismatches++;
+}
+
+TEST(HeapDeferredTest, AThreadThatJoinsManyHeapsWhileOneIsResetMakesTheLastCallForThatToo) {
+  Calls calls, of_others;
+  mi_heap_t* heap = NewHeap(&calls);
+  std::vector<mi_heap_t*> others;
+  Worker worker;
+  worker.Run([&] { Allocate(heap, 1, 100); });
+  std::function<void()> join = [&] {
+    worker.Run([&] {
+      for (int i = 0; i < 300; i++) {
+        others.push_back(NewHeap(&of_others));
+        Allocate(others.back(), 1, 100);
+      }
+    });
+  };
+  ASSERT_TRUE(mi_heap_on_destroy(
+      heap, [](void* f) { (*static_cast<std::function<void()>*>(f))(); }, &join));
+  mi_heap_reset(heap);
+  worker.Run([&] { Allocate(heap, 1, 100); });
+  const size_t before = calls.forced();
+  worker.Exit();
+  EXPECT_EQ(calls.forced(), before + 1);
+  mi_heap_destroy(heap);
+  for (mi_heap_t* other : others) mi_heap_destroy(other);
 }
 
 TEST(HeapDeferredTest, FunctionAndArgumentAreRegisteredAsOnePair) {

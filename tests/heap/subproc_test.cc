@@ -154,6 +154,57 @@ TEST(Subproc, RefusesToEndWhileAThreadIsInItAndToEndItsMainHeap) {
   mi_subproc_destroy(id);
 }
 
+mi_subproc_id_t g_ending;
+TEST(Subproc, RefusesToEndInACallbackOrAVisitOfAHeapOfIt) {
+  g_ending = mi_subproc_new();
+  static int calls;
+  calls = 0;
+  auto end = [] {
+    for (auto function : {mi_subproc_destroy, mi_subproc_delete}) {
+      errno = 0;
+      function(g_ending);
+      EXPECT_EQ(errno, EINVAL);
+      calls++;
+    }
+  };
+  static void (*const run)() = end;
+  mi_heap_t* heap = nullptr;
+  InSubproc(g_ending, [&] { heap = mi_heap_new(); });
+  ASSERT_TRUE(mi_heap_register_deferred_free(
+      heap, [](mi_heap_t*, bool, unsigned long long, void*) { run(); }, nullptr));
+  std::vector<char*> blocks;
+  for (int i = 0; i < 3000; i++) {
+    blocks.push_back(static_cast<char*>(mi_heap_malloc(heap, 100)));
+    ASSERT_NE(blocks.back(), nullptr);
+    memset(blocks.back(), i, 100);
+  }
+  ASSERT_TRUE(mi_heap_register_deferred_free(heap, nullptr, nullptr));
+  EXPECT_GT(calls, 0);
+  for (int i = 0; i < 3000; i++) ASSERT_EQ(blocks[i][99], static_cast<char>(i));
+  calls = 0;
+  EXPECT_FALSE(mi_heap_visit_blocks(
+      heap, true,
+      [](const mi_heap_t*, const mi_heap_area_t*, void*, size_t, void*) {
+        run();
+        return false;
+      },
+      nullptr));
+  EXPECT_EQ(calls, 2);
+  for (bool destroy : {true, false}) {
+    InSubproc(g_ending, [&] { heap = mi_heap_new(); });
+    ASSERT_TRUE(mi_heap_on_destroy(
+        heap, [](void*) { run(); }, nullptr));
+    calls = 0;
+    if (destroy) {
+      mi_heap_destroy(heap);
+    } else {
+      mi_heap_delete(heap);
+    }
+    EXPECT_EQ(calls, 2);
+  }
+  mi_subproc_destroy(g_ending);
+}
+
 struct Sum {
   size_t blocks = 0;
 };

@@ -567,6 +567,48 @@ TEST_F(VisitTest, AnotherThreadMayVisit) {
   });
 }
 
+// A mark and sweep collector: threads allocate, and drop or keep what they have; at a safepoint one of them frees all
+// that nobody has, wherever it came from.
+TEST_F(VisitTest, ACollectorSweepsAHeapWhoseThreadsStandAtSafepoints) {
+  constexpr int kThreads = 3, kCycles = 12;
+  Barrier stop(kThreads), go(kThreads);
+  std::vector<void*> roots[kThreads];
+  struct Sweep {
+    std::set<void*> marked;
+    size_t freed = 0;
+  };
+  InThreads(kThreads, [&](int self) {
+    Random random(static_cast<uint64_t>(self) + 5);
+    for (int cycle = 0; cycle < kCycles; cycle++) {
+      for (int i = 0; i < 1500; i++) {
+        void* p = mi_heap_malloc(heap_, random.OneIn(200) ? 100000 : random.Between(1, 600));
+        if (random.OneIn(3)) roots[self].push_back(p);
+        if (random.OneIn(4) && !roots[self].empty()) roots[self].pop_back();
+      }
+      stop.Arrive();
+      if (self == cycle % kThreads) {
+        Sweep sweep;
+        for (const auto& some : roots) sweep.marked.insert(some.begin(), some.end());
+        EXPECT_TRUE(mi_heap_visit_blocks(
+            heap_, true,
+            [](auto, auto, void* block, size_t, void* arg) {
+              Sweep* s = static_cast<Sweep*>(arg);
+              if (block != nullptr && s->marked.count(block) == 0) {
+                mi_free(block);
+                s->freed++;
+              }
+              return true;
+            },
+            &sweep));
+        EXPECT_GT(sweep.freed, 1000u);
+        EXPECT_TRUE(ShowsExactly(heap_, std::vector<void*>(sweep.marked.begin(), sweep.marked.end())));
+        EXPECT_TRUE(mi_heap_check(heap_));
+      }
+      go.Arrive();
+    }
+  });
+}
+
 TEST(VisitMainTest, TheMainHeapShowsItsBlocksButNoHandlesOrRegionsOfOtherHeaps) {
   std::vector<Shown> before = BlocksOf(mi_heap_main());
   std::vector<mi_heap_t*> heaps;

@@ -1,5 +1,6 @@
 // mi/heap/merge.c and heap.c: the counts by which a closed heap knows that it is done.
 #include <algorithm>
+#include <thread>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -120,6 +121,27 @@ TEST(DeleteTest, ClosedHeapsDoNotPileUpWhereNobodyCollectsOrAllocatesInTheirClas
     mi_collect(true);
     EXPECT_LE(probe_heap(mi_heap_main()).forwarders, before);
   });
+}
+
+TEST(DeleteTest, ACollectLooksThroughThoseOfTheThreadsSubprocess) {
+  mi_subproc_id_t subproc = mi_subproc_new();
+  std::thread([&] {
+    mi_subproc_add_current_thread(subproc);
+    for (bool force : {false, true}) {
+      mi_heap_t* heap = mi_heap_new();
+      std::vector<void*> blocks;
+      for (size_t i = 0; i < 2000; i++) blocks.push_back(mi_heap_malloc(heap, 1 + i));
+      mi_heap_delete(heap);
+      for (void* p : blocks) {
+        ASSERT_EQ(mi_heap_of(p), mi_heap_main());
+        mi_free(p);
+      }
+      EXPECT_FALSE(probe_heap(heap).gone);
+      mi_collect(force);
+      EXPECT_TRUE(probe_heap(heap).gone) << force;
+    }
+  }).join();
+  mi_subproc_destroy(subproc);
 }
 
 TEST(DeleteTest, TheMainHeapTakesAForwardersPagesWhenItLooksForThatClass) {

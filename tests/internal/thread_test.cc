@@ -211,6 +211,110 @@ TEST(LateThreadTest, AThreadWhoseFirstAllocationIsInItsLastDestructorLeavesNothi
   pthread_key_delete(key);
 }
 
+// --- threads that end in a callback or a visitor of the library's
+// -----------------------------------------------------------------------------------
+
+struct Unwound {
+  mi_heap_t* heap;
+  mi_heap_t* child;
+  uint64_t id;
+};
+Unwound g_unwound;
+constexpr char kNoUnwinding[] = "no thread can be unwound through functions that the sanitizer watches";
+
+bool EndInVisitor(const mi_heap_t*, const mi_heap_area_t*, void* block, size_t, void*) {
+  if (block != nullptr) pthread_exit(nullptr);
+  return true;
+}
+void EndInDeferredFree(mi_heap_t*, bool force, unsigned long long, void*) {
+  if (!force) pthread_exit(nullptr);
+}
+void EndInCleanup(void*) { pthread_exit(nullptr); }
+
+void* VisitAndEnd(void*) {
+  g_unwound.id = probe_thread_id();
+  for (int i = 0; i < 3000; i++) memset(mi_heap_malloc(g_unwound.heap, 100), 1, 100);
+  mi_heap_visit_blocks(g_unwound.heap, true, EndInVisitor, nullptr);
+  return nullptr;
+}
+void* VisitTheapAndEnd(void*) {
+  g_unwound.id = probe_thread_id();
+  g_unwound.heap = mi_heap_main();
+  for (int i = 0; i < 3000; i++) memset(mi_malloc(100), 1, 100);
+  mi_theap_visit_blocks(mi_heap_theap(nullptr), true, EndInVisitor, nullptr);
+  return nullptr;
+}
+void* AllocateAndEnd(void*) {
+  g_unwound.id = probe_thread_id();
+  for (int i = 0; i < 100000; i++) memset(mi_heap_malloc(g_unwound.heap, 100), 1, 100);
+  return nullptr;
+}
+void* DestroyAndEnd(void*) {
+  g_unwound.id = probe_thread_id();
+  mi_heap_destroy(g_unwound.heap);
+  return nullptr;
+}
+
+void RunToItsEnd(void* (*body)(void*)) {
+  pthread_t thread;
+  ASSERT_EQ(pthread_create(&thread, nullptr, body, nullptr), 0);
+  ASSERT_EQ(pthread_join(thread, nullptr), 0);
+  EXPECT_FALSE(probe_tid_is_alive(g_unwound.id)) << "its record is lost";
+}
+
+TEST(UnwoundThreadTest, AHeapIsNotVisitedAnyMoreWhenTheThreadEndedInTheVisitor) {
+  if (kTsan) GTEST_SKIP() << kNoUnwinding;
+  g_unwound.heap = mi_heap_new();
+  std::vector<void*> blocks;
+  for (int i = 0; i < 3000; i++) blocks.push_back(mi_heap_malloc(g_unwound.heap, 1 + i));
+  mi_heap_t* merged = mi_heap_new();
+  for (int i = 0; i < 3000; i++) blocks.push_back(mi_heap_malloc(merged, 1 + i));
+  mi_heap_merge(merged, g_unwound.heap);
+  RunToItsEnd(VisitAndEnd);
+  EXPECT_TRUE(mi_heap_check(g_unwound.heap));
+  for (void* block : blocks) mi_free(block);
+  mi_heap_collect(g_unwound.heap, true);
+  EXPECT_TRUE(probe_heap(merged).gone) << "a page is held";
+  ErrorRecorder errors;
+  mi_heap_destroy(g_unwound.heap);
+  EXPECT_EQ(errors.total(), 0);
+  EXPECT_TRUE(probe_heap(g_unwound.heap).gone) << "a theap is held";
+}
+
+TEST(UnwoundThreadTest, AVisitOfItsOwnPartEndsWithIt) {
+  if (kTsan) GTEST_SKIP() << kNoUnwinding;
+  RunToItsEnd(VisitTheapAndEnd);
+  EXPECT_TRUE(mi_heap_check(mi_heap_main()));
+}
+
+TEST(UnwoundThreadTest, ARecordIsFreeWhenTheThreadEndedInADeferredFree) {
+  if (kTsan) GTEST_SKIP() << kNoUnwinding;
+  mi_heap_config_t config = {};
+  config.size = sizeof(config);
+  config.deferred_free = EndInDeferredFree;
+  g_unwound.heap = mi_heap_new_with(&config);
+  RunToItsEnd(AllocateAndEnd);
+  EXPECT_TRUE(mi_heap_check(g_unwound.heap));
+  mi_heap_destroy(g_unwound.heap);
+  EXPECT_TRUE(probe_heap(g_unwound.heap).gone);
+}
+
+TEST(UnwoundThreadTest, AHeapThatTheThreadWasEndingIsEndedByAnother) {
+  if (kTsan) GTEST_SKIP() << kNoUnwinding;
+  g_unwound.heap = mi_heap_new();
+  mi_heap_config_t config = {};
+  config.size = sizeof(config);
+  config.parent = g_unwound.heap;
+  g_unwound.child = mi_heap_new_with(&config);
+  ASSERT_TRUE(mi_heap_on_destroy(g_unwound.child, EndInCleanup, nullptr));
+  RunToItsEnd(DestroyAndEnd);
+  ErrorRecorder errors;
+  mi_heap_destroy(g_unwound.heap);
+  EXPECT_EQ(errors.total(), 0);
+  EXPECT_TRUE(probe_heap(g_unwound.heap).gone);
+  EXPECT_TRUE(probe_heap(g_unwound.child).gone);
+}
+
 // --- threads that end without destructors
 // --------------------------------------------------------------------------------
 

@@ -152,12 +152,16 @@ END
     silent "mimalloc:" -- "$clean"
     ;;
   guarded)
-    # The program stops in the very access: signal 11.
+    # The program stops in the very access: signal 11. What the report says else is in fault_test.sh.
     export MIMALLOC_GUARDED_SAMPLE_RATE=1 MIMALLOC_GUARDED_PRECISE=1
     while read -r size place; do
       in=("$size" $place)
-      sees 139 -- write_past_end "${in[@]}"
-      sees 139 -- read_past_end "${in[@]}"
+      sees 139 "overflow: write at .* 0 bytes after the block at .* of $size bytes" -- write_past_end "${in[@]}"
+      sees 139 "overflow: read at .* 3 bytes after the block at .* of $size bytes" -- read_past_end "${in[@]}"
+      sees 139 "use after free: read at .* $((size / 2)) bytes inside the block at .* of $size bytes" -- read_after_free "${in[@]}"
+      sees 139 "use after free: read at .* 0 bytes inside the block at .* of $size bytes" "freed by" -- read_after_realloc "${in[@]}"
+      sees 0 "error: double free of .* a block of $size bytes" "by thread" "allocated by" "freed by" -- double_free "${in[@]}"
+      [[ -z $place ]] || sees 139 "use after free: read at " "freed with its heap" -- read_after_destroy "${in[@]}"
       silent "mimalloc:" -- "$bug" none "${in[@]}"
     done << END
 100
@@ -168,9 +172,12 @@ END
 5000000
 END
     silent "mimalloc:" -- "$clean"
-    # Aligned to 16, the last bytes before the guard page belong to nobody.
+    sees 0 "error: mi_free: invalid pointer .*, 16 bytes inside the block .* of 100 bytes" -- free_inside 100
+    # Aligned to 16, the last bytes before the guard page belong to nobody, and those before the block: they are looked at
+    # when it is freed.
     export MIMALLOC_GUARDED_PRECISE=0
-    silent "mimalloc:" -- "$bug" write_past_end 100
+    sees 0 "error: overflow: byte 100 of block .* of 100 bytes .* was written" -- write_past_end 100
+    sees 0 "error: underflow: byte -1 of block .* of 100 bytes .* was written" -- write_before_start 100
     sees 139 -- write_past_end 112
     # Outside of the bounds, or where nothing is sampled, nothing is guarded; out of mappings, neither.
     MIMALLOC_GUARDED_MIN=200 silent "mimalloc:" -- "$bug" write_past_end 112

@@ -7,7 +7,7 @@ install_into "$prefix"
 # The example as people read it, and a caller that looks at whose the memory is.
 snippet 1 > "$scratch/example.c"
 cat > "$scratch/main.c" << 'END'
-#include <mimalloc.h>
+#include <mimalloc-inline.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -29,6 +29,9 @@ int main(void) {
   if (block == NULL || mi_heap_of(block) != heap) return 3;
   mi_heap_destroy(heap);
   if (mi_version() != MI_MALLOC_VERSION) return 4;
+  mi_inline_thread_t thread;
+  if (!mi_inline_thread_attach(&thread)) return 5;
+  mi_inline_free_small(&thread, mi_malloc(100));
   puts("fine");
   return 0;
 }

@@ -1,0 +1,376 @@
+// Heaps with a policy: hardened, guarded, quarantined, wiped, zeroed, isolated, secret. The generic entry that every
+// allocation in such a heap comes by, every free of its blocks, and what is said of misuse. How the state of a block is
+// known is mi/internal/bit_page.c's business.
+//
+// A policy costs plain heaps nothing. The home part of a heap with one carries MI_OWNER_INTERIOR in its owner word, and
+// the thread's cache of heaps that it is away from never holds such a heap, so that the fast path of mi_heap_malloc
+// fails its one compare; direct tables of its theaps stay empty; its pages carry MI_OWNER_INTERIOR, so that the fast
+// path of mi_free fails as well, and `policy` in the slot says why. There are no regions: every class begins with a
+// page.
+//
+// Invariants:
+//  * MI_HEAP_POLICY of a heap and `policy` of its theaps and pages never change while they live; a page with a policy
+//    serves no other heap: when its heap is deleted or merged, it stays that heap's until its last block is freed;
+//  * what was asked for is known to the byte, and bytes between there and the block's end hold a pattern that depends
+//    on the block and a secret of the process, from the allocation to the free;
+//  * a free looks at the address, the kind of segment, the page, the place of the block, its bits and its padding, in
+//    this order, and only then touches the block.
+//
+// What is found wrong is one of two things. In a heap that is hardened (or isolated, or secret) it is a corruption: the
+// message, the error callback, and the end of the process, whatever the callback does. In others it is advice: message
+// and callback, and nothing else happens.
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "mi/heap/checked.h"
+#include "mi/internal/bit_page.h"
+#include "mi/internal/guard.h"
+#include "mi/internal/os.h"
+
+_Static_assert((int)MI_POLICY_HARDENED == (int)MI_HEAP_HARDENED && (int)MI_POLICY_GUARDED == (int)MI_HEAP_GUARDED &&
+                   (int)MI_POLICY_QUARANTINE == (int)MI_HEAP_QUARANTINE && (int)MI_POLICY_WIPE == (int)MI_HEAP_WIPE &&
+                   (int)MI_POLICY_ZERO == (int)MI_HEAP_ZERO && (int)MI_POLICY_ISOLATED == (int)MI_HEAP_ISOLATED &&
+                   (int)MI_POLICY_SECRET == (int)MI_HEAP_SECRET,
+               "the core's names for the flags");
+
+void _mi_policy_begin(mi_heap_t* heap, uint32_t policy) {
+  mi_heap_extra_t* const extra = mi_load_relaxed(mi_heap_extra_word(heap));
+  extra->policy = (uint8_t)policy;
+  heap->flags |= MI_HEAP_POLICY;
+  _mi_part_close_young(&heap->home);
+  mi_store_relaxed(&heap->home.region.owner, mi_part_owner(&heap->home) | MI_OWNER_INTERIOR);
+}
+
+// --- reports ----------------------------------------------------------------------------------------------------
+
+static inline void stop_if_corrupt(void) {
+  if (mi_unlikely(mi_load_relaxed(&_mi_is_corrupt))) _mi_corruption_stop();
+}
+
+// `page` NULL: it was given back, and its policy is what is known of it.
+static mi_cold __attribute__((format(printf, 4, 5))) void misuse(const mi_page_t* page, uint32_t policy, int code,
+                                                                 const char* format, ...) {
+  char text[256], place[192] = "";
+  va_list args;
+  va_start(args, format);
+  vsnprintf(text, sizeof(text), format, args);
+  va_end(args);
+  if (page != NULL) {
+    const mi_heap_t* const heap = mi_load_acquire((_Atomic(mi_heap_t*)*)&page->heap);
+    snprintf(place, sizeof(place), "class %zu, heap %p \"%.63s\", ", page->block_size, (const void*)heap,
+             mi_heap_name(heap));
+  }
+  if ((policy & MI_POLICY_STOPS) != 0) {
+    _mi_corruption(code, "%s (%sthread %u)\n", text, place, _mi_os_thread_id());
+  } else {
+    _mi_error(code, "%s (%sthread %u)\n", text, place, _mi_os_thread_id());
+  }
+}
+
+// Why `p`, which lies in a page with a policy, is no live block.
+static mi_cold void misuse_pointer(const char* function, const mi_page_t* page, const void* p, mi_block_state_t state) {
+  const mi_bits_t* const bits = mi_bits_of(page);
+  const bool frees = (strncmp(function, "mi_free", 7) == 0);
+  const size_t index = (bits->magic == 0 ? 0 : mi_bits_index(page, bits, p));
+  if (state == MI_BLOCK_FREED && (bits->magic == 0 || index < page->capacity)) {
+    misuse(page, page->policy, EAGAIN, "%s: %s %p, a block of %zu bytes", function,
+           frees ? "double free of" : "use after free of", p, page->block_size);
+  } else if (index < page->capacity && mi_bits_state(bits, index) == MI_BLOCK_LIVE) {
+    const uint8_t* const block = mi_bits_block(page, bits, index);
+    misuse(page, page->policy, EINVAL, "%s: invalid pointer %p: %zd bytes into the block %p of %zu bytes", function, p,
+           (const uint8_t*)p - block, (const void*)block, mi_bits_size(page, bits, index));
+  } else {
+    misuse(page, page->policy, EINVAL, "%s: invalid pointer %p: no block starts there", function, p);
+  }
+}
+
+static mi_cold void misuse_gone(const char* function, const void* p, uint32_t policy) {
+  misuse(NULL, policy, EAGAIN, "%s: invalid pointer %p: its page was given back, the block was freed or never was one",
+         function, p);
+}
+
+void _mi_policy_check_gone(const char* function, const void* p) {
+  const uint32_t policy = (_mi_page_of_any(p) != NULL ? 0 : _mi_bits_last_policy(p));
+  if (policy != 0) misuse_gone(function, p, policy);
+}
+
+void _mi_policy_freed_twice(mi_page_t* page, void* p) {
+  misuse(page, page->policy, EAGAIN, "mi_free: double free of %p, a block of %zu bytes, by two threads", p,
+         page->block_size);
+}
+
+// The page of a pointer whose page has a policy, or NULL; what lies in a huge block may look like the slot of one.
+static mi_page_t* page_of(const void* p) {
+  mi_page_t* const page = _mi_page_of_any(p);
+  return (page != NULL && page->policy != 0 ? page : NULL);
+}
+
+// --- padding -----------------------------------------------------------------------------------------------------
+
+static inline uint64_t pattern_of(const uint8_t* block) {
+  uint64_t x = (uintptr_t)block ^ _mi_os_secret();
+  x = (x ^ x >> 31) * 0x9e3779b97f4a7c15u;
+  return (x ^ x >> 29) | 0x0101010101010101u;  // no byte of it is 0, which a string's end is
+}
+
+static inline size_t padding_of(const mi_page_t* page, const mi_bits_t* bits, size_t size) {
+  return page->block_size - bits->inside - size;
+}
+
+static void padding_write(const uint8_t* block, size_t size, size_t padding) {
+  const uint64_t pattern = pattern_of(block);
+  uint8_t* at = (uint8_t*)block + size;
+  size_t i = 0;
+  for (; padding - i >= sizeof(pattern); i += sizeof(pattern)) memcpy(at + i, &pattern, sizeof(pattern));
+  for (; i < padding; i++) at[i] = (uint8_t)(pattern >> 8 * (i % 8));
+}
+
+// The first byte that is not as it was written; `padding`: none.
+static size_t padding_check(const uint8_t* block, size_t size, size_t padding) {
+  const uint64_t pattern = pattern_of(block);
+  const uint8_t* const at = block + size;
+  size_t i = 0;
+  for (; padding - i >= sizeof(pattern); i += sizeof(pattern)) {
+    uint64_t word;
+    memcpy(&word, at + i, sizeof(word));
+    if (mi_unlikely(word != pattern)) return i + mi_ctz(word ^ pattern) / 8;
+  }
+  for (; i < padding; i++) {
+    if (at[i] != (uint8_t)(pattern >> 8 * (i % 8))) break;
+  }
+  return i;
+}
+
+// Notes what was asked for, and fills what is behind it.
+static void block_dress(mi_page_t* page, mi_bits_t* bits, size_t index, uint8_t* block, size_t size) {
+  _mi_bits_set_size(page, bits, index, size);
+  padding_write(block, size, padding_of(page, bits, size));
+}
+
+// Reports what was written behind a live block.
+static void block_check(const char* function, const mi_page_t* page, const mi_bits_t* bits, size_t index,
+                        const uint8_t* block) {
+  const size_t size = mi_bits_size(page, bits, index);
+  const size_t padding = padding_of(page, bits, size);
+  const size_t at = padding_check(block, size, padding);
+  if (mi_likely(at == padding)) return;
+  misuse(page, page->policy, EFAULT, "%s: overflow: byte %zu of the block %p of %zu bytes was written", function,
+         size + at, (const void*)block, size);
+}
+
+// --- allocation ------------------------------------------------------------------------------------------------
+
+void* _mi_policy_alloc(mi_heap_t* heap, mi_part_t* part, const mi_request_t* request) {
+  stop_if_corrupt();
+  mi_thread_t* const thread = mi_thread();
+  if (mi_unlikely(thread == NULL)) {
+    _mi_error(ENOMEM, "no memory for %zu bytes: the thread could not be set up\n", request->size);
+    return NULL;
+  }
+  if (part == NULL) part = _mi_part_of(thread, heap);
+  if (mi_unlikely(part == NULL)) return NULL;
+  mi_theap_t* const theap = mi_load_relaxed(&part->theap);
+  // What the first page has needs no slow path.
+  if (mi_likely(theap != MI_THEAP_EMPTY && request->size <= MI_CLASS_SIZE_MAX / 2 && request->alignment <= 1 &&
+                (theap->policy & MI_POLICY_GUARDED) == 0)) {
+    void* const p = _mi_policy_serve_first(theap, request);
+    if (mi_likely(p != NULL)) return p;
+  }
+  return _mi_paged_alloc(thread, heap, part, request);
+}
+
+// A hardened heap has at least a byte of padding behind every block.
+static inline size_t with_padding(const mi_theap_t* theap, size_t size) {
+  return size + ((theap->policy & MI_POLICY_HARDENED) != 0 ? 1 : 0);
+}
+
+static void* block_make(mi_theap_t* theap, mi_page_t* page, size_t size, bool zero) {
+  mi_bits_t* const bits = mi_bits_of(page);
+  const size_t index = _mi_bits_take(theap, page);
+  uint8_t* const block = mi_bits_block(page, bits, index);
+  if (zero || (theap->policy & MI_POLICY_ZERO) != 0) memset(block, 0, size);
+  block_dress(page, bits, index, block, size);
+  return block;
+}
+
+void* _mi_policy_serve_first(mi_theap_t* theap, const mi_request_t* r) {
+  const size_t size = r->size + (r->size == 0), need = with_padding(theap, size);
+  mi_page_t* const page = theap->queue[mi_bin_of(need < 16 ? 16 : need)];
+  if (page == NULL || page->used - page->pinned >= page->capacity) return NULL;
+  return block_make(theap, page, size, r->zero);
+}
+
+void* _mi_policy_serve(mi_theap_t* theap, const mi_request_t* r) {
+  if ((theap->policy & MI_POLICY_GUARDED) != 0) {
+    mi_request_t guarded = *r;
+    guarded.zero |= ((theap->policy & MI_POLICY_ZERO) != 0);
+    void* const p = _mi_guarded_serve(theap, &guarded);
+    if (p != NULL) return p;
+  }
+  const size_t alignment = (r->alignment < 16 ? 16 : r->alignment);
+  const size_t size = r->size + (r->size == 0), need = with_padding(theap, size);
+  if ((r->offset == 0 || r->alignment <= 1) && alignment <= MI_CLASS_SIZE_MAX && need <= MI_CLASS_SIZE_MAX) {
+    // A class size is a multiple of every power of two up to its step, and blocks lie at multiples of it.
+    const size_t room = (r->alignment <= 1 ? (need < 16 ? 16 : need) : mi_round_up(need, alignment));
+    if (room <= MI_CLASS_SIZE_MAX) {
+      mi_page_t* const page = _mi_theap_bit_page(theap, mi_bin_of(room));
+      return (mi_unlikely(page == NULL) ? NULL : block_make(theap, page, size, r->zero));
+    }
+  }
+  const bool zero = (r->zero || (theap->policy & MI_POLICY_ZERO) != 0);
+  uint8_t* const p = _mi_theap_alloc_solo(theap, need, r->alignment == 0 ? 1 : r->alignment, r->offset, zero);
+  if (mi_unlikely(p == NULL)) return NULL;
+  mi_page_t* const page = _mi_page_of_any(p);
+  block_dress(page, mi_bits_of(page), 0, p, size);
+  return p;
+}
+
+// --- freeing -----------------------------------------------------------------------------------------------------
+
+// Frees what was found to be a live block.
+static void block_free(mi_page_t* page, mi_bits_t* bits, size_t index, uint8_t* block) {
+  block_check("mi_free", page, bits, index, block);
+  if (mi_unlikely((page->policy & MI_POLICY_WIPES) != 0)) _mi_wipe(block, page->block_size - bits->inside);
+  if ((mi_load_relaxed(&page->owner) & ~MI_OWNER_FLAGS) == _mi_tls.tid) {
+    _mi_bits_free_local(page, bits, index);
+  } else {
+    const uint32_t policy = page->policy;
+    const size_t size = page->block_size;
+    if (mi_likely(_mi_bits_free_remote(page, bits, index))) return;
+    misuse(NULL, policy, EAGAIN, "mi_free: double free of %p, a block of %zu bytes, by two threads", (void*)block,
+           size);
+  }
+}
+
+void _mi_policy_free(mi_page_t* page, void* p) {
+  stop_if_corrupt();
+  page = page_of(p);
+  if (mi_unlikely(page == NULL)) {
+    const uint32_t policy = _mi_bits_last_policy(p);
+    if (policy != 0) {
+      misuse_gone("mi_free", p, policy);
+    } else {
+      _mi_error(EINVAL, "mi_free: invalid pointer %p: not a block of this library\n", p);
+    }
+    return;
+  }
+  mi_bits_t* const bits = mi_bits_of(page);
+  size_t index;
+  const mi_block_state_t state = mi_bits_find(page, bits, p, &index);
+  if (mi_unlikely(state != MI_BLOCK_LIVE)) {
+    misuse_pointer("mi_free", page, p, state);
+    return;
+  }
+  block_free(page, bits, index, p);
+}
+
+void _mi_free_sized_slow(void* p, size_t size) {
+  mi_page_t* const page = (p == NULL ? NULL : page_of(p));
+  const size_t its = (page == NULL ? 0 : _mi_policy_size(page, p));
+  if (mi_unlikely(its != 0 && its != size + (size == 0))) {
+    misuse(page, page->policy, EINVAL, "mi_free_size: the block %p is one of %zu bytes, not of %zu", p, its, size);
+    return;
+  }
+  _mi_free_slow(p);
+}
+
+// --- sizes -------------------------------------------------------------------------------------------------------
+
+size_t _mi_policy_size(mi_page_t* page, const void* p) {
+  const mi_bits_t* const bits = mi_bits_of(page);
+  size_t index;
+  return (mi_bits_find(page, bits, p, &index) == MI_BLOCK_LIVE ? mi_bits_size(page, bits, index) : 0);
+}
+
+size_t _mi_policy_usable(mi_page_t* page, const void* p) {
+  if (mi_unlikely(page == NULL)) {
+    _mi_policy_check_gone("mi_usable_size", p);
+    return 0;
+  }
+  const size_t size = _mi_policy_size(page, p);
+  if (mi_unlikely(size == 0)) {
+    size_t index;
+    const mi_block_state_t state = mi_bits_find(page, mi_bits_of(page), p, &index);
+    misuse_pointer("mi_usable_size", page, p, state);
+  }
+  return size;
+}
+
+// --- resizing ----------------------------------------------------------------------------------------------------
+
+// May a block of the page become one of `size` bytes where it is? Not if another class would serve it, and of blocks
+// alone in their pages not if half of it were unused.
+static bool fits_in_place(const mi_page_t* page, const mi_bits_t* bits, size_t size) {
+  const size_t need = size + ((page->policy & MI_POLICY_HARDENED) != 0 ? 1 : 0);
+  if (!mi_bits_fits(page, bits, need)) return false;
+  if (bits->magic == 0) return need > MI_CLASS_SIZE_MAX && need >= page->block_size / 2;
+  return need >= page->block_size / 2;
+}
+
+static void block_resize(mi_page_t* page, mi_bits_t* bits, size_t index, uint8_t* block, size_t size, bool zero) {
+  const size_t former = mi_bits_size(page, bits, index);
+  if (size < former && (page->policy & MI_POLICY_WIPES) != 0) _mi_wipe(block + size, former - size);
+  if (size > former && (zero || (page->policy & MI_POLICY_ZERO) != 0)) memset(block + former, 0, size - former);
+  block_dress(page, bits, index, block, size);
+}
+
+// Guarded blocks, which no bits tell of, always move.
+static void* guarded_realloc(mi_heap_t* heap, mi_page_t* page, void* p, size_t newsize, size_t alignment, size_t offset,
+                             bool zero, const void* frame) {
+  const size_t size = _mi_guard_size(page, p);
+  if (mi_unlikely(size == 0)) {
+    if (!_mi_guard_misused("realloc", p, frame)) _mi_error(EINVAL, "realloc of %p refused: not a live block\n", p);
+    errno = EINVAL;
+    return NULL;
+  }
+  if (heap == NULL) heap = mi_heap_of(p);
+  void* const q = _mi_heap_alloc_aligned(heap, newsize, alignment, offset, zero);
+  if (mi_unlikely(q == NULL)) return NULL;
+  memcpy(q, p, newsize < size ? newsize : size);
+  _mi_free_slow(p);
+  return q;
+}
+
+void* _mi_policy_realloc(mi_heap_t* heap, mi_page_t* page, void* p, size_t newsize, size_t alignment, size_t offset,
+                         bool zero) {
+  MI_KEEP_FRAME();
+  if (page->guard != 0) return guarded_realloc(heap, page, p, newsize, alignment, offset, zero, MI_FRAME);
+  mi_bits_t* const bits = mi_bits_of(page);
+  size_t index;
+  const mi_block_state_t state = mi_bits_find(page, bits, p, &index);
+  if (mi_unlikely(state != MI_BLOCK_LIVE)) {
+    misuse_pointer("realloc", page, p, state);
+    errno = EINVAL;
+    return NULL;
+  }
+  block_check("realloc", page, bits, index, p);
+  const size_t size = mi_bits_size(page, bits, index);
+  const bool aligned = (((uintptr_t)p + offset) & (alignment - 1)) == 0;
+  if (aligned && newsize > 0 && fits_in_place(page, bits, newsize)) {
+    block_resize(page, bits, index, p, newsize, zero);
+    return p;
+  }
+  if (heap == NULL) heap = mi_heap_of(p);
+  void* const q = _mi_heap_alloc_aligned(heap, newsize, alignment, offset, zero);
+  if (mi_unlikely(q == NULL)) return NULL;
+  memcpy(q, p, newsize < size ? newsize : size);
+  block_free(page, bits, index, p);
+  return q;
+}
+
+void* _mi_policy_expand(mi_page_t* page, void* p, size_t newsize) {
+  mi_bits_t* const bits = mi_bits_of(page);
+  size_t index;
+  const mi_block_state_t state = mi_bits_find(page, bits, p, &index);
+  if (mi_unlikely(state != MI_BLOCK_LIVE)) {
+    misuse_pointer("mi_expand", page, p, state);
+    return NULL;
+  }
+  block_check("mi_expand", page, bits, index, p);
+  if (newsize == 0) newsize = 1;
+  if (!mi_bits_fits(page, bits, newsize)) return NULL;
+  block_resize(page, bits, index, p, newsize, false);
+  return p;
+}

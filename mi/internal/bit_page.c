@@ -1,0 +1,460 @@
+// Bit pages: pages of heaps with a policy. Their free blocks hold nothing, neither links nor marks: which block is
+// handed out, freed by another thread or in quarantine is told by bits, out of line, in memory that no block is near.
+// So there is no list that an overflow could lead astray, nothing to encode, no pointer to be read in a free block, and
+// every free can be checked before the block is touched. What was asked for is kept beside the bits.
+//
+// The state of such a page (full, delayed, abandoned, listed) is a word as page->thread_free is for others, and page.c
+// treats both alike (mi_page_word). Instead of a list it has MI_SIGNAL: others set bits since the last collect.
+//
+// Remote free: (1) read the word's generation, (2) set the block's bit in `remote`, (3) see that somebody will look.
+//  * Until (2) the block is live for the page's owner, which keeps the page. After (2) the owner may find the bit and
+//    release the page at once, and the slice may be another page, of any heap, a moment later. So after (2) the freer
+//    touches nothing but the word, which is type-stable: its memory is the slice's for ever. Each page that begins in
+//    the slice gets a generation of its own, and every CAS of the freer names the generation that it read before (2):
+//    it can change the word of that page only, and while the word has that generation and is DELAYED or ABANDONED,
+//    there is the page.
+//  * (3) is: MI_SIGNAL is set, nothing to do. NORMAL or DELAYING: set it by CAS. DELAYED: make it DELAYING, put the
+//    page on its theap's delayed list (through `queued`: once), make it NORMAL. ABANDONED: make it NORMAL, and own it.
+//  * The collect clears MI_SIGNAL first and looks at the bits then; a freer sets its bit first and looks at MI_SIGNAL
+//    then. All four are sequentially consistent: no bit is left without a signal.
+//  * A page that is `queued` is not released, abandoned or forgotten until the theap drained its list: queued counts as
+//    DELAYING (page_is_delaying).
+//
+// Double frees. The owner's free finds the block's `live` bit clear, or its `remote` bit set. Another's free finds the
+// same, or its fetch_or finds the bit set. If the two come at the same moment and neither sees the other, the collect
+// or the next use of the block finds a `remote` bit of a block that is not live: it is reported before the block is
+// handed out again.
+//
+// Quarantine. A block that is freed has a bit in `fresh`, and goes to `old` and then out as the page is looked at,
+// each time when the theap has seen MI_QUARANTINE frees since. So it is not handed out again before as many.
+//
+// Order. A page's blocks are added an OS page at a time (or all, where each is as large), and handed out at random from
+// the word that served last.
+#include "mi/internal/bit_page.h"
+
+#include <string.h>
+
+#include "mi/internal/account.h"
+#include "mi/internal/os.h"
+#include "mi/internal/random.h"
+#include "mi/internal/stats.h"
+
+#define MI_QUARANTINE 1024
+#define MI_PURGE_FROM ((size_t)16 * 1024)  // blocks whose memory goes back while they are in quarantine
+
+// --- where the bits are -----------------------------------------------------------------------------------------
+// As much address space as an arena needs is reserved beside it when its first such page is made, with a margin that
+// nobody can write to, and made writable in address order.
+
+_Atomic(uintptr_t) _mi_span_bits;
+
+#define MARGIN MI_SLICE_SIZE
+#define COMMIT_SEGMENTS ((size_t)4)
+
+static uint8_t* arena_bits(mi_arena_t* arena) {
+  uint8_t* seen = mi_load_acquire(&arena->bits);
+  if (mi_likely(seen != NULL)) return seen;
+  const size_t size = mi_round_up(arena->segment_count, COMMIT_SEGMENTS) * MI_BITS_STRIDE + 2 * MARGIN;
+  uint8_t* const area = _mi_os_reserve(size, MI_OS_PAGE);
+  if (area == NULL) return NULL;
+  uint8_t* const bits = area + MARGIN;
+  if (mi_cas_strong_acq_rel(&arena->bits, &seen, bits)) return bits;
+  _mi_os_unreserve(area, size);
+  return seen;
+}
+
+// The head of a slice's bits, writable; NULL: no memory.
+static mi_bits_t* bits_make(const mi_page_t* page) {
+  size_t index;
+  mi_arena_t* const arena = _mi_arena_of((const uint8_t*)page + 1, &index);
+  uint8_t* const bits = arena_bits(arena);
+  if (bits == NULL) return NULL;
+  size_t ready = mi_load_acquire(&arena->bits_ready);
+  if (index >= ready) {
+    const size_t end = mi_round_up(index + 1, COMMIT_SEGMENTS);
+    if (!_mi_os_commit(bits + ready * MI_BITS_STRIDE, (end - ready) * MI_BITS_STRIDE)) return NULL;
+    while (ready < end && !mi_cas_weak_acq_rel(&arena->bits_ready, &ready, end)) {
+    }
+  }
+  uint8_t* const head = bits + index * MI_BITS_STRIDE + mi_page_slice(page) * MI_BITS_SMALL;
+  size_t offset;
+  if (mi_span_offset(page, &offset) && mi_load_relaxed(&_mi_span_bits) == 0) {
+    mi_store_relaxed(&_mi_span_bits, (uintptr_t)bits + (index - (offset >> MI_SEGMENT_SHIFT)) * MI_BITS_STRIDE);
+  }
+  return (mi_bits_t*)head;
+}
+
+// The same where the page cannot be in the span, or perhaps there are none. NULL: there are none.
+static mi_bits_t* bits_at(const mi_segment_t* segment, size_t slice) {
+  size_t index;
+  mi_arena_t* const arena = _mi_arena_of((const uint8_t*)segment + 1, &index);
+  if (arena == NULL || index >= mi_load_acquire(&arena->bits_ready)) return NULL;
+  return (mi_bits_t*)(mi_load_acquire(&arena->bits) + index * MI_BITS_STRIDE + slice * MI_BITS_SMALL);
+}
+
+mi_bits_t* _mi_bits_elsewhere(const mi_page_t* page) { return bits_at(mi_page_segment(page), mi_page_slice(page)); }
+
+void _mi_bits_forget(const mi_segment_t* segment, size_t slice) {
+  const size_t last = (slice == 0 ? MI_SLICES_PER_SEGMENT - 1 : slice);
+  for (size_t s = (slice == 0 ? 1 : slice); s <= last; s++) {
+    mi_bits_t* const bits = bits_at(segment, s);
+    if (bits == NULL) return;
+    if (mi_load_relaxed(&bits->policy) != 0) mi_store_relaxed(&bits->policy, 0u);
+  }
+}
+
+uint32_t _mi_bits_last_policy(const void* p) {
+  const mi_bits_t* const bits = bits_at(mi_segment_of(p), (uintptr_t)p >> MI_SLICE_SHIFT & (MI_SLICES_PER_SEGMENT - 1));
+  return (bits == NULL ? 0 : mi_load_relaxed((_Atomic(uint32_t)*)&bits->policy));
+}
+
+// A block that is not live for its owner is freed by another thread: both freed it at the same moment.
+static mi_cold void found_freed_twice(mi_page_t* page, mi_bits_t* bits, size_t index) {
+  _mi_upcalls.policy_freed_twice(page, mi_bits_block(page, bits, index));
+}
+
+// --- the life of a page -----------------------------------------------------------------------------------------
+
+bool _mi_bits_begin(mi_page_t* page, uint32_t policy) {
+  mi_bits_t* const bits = bits_make(page);
+  if (mi_unlikely(bits == NULL)) return false;
+  const size_t size = page->block_size, reserved = page->reserved;
+  const size_t head = mi_round_up(sizeof(mi_bits_t), sizeof(mi_bit_word_t));
+  const size_t words = mi_bits_word_count(page) * sizeof(mi_bit_word_t);
+  const bool single = mi_page_is_single(page);
+  // The slack of a block is less than it is large. Blocks of 24 bytes and less are never 16 larger than asked for.
+  bits->slack_bits = (single ? 0 : size <= 24 ? 4 : size <= 256 ? 8 : 16);
+  const size_t slack = (bits->slack_bits * reserved + 7) / 8;
+  uint8_t* at = (uint8_t*)bits + head;
+  if (head + words + slack > MI_BITS_SMALL) {
+    at = (uint8_t*)bits - mi_page_slice(page) * MI_BITS_SMALL + MI_SLICES_PER_SEGMENT * MI_BITS_SMALL +
+         mi_page_slice(page) * MI_BITS_LARGE;
+    mi_assert(words + slack <= MI_BITS_LARGE);
+  }
+  bits->page = page;
+  bits->words = (mi_bit_word_t*)at;
+  bits->slack = at + words;
+  bits->magic = (single ? 0 : (((uint64_t)1 << 40) + size - 1) / size);
+  bits->quarantined = 0;
+  bits->stamp = 0;
+  bits->cursor = 0;
+  bits->inside = 0;
+  memset(at, 0, words);
+  mi_store_relaxed(&bits->queued, 0u);
+  mi_store_relaxed(&bits->policy, policy);
+  for (size_t i = 1; !single && i < page->slices; i++) {  // for who frees a block in them when the page is gone
+    mi_store_relaxed(&((mi_bits_t*)((uint8_t*)bits + i * MI_BITS_SMALL))->policy, policy);
+    page[i].policy = (uint8_t)policy;
+  }
+  // A freer of the slice's former page may still look at the word: it finds another generation.
+  const mi_thread_free_t word = mi_load_relaxed(&bits->word);
+  mi_store_release(&bits->word, (word & ~(MI_GENERATION_ONE - 1)) + MI_GENERATION_ONE + MI_NORMAL);
+  return true;
+}
+
+void _mi_bits_drop(mi_page_t* page) {
+  mi_bits_t* const bits = mi_bits_of(page);
+  if ((page->policy & MI_POLICY_WIPES) != 0) {
+    for (size_t i = 0; i < page->capacity; i++) {
+      const mi_bit_word_t* const word = &bits->words[i / 64];
+      if ((mi_load_relaxed(&((mi_bit_word_t*)word)->live) >> (i % 64) & 1) != 0)
+        _mi_wipe(page->start + i * page->block_size, page->block_size);
+    }
+  }
+  memset(bits->words, 0, mi_bits_word_count(page) * sizeof(mi_bit_word_t));
+  bits->quarantined = 0;
+  mi_store_relaxed(&bits->queued, 0u);
+}
+
+// A free that comes at the same moment as the owner's of the same block finds another generation from here on, or left
+// its bit.
+void _mi_bits_end(mi_page_t* page) {
+  mi_bits_t* const bits = mi_bits_of(page);
+  mi_thread_free_t tf = mi_load_relaxed(&bits->word);
+  do {
+    while (mi_unlikely(MI_STATE(tf) == MI_DELAYING)) {  // only such a free can have come in
+      _mi_os_yield();
+      tf = mi_load_acquire(&bits->word);
+    }
+  } while (!mi_cas_weak_acq_rel(&bits->word, &tf, (tf & ~(MI_GENERATION_ONE - 1)) + MI_GENERATION_ONE + MI_NORMAL));
+  const size_t words = mi_bits_word_count(page);
+  for (size_t w = 0; w < words; w++) {
+    const uint64_t twice = mi_load_seq_cst(&bits->words[w].remote);
+    if (mi_unlikely(twice != 0)) found_freed_twice(page, bits, 64 * w + mi_ctz(twice));
+  }
+}
+
+void _mi_wipe(void* p, size_t size) {
+  memset(p, 0, size);
+  __asm__ volatile("" : : "r"(p) : "memory");
+}
+
+void _mi_bits_set_size(mi_page_t* page, mi_bits_t* bits, size_t index, size_t size) {
+  const size_t slack = page->block_size - size;
+  mi_assert(mi_bits_fits(page, bits, size));
+  switch (bits->slack_bits) {
+    case 4: {
+      // The other half may be that of a block that another thread frees at the moment.
+      _Atomic(uint8_t)* const byte = &((_Atomic(uint8_t)*)bits->slack)[index / 2];
+      const size_t both = mi_load_relaxed(byte);
+      mi_store_relaxed(byte, (uint8_t)(index % 2 == 0 ? (both & 0xf0) | slack : (both & 0x0f) | slack << 4));
+      break;
+    }
+    case 8:
+      ((uint8_t*)bits->slack)[index] = (uint8_t)slack;
+      break;
+    case 16:
+      ((uint16_t*)bits->slack)[index] = (uint16_t)slack;
+      break;
+    default:
+      bits->single_size = size;
+  }
+}
+
+// --- taking -----------------------------------------------------------------------------------------------------
+
+static inline uint64_t free_bits(const mi_page_t* page, const mi_bit_word_t* word, size_t w) {
+  const size_t left = page->capacity - 64 * w;
+  const uint64_t taken = mi_load_relaxed((_Atomic(uint64_t)*)&word->live) | word->fresh | word->old;
+  return ~taken & mi_run_mask(0, left < 64 ? left : 64);
+}
+
+mi_noinline bool _mi_bits_extend(mi_theap_t* theap, mi_page_t* page) {
+  const size_t size = page->block_size;
+  size_t count = (size >= MI_OS_PAGE ? page->reserved : MI_OS_PAGE / size);
+  if (count < 8) count = 8;
+  if (count > page->reserved - page->capacity) count = page->reserved - page->capacity;
+  if (mi_unlikely(!mi_theap_charge(theap, count * size))) {
+    if (count == 1 || !mi_theap_charge(theap, size)) return false;
+    count = 1;
+  }
+  page->capacity += (uint32_t)count;
+  mi_count_own(&_mi_tls.thread->counts.pages_extended, 1);
+  return true;
+}
+
+size_t _mi_bits_take(mi_theap_t* theap, mi_page_t* page) {
+  mi_bits_t* const bits = mi_bits_of(page);
+  const uint64_t random = mi_random_next(theap->thread);
+  // Sometimes there is more to choose from before it must be.
+  if (page->capacity < page->reserved && random >> 58 == 0) (void)_mi_bits_extend(theap, page);
+  const size_t count = ((size_t)page->capacity + 63) / 64;
+  size_t w = (bits->cursor < count ? bits->cursor : 0);  // the page may have begun anew
+  uint64_t free = free_bits(page, &bits->words[w], w);
+  if (mi_unlikely(free == 0)) {
+    w = (random >> 16 & 0xffff) * count >> 16;
+    while ((free = free_bits(page, &bits->words[w], w)) == 0) w = (w + 1 < count ? w + 1 : 0);
+    bits->cursor = (uint16_t)w;
+  }
+  mi_bit_word_t* const word = &bits->words[w];
+  const size_t turn = random & 63;
+  const uint64_t turned = free >> turn | free << ((64 - turn) & 63);
+  const size_t bit = (mi_ctz(turned) + turn) & 63;
+  const uint64_t mask = (uint64_t)1 << bit;
+  if (mi_unlikely((mi_load_relaxed(&word->remote) & mask) != 0)) {
+    mi_fetch_and_acq_rel(&word->remote, ~mask);
+    found_freed_twice(page, bits, 64 * w + bit);
+  }
+  // Release: who frees it later, and finds it live, finds the bits as they are.
+  mi_store_release(&word->live, mi_load_relaxed(&word->live) | mask);
+  page->used++;
+  page->recycled++;
+  theap->supplied_blocks++;
+  theap->supplied_bytes += page->block_size;
+  return 64 * w + bit;
+}
+
+// --- quarantine -------------------------------------------------------------------------------------------------
+
+static bool page_quarantines(const mi_page_t* page, const mi_theap_t* theap) {
+  return (page->policy & MI_POLICY_QUARANTINE) != 0 && theap != NULL;
+}
+
+// Blocks in `bits` of word `w` go into quarantine.
+static void quarantine_add(mi_theap_t* theap, mi_page_t* page, mi_bits_t* bits, size_t w, uint64_t freed) {
+  const uint32_t count = (uint32_t)__builtin_popcountll(freed);
+  if (bits->quarantined == 0) bits->stamp = theap->frees;
+  bits->words[w].fresh |= freed;
+  bits->quarantined += count;
+  theap->frees += count;
+  if (page->block_size < MI_PURGE_FROM) return;
+  for (uint64_t rest = freed; rest != 0; rest &= rest - 1) {
+    uint8_t* const block = mi_bits_block(page, bits, 64 * w + mi_ctz(rest));
+    uint8_t* const first = (uint8_t*)mi_round_up((uintptr_t)block, MI_OS_PAGE);
+    const size_t lead = (size_t)(first - block), size = page->block_size - bits->inside;
+    if (size >= lead + MI_OS_PAGE) (void)_mi_memory_purge(first, (size - lead) & ~(MI_OS_PAGE - 1));
+  }
+}
+
+void _mi_bits_release_old(mi_page_t* page, bool all) {
+  mi_bits_t* const bits = mi_bits_of(page);
+  const mi_theap_t* const theap = mi_load_relaxed(&page->theap);
+  if (bits->quarantined == 0 || bits->magic == 0) return;
+  if (!all && theap != NULL && theap->frees - bits->stamp < MI_QUARANTINE) return;
+  uint32_t out = 0;
+  const size_t count = mi_bits_word_count(page);
+  for (size_t w = 0; w < count; w++) {
+    mi_bit_word_t* const word = &bits->words[w];
+    if (all) {
+      word->old |= word->fresh;
+      word->fresh = 0;
+    }
+    out += (uint32_t)__builtin_popcountll(word->old);
+    word->old = word->fresh;
+    word->fresh = 0;
+    if (all) word->old = 0;
+  }
+  bits->stamp = (theap == NULL ? 0 : theap->frees);
+  bits->quarantined -= out;
+  page->used -= out;
+}
+
+bool _mi_bits_is_due(const mi_page_t* page) {
+  const mi_bits_t* const bits = mi_bits_of(page);
+  const mi_theap_t* const theap = mi_load_relaxed((_Atomic(mi_theap_t*)*)&page->theap);
+  return bits->quarantined == 0 || theap->frees - bits->stamp >= MI_QUARANTINE;
+}
+
+// --- freeing by the owner ---------------------------------------------------------------------------------------
+
+void _mi_bits_free_local(mi_page_t* page, mi_bits_t* bits, size_t index) {
+  mi_theap_t* const theap = mi_load_relaxed(&page->theap);
+  mi_bit_word_t* const word = &bits->words[index / 64];
+  const uint64_t mask = (uint64_t)1 << (index % 64);
+  mi_store_relaxed(&word->live, mi_load_relaxed(&word->live) & ~mask);
+  const bool quarantine = page_quarantines(page, theap);
+  if (mi_unlikely(quarantine)) {
+    quarantine_add(theap, page, bits, index / 64, mask);
+    if (bits->magic != 0) _mi_bits_release_old(page, false);
+  }
+  if (!quarantine || bits->magic == 0) page->used--;
+  _mi_page_block_gone(theap, page);
+}
+
+// --- freeing by others ------------------------------------------------------------------------------------------
+
+bool _mi_bits_free_remote(mi_page_t* page, mi_bits_t* bits, size_t index) {
+  mi_bit_word_t* const word = &bits->words[index / 64];
+  const uint64_t mask = (uint64_t)1 << (index % 64);
+  const mi_thread_free_t generation = MI_GENERATION(mi_load_acquire(&bits->word));
+  // From here on only the word is ours to look at.
+  if (mi_unlikely((mi_fetch_or_seq_cst(&word->remote, mask) & mask) != 0)) return false;
+  mi_thread_free_t tf = mi_load_seq_cst(&bits->word);
+  for (;;) {
+    if (MI_GENERATION(tf) != generation || (tf & MI_SIGNAL) != 0) return true;
+    switch (MI_STATE(tf)) {
+      case MI_DELAYED: {
+        // Acquire: page->theap as it was when the page became full.
+        if (!mi_cas_weak_acq_rel(&bits->word, &tf, MI_WITH_STATE(tf, MI_DELAYING))) continue;
+        mi_theap_t* const theap = mi_load_relaxed(&page->theap);
+        // In one order with the drain's: either it sees our bit, or we see that it is not queued any more.
+        if (mi_exchange_acq_rel(&bits->queued, 1u) == 0) {
+          mi_block_t* head = mi_load_relaxed(&theap->delayed_free);
+          do {
+            bits->link.next = head;
+          } while (!mi_cas_weak_acq_rel(&theap->delayed_free, &head, &bits->link));
+        }
+        // Release: the push comes before the state that lets the owner go on without us.
+        tf = mi_load_relaxed(&bits->word);
+        while (!mi_cas_weak_acq_rel(&bits->word, &tf, MI_WITH_STATE(tf, MI_NORMAL))) {
+        }
+        return true;
+      }
+      case MI_ABANDONED:
+        // Acquire: what the former owner left.
+        if (!mi_cas_weak_acq_rel(&bits->word, &tf, MI_WITH_STATE(tf, MI_NORMAL) | MI_SIGNAL)) continue;
+        _mi_page_claimed(page);
+        return true;
+      default:  // NORMAL, DELAYING
+        if (mi_cas_weak_acq_rel(&bits->word, &tf, tf | MI_SIGNAL)) return true;
+        continue;
+    }
+  }
+}
+
+// Takes what others freed in one word. Returns how many blocks.
+static uint32_t collect_word(mi_theap_t* theap, mi_page_t* page, mi_bits_t* bits, size_t w) {
+  mi_bit_word_t* const word = &bits->words[w];
+  if (mi_load_seq_cst(&word->remote) == 0) return 0;
+  const uint64_t freed = mi_exchange_seq_cst(&word->remote, (uint64_t)0);
+  const uint64_t live = mi_load_relaxed(&word->live);
+  for (uint64_t twice = freed & ~live; mi_unlikely(twice != 0); twice &= twice - 1)
+    found_freed_twice(page, bits, 64 * w + mi_ctz(twice));
+  const uint64_t gone = freed & live;
+  mi_store_relaxed(&word->live, live & ~gone);
+  const uint32_t count = (uint32_t)__builtin_popcountll(gone);
+  const bool quarantine = page_quarantines(page, theap);
+  if (mi_unlikely(quarantine)) quarantine_add(theap, page, bits, w, gone);
+  if (!quarantine || bits->magic == 0) page->used -= count;
+  return count;
+}
+
+static void collect_frees(mi_page_t* page, mi_bits_t* bits) {
+  mi_theap_t* const theap = mi_load_relaxed(&page->theap);
+  const size_t words = mi_bits_word_count(page);
+  uint32_t count = 0;
+  for (size_t w = 0; w < words; w++) count += collect_word(theap, page, bits, w);
+  if (count > 0) _mi_stats_remote_frees(page, count);
+}
+
+void _mi_bits_collect(mi_page_t* page) {
+  mi_bits_t* const bits = mi_bits_of(page);
+  if ((mi_load_relaxed(&bits->word) & MI_SIGNAL) != 0) {
+    mi_fetch_and_seq_cst(&bits->word, ~MI_SIGNAL);
+    collect_frees(page, bits);
+  }
+  if (mi_unlikely(bits->quarantined != 0)) _mi_bits_release_old(page, mi_load_relaxed(&page->theap) == NULL);
+}
+
+void _mi_bits_drained(mi_theap_t* theap, mi_block_t* link) {
+  mi_bits_t* const bits = (mi_bits_t*)link;
+  mi_page_t* const page = bits->page;
+  mi_exchange_acq_rel(&bits->queued, 0u);
+  const uint32_t used = page->used;
+  mi_fetch_and_seq_cst(&bits->word, ~MI_SIGNAL);
+  collect_frees(page, bits);
+  const bool told = (page->in_full && MI_STATE(mi_load_relaxed(&bits->word)) != MI_DELAYED);
+  if (told || page->used != used) _mi_page_block_gone(theap, page);
+}
+
+// --- looking ------------------------------------------------------------------------------------------------------
+
+size_t _mi_bits_live(const mi_page_t* page) {
+  const mi_bits_t* const bits = mi_bits_of(page);
+  const size_t words = mi_bits_word_count(page);
+  size_t count = 0;
+  for (size_t w = 0; w < words; w++) {
+    mi_bit_word_t* const word = &bits->words[w];
+    count += (size_t)__builtin_popcountll(mi_load_relaxed(&word->live) & ~mi_load_acquire(&word->remote));
+  }
+  return count;
+}
+
+uint32_t _mi_bits_used(const mi_page_t* page) {
+  const mi_bits_t* const bits = mi_bits_of(page);
+  const size_t words = mi_bits_word_count(page);
+  size_t count = 0;
+  for (size_t w = 0; w < words; w++) {
+    mi_bit_word_t* const word = &bits->words[w];
+    const uint64_t out = (bits->magic == 0 ? 0 : word->fresh | word->old);
+    count += (size_t)__builtin_popcountll(mi_load_relaxed(&word->live) | out);
+  }
+  return (uint32_t)count;
+}
+
+// --- in the child of a fork ---------------------------------------------------------------------------------------
+
+void _mi_bits_settle(const mi_theap_t* theap, mi_page_t* page) {
+  mi_bits_t* const bits = mi_bits_of(page);
+  const mi_thread_free_t tf = mi_load_relaxed(&bits->word);
+  if (MI_STATE(tf) == MI_DELAYING) mi_store_relaxed(&bits->word, MI_WITH_STATE(tf, MI_NORMAL));
+  // What was about to be put on the list is looked at all the same: a page that is full says so again at its next
+  // search, and others' bits wait for the signal.
+  bool listed = false;
+  for (const mi_block_t* link = mi_load_acquire(&((mi_theap_t*)theap)->delayed_free); link != NULL; link = link->next)
+    if (link == &bits->link) listed = true;
+  mi_store_relaxed(&bits->queued, listed ? 1u : 0u);
+  if (page->in_full && !listed && MI_STATE(mi_load_relaxed(&bits->word)) == MI_NORMAL && page->depth >= theap->depth)
+    mi_store_relaxed(&bits->word, MI_WITH_STATE(mi_load_relaxed(&bits->word), MI_DELAYED));
+  mi_fetch_or_acq_rel(&bits->word, MI_SIGNAL);
+}

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Runs misuse.c, case by case, and asserts that the library stops it with exactly the message that is due, in every run.
+#
+#   misuse_test.sh PROGRAM RUNS KIND     KIND: hardened (a heap of the normal build) or secure (the secure build)
+set -uo pipefail
+
+readonly program=$1 runs=$2 kind=$3
+failures=0
+cells=0
+
+fail() {
+  echo "FAILED: $1" >&2
+  sed 's/^/    /' "$TEST_TMPDIR/said" >&2
+  failures=$((failures + 1))
+}
+
+# stops NAME SIZE WHO: aborts, and the last line that it says is what the program printed.
+stops() {
+  local expected got run
+  cells=$((cells + 1))
+  for ((run = 0; run < runs; run++)); do
+    got=0
+    # In a shell of its own, which says nothing of how the program ended.
+    bash -c '"$@" > "$0.due" 2> "$0.said"' "$TEST_TMPDIR/run" "$program" "$@" 2> /dev/null || got=$?
+    mv "$TEST_TMPDIR/run.said" "$TEST_TMPDIR/said"
+    expected=$(tail -n 1 "$TEST_TMPDIR/run.due")
+    if [[ $got -ne 134 ]]; then
+      fail "$*: ended with $got instead of an abort; due was: $expected"
+      return
+    fi
+    if ! grep -qE "^mimalloc: corruption: $expected" <(tail -n 1 "$TEST_TMPDIR/said"); then
+      fail "$*: due was: $expected"
+      return
+    fi
+  done
+}
+
+readonly sizes="16 48 100 1000 8192 65536 300000 4194304 67108864"
+names="double_free free_of_given_back interior_free unaligned_free sized_free realloc_of_freed realloc_of_interior
+  usable_of_freed usable_of_interior overflow_1 overflow_8"
+for name in $names; do
+  for size in $sizes; do
+    for who in same other dead; do stops "$name" "$size" "$who"; done
+  done
+done
+if [[ $kind == secure ]]; then
+  for name in stack_free global_free foreign_free noncanonical_free realloc_of_stack; do
+    for who in same other dead; do stops "$name" 100 "$who"; done
+  done
+fi
+echo "$cells cells of $runs runs, $failures failures"
+((failures == 0))
