@@ -218,7 +218,7 @@ static inline void* malloc_generic(mi_theap_t* theap, size_t size, bool zero) {
 #if MI_SECURE
   return _mi_policy_alloc(&_mi_heap_main, NULL, &(mi_request_t){.size = size, .alignment = 1, .zero = zero});
 #else
-  if (!MI_CHECKED && size <= MI_DIRECT_SIZE_MAX) {
+  if (!MI_CHECKED && !MI_GUARDED && size <= MI_DIRECT_SIZE_MAX) {
     void* const p = theap_turn_page(thread, theap, mi_bin_of(size), zero);
     if (mi_likely(p != NULL)) return p;
   } else if (size <= MI_CLASS_SIZE_MAX) {
