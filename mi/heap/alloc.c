@@ -55,11 +55,13 @@ static inline void* page_take(mi_page_t* page, mi_block_t* block, bool zero) {
 // From the first page of a class, if that has a free block or (for blocks of more than 1 KiB, of which a page holds
 // few) room that was never used. Not a slow path: that comes when the page has neither.
 static inline void* theap_pop_class(mi_theap_t* theap, size_t bin, bool zero) {
+  bin = mi_theap_bin(theap, bin);
   mi_page_t* const page = theap->queue[bin];
   if (page == NULL) return NULL;
   mi_block_t* block = page->free;
   if (block != NULL) return page_take(page, block, zero);
-  if (page->block_size <= MI_DIRECT_SIZE_MAX || page->local_free != NULL || page->capacity >= page->reserved)
+  if (page->block_size <= MI_DIRECT_SIZE_MAX || page->local_free != NULL || page->capacity >= page->reserved ||
+      !mi_theap_charge(theap, page->block_size))
     return NULL;
   uint32_t index = page->capacity + page->color;
   if (index >= page->reserved) index -= page->reserved;
@@ -67,6 +69,7 @@ static inline void* theap_pop_class(mi_theap_t* theap, size_t bin, bool zero) {
   page->capacity++;
   page->used++;
   if (zero && !page->fresh_zero) memset(block, 0, page->block_size);
+  if (mi_unlikely(theap->thread->alarm)) _mi_limit_alarm(theap->thread, theap->heap);
   return block;
 }
 
@@ -91,6 +94,15 @@ static void* theap_serve(mi_theap_t* theap, const request_t* r) {
   return _mi_theap_alloc_solo(theap, r->size, r->alignment, r->offset, r->zero);
 }
 
+// The part's theap. A heap at its limit does not get one for nothing.
+static inline mi_theap_t* part_theap_for(mi_thread_t* thread, mi_part_t* part, size_t size) {
+  mi_theap_t* const theap = mi_load_relaxed(&part->theap);
+  if (mi_likely(theap != MI_THEAP_EMPTY)) return theap;
+  mi_account_t* const account = mi_account_of(part->heap);
+  if (account != NULL && size <= MI_AMOUNT_MAX && !_mi_account_fits(account, size)) return NULL;
+  return _mi_part_theap(thread, part);
+}
+
 // From pages: of the part's theap, or the thread's main theap.
 static mi_noinline void* paged_alloc(mi_thread_t* thread, mi_heap_t* heap, mi_part_t* part, const request_t* r) {
   if (mi_unlikely(r->size > MI_ALLOC_MAX)) {
@@ -98,14 +110,24 @@ static mi_noinline void* paged_alloc(mi_thread_t* thread, mi_heap_t* heap, mi_pa
     return NULL;
   }
   _mi_slow_path(thread, heap);
+  mi_limit_tries_t limit_tries = {0, 0, 0};
   for (int tries = 0;; tries++) {
-    mi_theap_t* const theap = (part == NULL ? &thread->main_theap : _mi_part_theap(thread, part));
+    thread->refusal.heap = NULL;
+    mi_theap_t* const theap = (part == NULL ? &thread->main_theap : part_theap_for(thread, part, r->size));
     if (mi_likely(theap != NULL)) {
       _mi_theap_tidy(theap);
       // A heap that lives on pages opens no regions any more, which is when empty ones are met.
       if (part != NULL && theap->tidy_count % 4 == 0) _mi_part_release_step(part);
       void* const p = theap_serve(theap, r);
-      if (mi_likely(p != NULL)) return p;
+      if (mi_likely(p != NULL)) {
+        if (mi_unlikely(thread->alarm)) _mi_limit_alarm(thread, heap);
+        return p;
+      }
+    }
+    if (mi_unlikely(thread->refusal.heap != NULL)) {
+      if (!_mi_limit_try_again(thread, heap, r->size, &limit_tries)) return NULL;
+      tries--;
+      continue;
     }
     if (tries == 1) break;
     // Out of memory. The program may have something to give, and so may we.

@@ -31,6 +31,7 @@ mi_heap_t* _mi_arena_handle_make(mi_thread_t* thread, mi_arena_t* arena) {
   mi_store_relaxed(&heap->refs, 1u);
   heap->flags = _mi_heap_flags_of_new() | MI_HEAP_IN_ARENA;
   heap->home.config = (uint8_t*)heap + handle_size;
+  ((mi_heap_extra_t*)heap->home.config)->account.heap = heap;
   return heap;
 }
 

@@ -28,6 +28,10 @@ typedef struct check_s {
   mi_heap_t* at;     // it, or one that was merged into it
   uint64_t pages;    // met so far, of all of them
   uint64_t waiting;  // pages without a theap, of `at`
+  int64_t held;      // bytes that `at` should be charged with, but for its first part
+  int64_t merged;    // bytes that heaps hold which were merged into `heap`
+  bool held_agrees;  // what they are charged with is right; else what should be, and what is
+  int64_t expected, counted;
   size_t theaps;     // of `at`: the first so many parts' slots are BUSY
   size_t parts;      // that were looked at for slots
   uint64_t bits[MI_BLOCKS_MAX / 64];
@@ -255,6 +259,7 @@ static mi_tid_t theap_owner(const mi_theap_t* theap) {
 static bool check_queued(check_t* check, const mi_theap_t* theap, mi_page_t* page, size_t bin) {
   check->pages++;
   if (!check_shape(check, page)) return false;
+  check->held += mi_page_charged(page);
   const mi_thread_free_t tf = mi_load_acquire(&page->thread_free);
   const mi_tid_t owner = mi_load_relaxed(&page->owner);
   if (mi_load_relaxed(&page->heap) != check->at)
@@ -302,8 +307,11 @@ static bool check_direct(const check_t* check, const mi_theap_t* theap) {
   for (size_t bin = 1; bin <= MI_BIN_DIRECT_LAST; bin++) {
     const mi_page_t* const first = theap->queue[bin];
     const mi_page_t* const page = (first == NULL || MI_CHECKED ? MI_PAGE_EMPTY : first);
-    const size_t low = (bin == 1 ? 0 : mi_bin_size(bin - 1) / 8 + 1);
-    for (size_t w = low; w <= mi_bin_size(bin) / 8; w++) {
+    if (mi_theap_bin(theap, bin) != bin) {
+      if (first != NULL) return theap_breach(check, theap, "it has pages of class %zu, which it does not use", bin);
+      continue;
+    }
+    for (size_t w = mi_direct_low(theap, bin); w <= mi_bin_size(bin) / 8; w++) {
       if (theap->direct[w] != page)
         return theap_breach(check, theap, "the table has %p for %zu bytes, the queue %p", (void*)theap->direct[w],
                             8 * w, (const void*)page);
@@ -354,6 +362,7 @@ static bool check_abandoned_page(check_t* check, mi_page_t* page) {
   check->pages++;
   check->waiting++;
   if (!check_shape(check, page)) return false;
+  check->held += mi_page_charged(page);
   if (mi_load_relaxed(&page->heap) != check->at)
     return page_breach(check, page, "it names heap %p", (void*)mi_load_relaxed(&page->heap));
   if (mi_load_relaxed(&page->theap) != NULL || (owner & ~MI_OWNER_INTERIOR) != 0)
@@ -472,6 +481,12 @@ static bool check_region_lists(const check_t* check, const mi_part_t* part) {
   if (bytes != part->bytes)
     return part_breach(check, part, "it counts %u bytes of regions, its lists have %s", part->bytes,
                        bytes > part->bytes ? "more" : "fewer");
+  size_t young = 0;
+  for (const mi_region_t* region = part->regions; region != NULL; region = region->next)
+    young += (size_t)1 << region->shift;
+  if (part != &part->heap->home && part->is_shut == 0) young += (size_t)1 << part->region.shift;
+  if (part->young != young)
+    return part_breach(check, part, "it counts %u bytes of regions in use, and has %zu", part->young, young);
   if (last != NULL && last != part->regions_last)
     return part_breach(check, part, "its last region is %p, not %p", (const void*)last, (void*)part->regions_last);
   if (!current)
@@ -562,6 +577,7 @@ static bool check_part(check_t* check, mi_part_t* part) {
     return part_breach(check, part, "its owner is %llx, its theap's thread %llx",
                        (unsigned long long)mi_part_owner(part), (unsigned long long)mi_load_relaxed(&slot->owner));
   if (!check_regions(check, part)) return false;
+  if (part != &part->heap->home) check->held += part->young;
   return slot == NULL || check_theap(check, mi_load_relaxed(&slot->theap), part, slot);
 }
 
@@ -613,11 +629,27 @@ static bool check_parts(check_t* check, mi_heap_t* heap) {
 static bool check_one(check_t* check, mi_heap_t* heap) {
   check->at = heap;
   check->waiting = 0;
+  check->held = 0;
   check->theaps = check->parts = 0;
   if (!check_handle(check, heap) || !check_lanes(check, heap)) return false;
   const bool ok = enter_slots(check, heap) && check_parts(check, heap);
   leave_slots(check, heap);
   return ok;
+}
+
+// --- accounts ------------------------------------------------------------------------------------------------------
+
+static int64_t account_word(mi_account_t* account) { return mi_load_acquire(&account->word) >> 1; }
+
+// Does the heap's account say what was found? `merged`: bytes of heaps that were merged into it. What its children hold
+// is theirs to know, who may be at work: then it is at least what was found.
+static bool held_agrees(check_t* check, mi_heap_t* heap, int64_t merged) {
+  mi_account_t* const account = mi_account_of(heap);
+  const mi_family_t* const family = mi_heap_family(heap);
+  check->expected = check->held + merged + (account == NULL ? 0 : (int64_t)mi_load_relaxed(&account->counted));
+  check->counted = (account == NULL ? 0 : account_word(account));
+  if (family != NULL && family->children != NULL) return check->counted >= check->expected;
+  return check->counted == check->expected;
 }
 
 static bool check_forwarders(check_t* check, mi_heap_t* heap) {
@@ -630,6 +662,9 @@ static bool check_forwarders(check_t* check, mi_heap_t* heap) {
       if (forwarder == heap || ++count > PAGES_MAX)
         return heap_breach(check, heap, "its stack of merged heaps does not end");
       if (!check_one(check, forwarder)) return false;
+      mi_account_t* const account = mi_account_of(forwarder);
+      check->merged += (account == NULL ? (int64_t)_mi_account_held(forwarder) : account_word(account));
+      check->held_agrees = check->held_agrees && held_agrees(check, forwarder, 0);
     }
   }
   return true;
@@ -662,6 +697,7 @@ static bool check_main(check_t* check) {
 typedef struct claims_s {
   uint64_t pages;
   uint64_t unlisted;  // of the main heap: abandoned, and in no stack
+  int64_t unlisted_bytes;
 } claims_t;
 
 static bool leads_to(mi_heap_t* from, const mi_heap_t* heap) {
@@ -679,11 +715,13 @@ static MI_RACY void claims_add(claims_t* claims, mi_page_t* page, const mi_heap_
   if (its == NULL || its == &_mi_heap_internal || !leads_to(its, heap)) return;
   claims->pages++;
   const mi_thread_free_t tf = mi_load_acquire(&page->thread_free);
-  if (MI_STATE(tf) == MI_ABANDONED && (tf & MI_LISTED) == 0) claims->unlisted++;
+  if (MI_STATE(tf) != MI_ABANDONED || (tf & MI_LISTED) != 0) return;
+  claims->unlisted++;
+  claims->unlisted_bytes += (int64_t)(mi_racy(page->capacity) * mi_racy(page->block_size));
 }
 
 static MI_RACY claims_t claims_of(const mi_heap_t* heap) {
-  claims_t claims = {0, 0};
+  claims_t claims = {0, 0, 0};
   for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
     mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[i]);
     if (arena == NULL) break;
@@ -710,6 +748,12 @@ static bool claims_agree(const check_t* check, claims_t* claims) {
   return claims->pages == check->pages + claims->unlisted;
 }
 
+static bool main_held_agrees(check_t* check, const claims_t* claims) {
+  check->expected = check->held + check->merged + claims->unlisted_bytes;
+  check->counted = _mi_account_main_total();
+  return check->counted == check->expected;
+}
+
 bool mi_heap_check(mi_heap_t* heap) {
   if (heap == NULL) {
     _mi_error(EINVAL, "mi_heap_check: no heap\n");
@@ -721,16 +765,27 @@ bool mi_heap_check(mi_heap_t* heap) {
     return false;
   }
   check_t check;
-  claims_t claims = {0, 0};
+  claims_t claims = {0, 0, 0};
   for (int tries = 0; tries < CHECK_TRIES; tries++) {
     check.heap = check.at = heap;
     check.pages = check.waiting = 0;
     check.theaps = check.parts = 0;
+    check.held = check.merged = 0;
+    check.held_agrees = true;
     const bool ok = (heap == &_mi_heap_main ? check_main(&check) : check_one(&check, heap));
+    const int64_t held = check.held;
     if (!ok || !check_forwarders(&check, heap)) return false;
     check.at = heap;
-    if (_mi_fork_stamp != 1 || claims_agree(&check, &claims)) return true;
+    if (_mi_fork_stamp != 1) return true;
+    check.held = held;
+    check.held_agrees = check.held_agrees && (heap == &_mi_heap_main || held_agrees(&check, heap, check.merged));
+    const bool agree = claims_agree(&check, &claims);
+    if (agree && heap == &_mi_heap_main) check.held_agrees = main_held_agrees(&check, &claims);
+    if (agree && check.held_agrees) return true;
   }
+  if (!check.held_agrees)
+    return heap_breach(&check, heap, "it holds %lld bytes, but its account says %lld", (long long)check.expected,
+                       (long long)check.counted);
   return heap_breach(&check, heap, "%llu pages are its own, but its lists hold %llu", (unsigned long long)claims.pages,
                      (unsigned long long)check.pages);
 }

@@ -41,17 +41,8 @@ void mi_collect(bool force) {
   _mi_purge(force);
 }
 
-void mi_heap_collect(mi_heap_t* heap, bool force) {
-  if (heap == NULL) return;
-  if (heap == &_mi_heap_main) {
-    mi_collect(force);
-    return;
-  }
-  mi_thread_t* const thread = mi_thread();
-  if (thread == NULL || !_mi_heap_check_usable(heap, "mi_heap_collect")) return;
-  thread->heartbeat++;
-  _mi_deferred_call(thread, heap, force);
-  if (!_mi_heap_check_usable(heap, "mi_heap_collect")) return;  // ended by the callback
+// What the calling thread can do of a collect of a heap that is not the main one; other threads are told to do theirs.
+void _mi_heap_collect_parts(mi_thread_t* thread, mi_heap_t* heap, bool force) {
   MI_FOR_EACH_PART(heap, part) {
     mi_slot_t* const slot = mi_load_acquire(&part->slot);
     if (slot != NULL && slot->thread == thread) {
@@ -63,6 +54,20 @@ void mi_heap_collect(mi_heap_t* heap, bool force) {
   }
   _mi_forwarders_collect(heap);
   _mi_abandoned_sweep(heap, false);
+}
+
+void mi_heap_collect(mi_heap_t* heap, bool force) {
+  if (heap == NULL) return;
+  if (heap == &_mi_heap_main) {
+    mi_collect(force);
+    return;
+  }
+  mi_thread_t* const thread = mi_thread();
+  if (thread == NULL || !_mi_heap_check_usable(heap, "mi_heap_collect")) return;
+  thread->heartbeat++;
+  _mi_deferred_call(thread, heap, force);
+  if (!_mi_heap_check_usable(heap, "mi_heap_collect")) return;  // ended by the callback
+  _mi_heap_collect_parts(thread, heap, force);
   if (force) {
     _mi_handle_cache_flush(thread);
     _mi_theap_collect(&thread->internal_theap, true);

@@ -46,13 +46,11 @@ static bool config_check(const mi_heap_config_t* config) {
     const char* const why = _mi_family_refusal(config->parent, thread == NULL ? NULL : thread->subproc);
     if (why != NULL) return refuse("parent", (uintptr_t)config->parent, why);
   }
-  // What this library has no policy for yet.
-  if (config->limit != 0) return refuse("limit", config->limit, "not supported");
-  if (config->soft_limit != 0) return refuse("soft_limit", config->soft_limit, "not supported");
-  if (config->headroom != 0) return refuse("headroom", config->headroom, "not supported");
-  if (config->on_limit != NULL) return refuse("on_limit", 1, "not supported");
-  if (config->limit_arg != NULL) return refuse("limit_arg", (uintptr_t)config->limit_arg, "not supported");
-  if (config->min_align != 0) return refuse("min_align", config->min_align, "not supported");
+  if (config->headroom != 0 && config->limit == 0) return refuse("headroom", config->headroom, "there is no limit");
+  if (config->on_limit == NULL && config->limit_arg != NULL)
+    return refuse("limit_arg", (uintptr_t)config->limit_arg, "there is no on_limit");
+  if (config->min_align != 0 && config->min_align != 8 && config->min_align != 16)
+    return refuse("min_align", config->min_align, "expected 0, 8 or 16");
   return true;
 }
 
@@ -60,9 +58,12 @@ static bool config_check(const mi_heap_config_t* config) {
 static bool config_has_deferred(const mi_heap_config_t* config) {
   return config->deferred_free != NULL || config->deferred_cadence != 0 || config->deferred_bytes != 0;
 }
+static bool config_has_limit(const mi_heap_config_t* config) {
+  return config->limit != 0 || config->soft_limit != 0 || config->on_limit != NULL;
+}
 static bool config_is_plain(const mi_heap_config_t* config) {
   return config->name == NULL && config->numa_node == 0 && config->parent == NULL && config->retain == 0 &&
-         !config_has_deferred(config);
+         config->min_align != 16 && !config_has_limit(config) && !config_has_deferred(config);
 }
 
 mi_heap_t* mi_heap_new_with(const mi_heap_config_t* given) {
@@ -87,6 +88,9 @@ mi_heap_t* mi_heap_new_with(const mi_heap_config_t* given) {
     _mi_track_show(extra->name, sizeof(extra->name));
   }
   if (entry != NULL) _mi_heap_name_begin(heap, entry);
+  extra->even = (config.min_align == 16);
+  if (config_has_limit(&config)) _mi_limit_configure(extra, &config);
+  if ((config.limit != 0 || config.parent != NULL) && config.arena == NULL) _mi_part_shut(&heap->home);
   extra->retain = config.retain;
   extra->numa = (uint16_t)config.numa_node;
   if (config.parent != NULL && !_mi_family_join(heap, config.parent)) {

@@ -92,11 +92,25 @@ static void family_link(mi_heap_t* heap, mi_heap_t* parent) {
   above->children = heap;
 }
 
+// Can no other thread be on its way through the heap's account? The calling thread is the only one that ever used it.
+static bool is_alone(mi_heap_t* heap) {
+  return mi_region_is_mine(&heap->home.region) && mi_load_acquire(&heap->parts) == NULL &&
+         mi_load_acquire(&heap->pages_out) == 0 && mi_load_relaxed(&heap->is_target) == 0 &&
+         family_of(heap)->children == NULL;
+}
+
+void _mi_heap_account_move(mi_heap_t* heap, mi_account_t* above) {
+  mi_account_t* const account = mi_account_of(heap);
+  if (above != NULL) _mi_account_settle(account, 0);
+  _mi_account_move(account, above, is_alone(heap));
+}
+
 // Changes a heap's parent; NULL: none. What the heap holds counts against its ancestors, so that the accounts of
-// limits follow here (and nowhere else).
+// limits follow here (and, for a heap that is closed or whose target ends, in merge.c).
 static void family_set(mi_heap_t* heap, mi_heap_t* parent) {
   family_unlink(heap);
   if (parent != NULL) family_link(heap, parent);
+  _mi_heap_account_move(heap, parent == NULL ? NULL : mi_account_of(parent));
 }
 
 // Sorts a list by ids, the highest first: runs of 1, 2, 4, ... heaps are merged.

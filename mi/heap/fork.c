@@ -19,6 +19,7 @@ void _mi_heaps_around_fork(bool before) {
 void _mi_heaps_after_fork(mi_thread_t* self) {
   _mi_family_leave();  // entered before the fork, by this thread
   _mi_merge_settle();
+  _mi_accounts_after_fork();
   if (self == NULL) return;
   // The thread's own visits go on: it forked in a visitor.
   for (mi_visit_t* visit = self->visits; visit != NULL; visit = visit->outer)

@@ -55,7 +55,13 @@ mi_heap_extra_t* _mi_heap_extra_make(mi_heap_t* heap) {
   if (seen != NULL) return seen;
   mi_thread_t* const thread = mi_thread();
   mi_heap_extra_t* const made = (thread == NULL ? NULL : _mi_internal_zalloc(thread, sizeof(mi_heap_extra_t)));
-  if (made == NULL || mi_cas_strong_acq_rel(mi_heap_extra_word(heap), &seen, made)) return made;
+  if (made == NULL) return NULL;
+  made->account.heap = heap;
+  if (mi_cas_strong_acq_rel(mi_heap_extra_word(heap), &seen, made)) {
+    mi_store_release(&heap->home.accounted, (uint8_t)1);
+    _mi_part_account(&heap->home);
+    return made;
+  }
   _mi_internal_free(made);
   return seen;
 }
@@ -193,6 +199,8 @@ static void heap_free(mi_heap_t* heap) {
   heap->flags = _mi_heap_flags_of_new();
   mi_store_relaxed(&heap->visiting, (uint8_t)0);
   home->depth = 0;
+  mi_store_relaxed(&home->accounted, (uint8_t)0);
+  home->is_shut = 0;
   mi_store_relaxed(&heap->state, (uint8_t)MI_HEAP_OPEN);
   mi_store_release(&heap->into, (mi_heap_t*)NULL);  // see mi_heap_of
   if (in_arena) {
@@ -212,6 +220,7 @@ void _mi_heap_theap_gone(mi_heap_t* heap) {
 
 // Drops the heap with everything in it. The heap may be closed (a merged heap whose target ends).
 void _mi_heap_end(mi_heap_t* heap) {
+  _mi_heap_account_leave(heap);
   mi_store_release(&heap->state, (uint8_t)MI_HEAP_DYING);
   if (heap->home.config != NULL) _mi_heap_name_end(heap);
   _mi_heap_settle(heap);
@@ -299,6 +308,7 @@ static mi_noinline void heap_reset(mi_heap_t* heap) {
   for (mi_heap_t* forwarder; (forwarder = _mi_forwarder_pop(heap)) != NULL;) _mi_heap_end(forwarder);
   _mi_abandoned_sweep(heap, true);
   _mi_heap_totals_end(heap);
+  _mi_limit_reset(heap);
   _mi_deferred_reset_end(heap);
 }
 

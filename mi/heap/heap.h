@@ -64,9 +64,11 @@ mi_decl_nodiscard mi_decl_export int _mi_arena_index_of_id(mi_arena_ref_t arena)
 // Making and ending heaps
 // ---------------------------------------------------------------------------------------------------
 
-/// At a limit: `need` more bytes are asked for than `heap` may hold. Free something or raise the limit and return true
-/// to have it tried again; false declines. Runs on the thread that allocates, with nothing held; it may allocate in
-/// other heaps and free anywhere, but must not end `heap`.
+/// At the limit: `need` more bytes are asked for than `heap` may hold. Free something or raise the limit and return
+/// true to have it tried again; false declines. At the soft limit: `heap` holds `need` bytes more than that; the result
+/// does not matter. Runs on the thread that allocates, in `heap` or a descendant, with nothing held; it may allocate in
+/// other heaps and free anywhere, but must not end or reset `heap` or the heap that is allocated in (refused, EINVAL
+/// reported). Not called inside another callback.
 typedef bool mi_heap_limit_fun(mi_heap_t* heap, size_t need, void* arg);
 
 /// Called now and then while the program allocates in `heap`, to do work that was put off, as freeing what lost its
@@ -228,6 +230,31 @@ mi_decl_export bool mi_heap_register_deferred_free(mi_heap_t* heap, mi_heap_defe
 /// Inside a callback of `heap`: about how many blocks the calling thread has allocated in it since its last call, so
 /// that freeing as many keeps what waits from growing; SIZE_MAX with force. 0 elsewhere. Any thread.
 mi_decl_nodiscard mi_decl_export size_t mi_heap_deferred_budget(mi_heap_t* heap) mi_attr_noexcept;
+
+// Limits. A heap holds the blocks that its pages have supplied so far, with their full sizes and whether they are live
+// or were freed, until the page is empty and goes; and its regions in use (a young heap's memory, of 1 to 64 KiB each;
+// of what its handle holds, the bytes that were handed out). What its children hold, and heaps that were merged into
+// it, counts in it too; memory that is kept warm over a reset does not, so that a heap that was reset holds 0 bytes. An
+// allocation that would bring a heap, or one above it, over its limit fails (NULL, errno = ENOMEM), but first, in this
+// order, with another try after each: the heap's deferred_free is called with force; what the calling thread can give
+// back of the heap goes; on_limit is called. Other threads may find less room than there is for the moment of such a
+// try. After a failure as many bytes as `headroom` says are served above the limit, for the way of the error, until the
+// heap has as much room below its limit again. A heap may get over its limit where a child or a heap that is merged
+// into it brings more with it, or the limit is lowered: then all allocations fail until it is below.
+
+/// Sets the heap's limit in bytes (0: none) or soft limit (0: none). True, or false with EINVAL reported for NULL and
+/// the main heap, EFAULT for a heap that ended, errno = ENOMEM without memory. Any thread at any time, also in
+/// on_limit.
+mi_decl_export bool mi_heap_set_limit(mi_heap_t* heap, size_t limit) mi_attr_noexcept;
+mi_decl_export bool mi_heap_set_soft_limit(mi_heap_t* heap, size_t soft_limit) mi_attr_noexcept;
+/// The limit; 0: none. 0 also with EINVAL reported for NULL, EFAULT for a heap that ended, as below.
+mi_decl_nodiscard mi_decl_export size_t mi_heap_limit(mi_heap_t* heap) mi_attr_noexcept;
+/// The bytes that the heap holds now, and the most that it held since it was made or last reset (of the main heap: the
+/// most that a call of mi_heap_peak met). In constant time (for the main heap: that of a look at every thread), on any
+/// thread; exact, but for what threads that are at work in the heap are just taking or giving back, a page each at
+/// most.
+mi_decl_nodiscard mi_decl_export size_t mi_heap_used(mi_heap_t* heap) mi_attr_noexcept;
+mi_decl_nodiscard mi_decl_export size_t mi_heap_peak(mi_heap_t* heap) mi_attr_noexcept;
 
 // ---------------------------------------------------------------------------------------------------
 // The default heap of a thread

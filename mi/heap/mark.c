@@ -26,7 +26,7 @@ typedef struct place_s {
   uint8_t* bump;
   uint8_t* limit;
   uint8_t step;
-  uint8_t seen[64];
+  uint8_t seen[58];
 } place_t;
 _Static_assert(sizeof(((place_t*)0)->seen) == sizeof(((mi_part_t*)0)->seen), "all of it");
 
@@ -118,6 +118,7 @@ static void part_close_current(mi_part_t* part) {
 // A region goes out of use, with all its objects.
 static void part_spare(mi_part_t* part, mi_region_t* region) {
   region->marked = 0;
+  _mi_part_leave(part, region);
   _mi_deferred_region_emptied(region, part);
   mi_stores_in_order();  // it is on no list
   region->next = part->spare;
@@ -163,6 +164,7 @@ static void part_rewind(mi_part_t* part, const place_t* place, uint16_t depth) {
   memcpy(part->seen, place->seen, sizeof(part->seen));
   mi_store_relaxed(&current->end, (uint16_t)0);
   mi_store_release(&part->bump, place->bump);
+  if (part == &part->heap->home) _mi_account_settle(mi_account_of(part->heap), 0);
   _mi_part_trim(part);
 }
 

@@ -149,6 +149,50 @@ void _mi_forwarders_rewind(mi_heap_t* heap, uint16_t depth, bool keep) {
   }
 }
 
+// --- accounts -----------------------------------------------------------------------------------------------------
+
+static mi_account_t* account_to_count_in(mi_heap_t* heap) {
+  return (heap == &_mi_heap_main ? &_mi_account_main : mi_account_of(heap));
+}
+
+// A closed heap counts in its target. One without an account, which goes into the main heap, is counted there.
+static void account_close(mi_heap_t* heap, mi_heap_t* target) {
+  if (mi_account_of(heap) == NULL) {
+    _mi_account_main_add((int64_t)_mi_account_held(heap));
+    return;
+  }
+  _mi_family_enter();
+  _mi_heap_account_move(heap, account_to_count_in(target));
+  _mi_family_leave();
+}
+
+static void account_leave(mi_heap_t* heap) {
+  mi_account_t* const account = mi_account_of(heap);
+  const bool closed = (mi_load_relaxed(&heap->state) == MI_HEAP_CLOSED);
+  if (account == NULL) {
+    if (closed) _mi_account_main_add(-(int64_t)_mi_account_held(heap));
+  } else if (mi_account_above(account) == NULL) {
+    return;
+  } else if (closed && mi_load_acquire(&heap->refs) == 1 && mi_load_acquire(&heap->pages_out) == 0) {
+    // Nobody else is left; no lock, since this is on the way of allocations too.
+    _mi_account_settle(account, 0);
+    _mi_account_add(account, -(mi_load_relaxed(&account->word) >> 1));
+  } else {
+    _mi_family_enter();
+    _mi_account_move(account, NULL, false);
+    _mi_family_leave();
+  }
+}
+
+// The heap ends, and with it those that were merged into it; a thread that has a theap of one may finish that later.
+void _mi_heap_account_leave(mi_heap_t* heap) {
+  account_leave(heap);
+  for (int i = 0; i < 2; i++) {
+    mi_heap_t* forwarder = mi_stack_node(mi_load_acquire(&heap->forwarders[i]));
+    for (; forwarder != NULL; forwarder = mi_load_relaxed(&forwarder->forwarder_next)) account_leave(forwarder);
+  }
+}
+
 // --- closing -------------------------------------------------------------------------------------------------------
 
 static void heap_close(mi_heap_t* heap, mi_heap_t* target) {
@@ -181,8 +225,10 @@ static void heap_close(mi_heap_t* heap, mi_heap_t* target) {
   for (mi_heap_t* forwarder; (forwarder = _mi_forwarder_pop(heap)) != NULL;) {
     mi_store_release(&forwarder->into, target);
     forwarder->home.depth = target->home.depth;
+    if (mi_account_of(forwarder) != NULL) account_close(forwarder, target);
     forwarder_push(&target->forwarders[0], forwarder);
   }
+  account_close(heap, target);
   // Two looks for each heap that is closed: they do not pile up.
   _mi_forwarders_step(target);
   _mi_forwarders_step(target);
@@ -197,7 +243,6 @@ static void heap_close_into(mi_heap_t* heap, mi_heap_t* into, const char* functi
   mi_heap_t* const target = mi_heap_live_end(into);
   if (target == &_mi_heap_main || _mi_heap_check_usable(target, function)) {
     if (target != &_mi_heap_main) mi_store_release(&target->is_target, (uint8_t)1);
-    // Accounts of limits move with the blocks here (and nowhere else).
     heap_close(heap, target);
   }
   if (serial) merge_leave();
@@ -211,6 +256,10 @@ static void heap_merge(mi_heap_t* heap, mi_heap_t* into, const char* function) {
   if (target == heap) {
     _mi_error(EINVAL, "%s: heap %p (%s) cannot be merged into itself\n", function, (void*)heap, mi_heap_name(heap));
   } else if (target == &_mi_heap_main || _mi_heap_check_usable(target, function)) {
+    if (target != &_mi_heap_main && (_mi_heap_extra_make(heap) == NULL || _mi_heap_extra_make(target) == NULL)) {
+      _mi_error(ENOMEM, "%s: no memory; heap %p (%s) stays\n", function, (void*)heap, mi_heap_name(heap));
+      return;
+    }
     if (mi_heap_extra(heap) != NULL) _mi_deferred_end(heap);
     _mi_heap_leave_default(heap);
     if (_mi_heap_before_close(heap, target, function)) heap_close_into(heap, target, function);

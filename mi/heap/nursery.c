@@ -25,6 +25,7 @@
 #include <string.h>
 
 #include "mi/heap/parts.h"
+#include "mi/internal/account.h"
 
 #define MI_GRANULE 16
 #define MI_SEEN_EARNED 65  // what regions a class was put down for, in KiB, four times over where objects are freed
@@ -33,6 +34,8 @@
 // Beyond 4 KiB only what is used of a region is touched, so that larger steps cost address space only.
 static const uint8_t region_shift[] = {10, 10, 11, 12, 12, 13, 13, 14, 14, 15, 15, 16};
 #define STEPS (sizeof(region_shift) / sizeof(region_shift[0]))
+
+#define REGION_SHIFT_LEAST 10
 
 #define MI_CACHE_COUNT_MAX 16
 #define MI_CACHE_BYTES_MAX (128 * (uint32_t)MI_KiB)
@@ -82,6 +85,16 @@ static inline void region_clear_to(mi_region_t* region, size_t end) {
 }
 
 static inline void region_clear(mi_region_t* region) { region_clear_to(region, mi_load_relaxed(&region->end)); }
+
+static inline bool part_is_home(const mi_part_t* part) { return part == &part->heap->home; }
+static inline bool part_is_accounted(const mi_part_t* part) {
+  return mi_unlikely(mi_load_relaxed((_Atomic(uint8_t)*)&part->accounted) != 0);
+}
+
+// Nothing was opened yet.
+static inline void part_forget_counts(mi_part_t* part) {
+  memset((uint8_t*)part + offsetof(mi_part_t, young), 0, offsetof(mi_part_t, accounted) - offsetof(mi_part_t, young));
+}
 
 // Sets up a part in a block of 1 << shift bytes: a handle or a lane.
 void _mi_part_init(mi_part_t* part, mi_heap_t* heap, mi_tid_t owner, uint8_t shift) {
@@ -201,7 +214,7 @@ static inline void part_empty(mi_part_t* part, size_t size) {
   mi_store_relaxed(&region->end, (uint16_t)0);
   mi_store_release(&part->bump, part_first(part));
   part->step = 0;
-  memset(part->seen, 0, sizeof(part->seen));
+  part_forget_counts(part);
 }
 
 static mi_noinline void part_reset_slow(mi_part_t* part, size_t retain) {
@@ -219,7 +232,23 @@ void _mi_part_trim(mi_part_t* part) { part_trim_spare(part, MI_CACHE_BYTES_MAX);
 // For a reset: nothing is live, what was warm stays.
 void _mi_part_reset(mi_part_t* part, size_t retain) {
   part_spare_regions(part);
+  const int64_t charged = (part_is_home(part) ? 0 : part->young);
   part_reset_slow(part, retain);
+  if (!part_is_accounted(part)) return;
+  mi_account_t* const account = mi_account_of(part->heap);
+  if (part_is_home(part)) {
+    _mi_account_settle(account, 0);
+  } else {
+    _mi_account_add(account, -charged);
+    part->is_shut = 1;
+  }
+  if (part->is_shut != 0) _mi_part_shut(part);
+}
+
+// The embedded region hands out nothing until it is opened.
+void _mi_part_shut(mi_part_t* part) {
+  part->is_shut = 1;
+  part->limit = mi_load_relaxed(&part->bump);
 }
 
 // --- emptied again and again ------------------------------------------------------------------------------------
@@ -227,7 +256,7 @@ void _mi_part_reset(mi_part_t* part, size_t retain) {
 // region has takes a spare one at once when it is empty: that is put down to no class, and saves the way through its
 // own region and a slow path. While it holds all that is allocated, emptying the part is to clear the bits that were
 // used. (In a part whose `step` is 0 nothing was put down to a class, `seen` is 0, and if such a region is the current
-// one, the part's own is empty.)
+// one, the part's own is empty.) Heaps with an account open no region that they did not ask for: it would be charged.
 //
 // A reset leaves even the bits to the next allocation if the thread reset another heap before: they are no longer in
 // the processor's nearest cache, nor would they be when they are needed. The part *rests*: its own region is the
@@ -238,6 +267,7 @@ static inline void part_reopen(mi_part_t* part) {
   mi_region_t* const region = part->spare;
   if (region == NULL) return;
   part->spare = region->next;
+  part->young += 1u << region->shift;
   region_clear(region);
   mi_store_relaxed(&region->end, (uint16_t)0);
   region->part = part;
@@ -277,13 +307,16 @@ static inline void part_rest(mi_part_t* part) {
   part->regions = NULL;
   mi_stores_in_order();
   part->spare = region;
+  part->young = 0;
   part->current = &part->region;
   part->limit = part_first(part);
   mi_store_relaxed(&part->region.end, (uint16_t)0);
   mi_store_release(&part->bump, part_first(part));
 }
 
-static inline bool part_rests(mi_part_t* part) { return part->limit == part_first(part) && part->spare != NULL; }
+static inline bool part_rests(mi_part_t* part) {
+  return part->limit == part_first(part) && part->spare != NULL && !part_is_accounted(part);
+}
 
 static mi_noinline void part_empty_home(mi_part_t* part) {
   const bool outgrew = part_outgrew_own(part);
@@ -334,6 +367,17 @@ static void part_fold(mi_part_t* part) {
   part_empty(part, (size_t)1 << MI_REGION_SHIFT_MIN);
 }
 
+static bool part_is_open_for_nothing(const mi_part_t* part) {
+  const mi_region_t* const region = part->current;
+  return part_has_reopened(part) && region->marked == 0 &&
+         mi_load_relaxed(&part->bump) == region_at(region, region->first);
+}
+
+// The heap of this part has an account from now on.
+void _mi_part_account(mi_part_t* part) {
+  if (mi_region_is_mine(&part->region) && part_is_open_for_nothing(part)) part_fold(part);
+}
+
 // --- in the child of a fork -------------------------------------------------------------------------------------
 
 // Gives a region its `end` if it has none. Of the object that was about to be made, perhaps there is the start.
@@ -353,11 +397,15 @@ void _mi_part_settle(mi_part_t* part) {
   part->spare = NULL;
   part->regions_last = NULL;
   part->bytes = 0;
+  const uint32_t charged = part->young;
   for (mi_region_t* region = part->regions; region != NULL; region = region->next) {
     region_settle(region, bump);
     part->regions_last = region;
     part->bytes += 1u << region->shift;
   }
+  part->young = part->bytes + (part_is_home(part) || part->is_shut ? 0 : 1u << part->region.shift);
+  if (part_is_accounted(part) && !part_is_home(part))
+    _mi_account_add(mi_account_of(part->heap), (int64_t)part->young - (int64_t)charged);
   part->current = &part->region;
   mi_store_relaxed(&part->bump, region_at(&part->region, mi_load_relaxed(&part->region.end)));
 }
@@ -569,9 +617,8 @@ bool _mi_region_is_empty(const mi_region_t* region) {
 // Gives back spare regions, and regions without live objects, the current one apart. By the owner of an open part, or
 // by who has a closed heap.
 void _mi_part_release_empty(mi_part_t* part) {
-  mi_region_t* const current = part->current;
-  if (part_has_reopened(part) && current->marked == 0 &&
-      mi_load_relaxed(&part->bump) == region_at(current, current->first)) {
+  if (part_is_open_for_nothing(part)) {
+    if (part_is_accounted(part)) _mi_part_leave(part, part->current);
     part_fold(part);
   }
   part_trim_spare(part, 0);
@@ -582,6 +629,7 @@ void _mi_part_release_empty(mi_part_t* part) {
     if (region != part->current && region->marked == 0 && _mi_region_is_empty(region)) {
       *link = region->next;
       part->bytes -= 1u << region->shift;
+      _mi_part_leave(part, region);
       _mi_region_emptied(region, part);
       region_go_home(region);
     } else {
@@ -615,6 +663,7 @@ void _mi_part_release_step(mi_part_t* part) {
   if (region != part->current && region->marked == 0 && _mi_region_is_empty(region)) {
     part->regions = region->next;
     part->bytes -= 1u << region->shift;
+    _mi_part_leave(part, region);
     _mi_region_emptied(region, part);
     region_go_home(region);
   } else {
@@ -630,6 +679,7 @@ static inline bool part_try_reuse(mi_part_t* part, mi_region_t* region, size_t n
   if (((size_t)1 << region->shift) - region->first * (size_t)MI_GRANULE < need || !_mi_region_is_empty(region))
     return false;
   if (region->marked != 0) return false;  // a mark may stand in it
+  if (mi_unlikely(part->is_shut != 0) && region == &part->region) return false;
   if (region != part->current) part_close_current(part);
   _mi_region_emptied(region, part);
   region_clear(region);
@@ -655,9 +705,66 @@ void _mi_part_earned(mi_part_t* part, size_t size) {
   part->seen[granules_bin[(size + MI_GRANULE - 1) / MI_GRANULE]] = 255;
 }
 
+// --- accounts: see account.c ---------------------------------------------------------------------------------------
+
+// Before `size` bytes of regions are opened: false if a limit forbids it. The first part of a heap that counts in no
+// other is believed as it is; else `*prepaid` is what was charged.
+static mi_noinline bool part_charge(mi_part_t* part, size_t size, int64_t* prepaid) {
+  mi_account_t* const account = mi_account_of(part->heap);
+  *prepaid = 0;
+  if (part_is_home(part) && mi_account_above(account) == NULL) return _mi_account_fits_alone(account, size);
+  if (!_mi_account_charge(account, size)) return false;
+  *prepaid = (int64_t)size;
+  return true;
+}
+
+// After that, or in the course of a change that was charged with.
+static inline void part_settle_account(mi_part_t* part, mi_account_t* account, int64_t prepaid) {
+  if (part_is_home(part) && (prepaid != 0 || mi_account_above(account) != NULL)) _mi_account_settle(account, prepaid);
+}
+
+// A region goes out of use.
+void _mi_part_leave(mi_part_t* part, const mi_region_t* region) {
+  const int64_t size = (int64_t)1 << region->shift;
+  const bool closed = (mi_load_relaxed(&part->heap->state) != MI_HEAP_OPEN);
+  mi_account_t* account = mi_account_of(part->heap);
+  if (account == NULL && !closed) account = (mi_account_t*)_mi_heap_extra_make(part->heap);  // for the peak
+  int64_t prepaid = 0;
+  if (account == NULL) {
+    if (closed) _mi_account_main_add(-size);
+  } else if (part_is_home(part) && mi_account_above(account) == NULL) {
+    _mi_account_fell_alone(account, (size_t)size);
+  } else {
+    _mi_account_add(account, -size);
+    prepaid = -size;
+  }
+  part->young -= (uint32_t)size;
+  if (account != NULL) part_settle_account(part, account, prepaid);
+}
+
+// The embedded region of a lane, which is shut until it is charged.
+static mi_noinline bool part_open_embedded(mi_part_t* part, size_t need) {
+  int64_t prepaid;
+  mi_region_t* const region = &part->region;
+  const size_t size = (size_t)1 << region->shift;
+  if (part_is_home(part) || region->marked != 0 || size - region->first * (size_t)MI_GRANULE < need ||
+      !part_charge(part, size, &prepaid))
+    return false;
+  part->is_shut = 0;
+  part->young += (uint32_t)size;
+  if (part->current != region) {
+    part_close_current(part);
+    region_clear(region);
+    part_set_current(part, region);
+  } else {
+    part->limit = (uint8_t*)region + size;
+  }
+  return true;
+}
+
 // A region for an object that fits no other. A thread that keeps making regions which it had to give back at the end of
 // the last heap learns to keep more.
-static mi_region_t* region_new(mi_thread_t* thread, mi_part_t* part, size_t need) {
+static mi_region_t* region_new(mi_thread_t* thread, mi_part_t* part, size_t need, bool accounted, int64_t* prepaid) {
   if (thread->handle_trims > MI_CACHE_LEARN && thread->handle_cache_limit < MI_CACHE_BYTES_MAX) {
     thread->handle_cache_limit *= 2;
     thread->handle_trims = 0;
@@ -665,7 +772,14 @@ static mi_region_t* region_new(mi_thread_t* thread, mi_part_t* part, size_t need
   size_t shift = region_shift[part->step];
   // A large object does not get a region that is full with it.
   while (((size_t)1 << shift) - region_first(shift) * MI_GRANULE < (need > MI_KiB ? 2 * need : need)) shift++;
-  return region_make(thread, part, shift, need);
+  if (accounted) {
+    while (!part_charge(part, (size_t)1 << shift, prepaid)) {  // a smaller one
+      if (--shift < REGION_SHIFT_LEAST || ((size_t)1 << shift) - region_first(shift) * MI_GRANULE < need) return NULL;
+    }
+  }
+  mi_region_t* const region = region_make(thread, part, shift, need);
+  if (mi_unlikely(region == NULL) && accounted) _mi_account_add(mi_account_of(part->heap), -*prepaid);
+  return region;
 }
 
 static inline size_t region_room(const mi_region_t* region) {
@@ -694,9 +808,10 @@ static inline void part_count(mi_part_t* part, const mi_region_t* region, size_t
   part->seen[bin] = (uint8_t)(seen < 255 ? seen : 255);
 }
 
-// Makes a region that is not in use the current one, and puts it down to class `bin`.
+// Makes a region that is not in use the current one, and puts it down to class `bin`. It is charged.
 static inline void part_open(mi_part_t* part, mi_region_t* region, size_t bin) {
   part_count(part, region, bin, region_churns(part->current));
+  part->young += 1u << region->shift;
   // The first of several may have been taken uncounted (part_reopen).
   if (part->step == 0 && part->regions != NULL) part->step = 1;
   if (part->step < STEPS - 1) part->step++;
@@ -734,9 +849,13 @@ static mi_noinline bool part_grow(mi_thread_t* thread, mi_part_t* part, size_t n
       return true;
     }
   }
-  mi_region_t* const region = region_new(thread, part, need);
+  if (mi_unlikely(part->is_shut != 0) && part_open_embedded(part, need)) return true;
+  const bool accounted = part_is_accounted(part);
+  int64_t prepaid = 0;
+  mi_region_t* const region = region_new(thread, part, need, accounted, &prepaid);
   if (region == NULL) return false;
   part_open(part, region, bin);
+  if (accounted) part_settle_account(part, mi_account_of(part->heap), prepaid);
   return true;
 }
 
@@ -760,9 +879,13 @@ static mi_noinline void* young_alloc_slow(mi_part_t* part, size_t size, size_t a
     const size_t bin = granules_bin[need / MI_GRANULE], room = need + alignment - MI_GRANULE;
     if (part->seen[bin] >= MI_SEEN_EARNED) return NULL;
     mi_region_t* const spare = part->spare;
-    if (spare != NULL && region_room(spare) >= room) {
+    const bool accounted = part_is_accounted(part);
+    int64_t prepaid = 0;
+    if (spare != NULL && region_room(spare) >= room &&
+        (!accounted || part_charge(part, (size_t)1 << spare->shift, &prepaid))) {
       part->spare = spare->next;
       part_open(part, spare, bin);
+      if (accounted) part_settle_account(part, mi_account_of(part->heap), prepaid);
     } else if (!part_grow(thread, part, room, bin)) {
       return NULL;
     }
@@ -796,13 +919,16 @@ mi_noinline void* _mi_young_malloc_slow(mi_part_t* part, size_t size) {
     const size_t bin = granules_bin[granules];
     mi_region_t* const spare = part->spare;
     if (mi_likely(spare != NULL && region_room(spare) >= need && part->seen[bin] < MI_SEEN_EARNED &&
-                  (size_t)(part->limit - mi_load_relaxed(&part->bump)) < need)) {
+                  (size_t)(part->limit - mi_load_relaxed(&part->bump)) < need && !part_is_accounted(part))) {
       part->spare = spare->next;
       part_open(part, spare, bin);
       return mi_part_bump(part, mi_load_relaxed(&part->bump), need);
     }
     void* const p = young_alloc_slow(part, size, MI_GRANULE);
-    if (mi_likely(p != NULL)) return p;
+    if (mi_likely(p != NULL)) {
+      if (mi_unlikely(_mi_tls.thread->alarm)) _mi_limit_alarm(_mi_tls.thread, part->heap);
+      return p;
+    }
   }
   return _mi_part_malloc_paged(part, size, false);
 }
@@ -820,6 +946,7 @@ void* _mi_young_alloc(mi_part_t* part, size_t size, size_t alignment, bool zero)
   } else {
     _mi_slow_path(_mi_tls.thread, part->heap);
     p = young_alloc_slow(part, size, alignment);
+    if (mi_unlikely(_mi_tls.thread->alarm) && p != NULL) _mi_limit_alarm(_mi_tls.thread, part->heap);
   }
   return (p != NULL && zero ? memset(p, 0, need) : p);
 }

@@ -39,10 +39,13 @@ static mi_part_t* part_find(mi_thread_t* thread, mi_heap_t* heap) {
   }
   mi_arena_t* const arena = _mi_heap_arena(heap);
   const size_t lane_size = (size_t)1 << MI_LANE_SHIFT;
+  if (_mi_heap_extra_make(heap) == NULL) return NULL;  // it has an account before a second thread charges
   mi_part_t* const part =
       (arena == NULL ? _mi_internal_alloc(thread, lane_size) : _mi_internal_alloc_in(thread, arena, lane_size));
   if (part == NULL) return NULL;
   _mi_part_init(part, heap, self, MI_LANE_SHIFT);
+  mi_store_relaxed(&part->accounted, (uint8_t)1);
+  _mi_part_shut(part);
   if (arena != NULL) _mi_part_close_young(part);
   mi_part_t* head = mi_load_relaxed(&heap->parts);
   do {
@@ -76,13 +79,15 @@ mi_theap_t* _mi_part_theap(mi_thread_t* thread, mi_part_t* part) {
   if (mi_likely(theap != MI_THEAP_EMPTY)) return theap;
   mi_arena_t* const arena = _mi_heap_arena(part->heap);
   if (mi_unlikely(part->heap->home.depth != 0) && !_mi_abandoned_ready(part->heap)) return NULL;
+  const mi_heap_extra_t* const extra = _mi_heap_extra_make(part->heap);  // with the account of its pages
+  if (extra == NULL) return NULL;
   theap = (arena == NULL ? _mi_internal_alloc(thread, sizeof(mi_theap_t))
                          : _mi_internal_alloc_in(thread, arena, sizeof(mi_theap_t)));
   if (theap == NULL) return NULL;
   _mi_theap_init(theap, part->heap, thread);
   theap->part = part;
-  const mi_heap_extra_t* const extra = mi_heap_extra(part->heap);
-  if (extra != NULL) theap->numa = extra->numa;
+  theap->numa = extra->numa;
+  theap->even = extra->even;
   mi_fetch_add_acq_rel(&part->heap->refs, 1u);
   mi_slot_t* const slot = _mi_slot_open(thread, theap);
   if (slot == NULL) {

@@ -5,6 +5,7 @@
 
 #include "mi/heap/family.h"
 #include "mi/heap/heap.h"
+#include "mi/internal/account.h"
 #include "mi/internal/core.h"
 #include "mi/internal/options.h"
 #include "mi/internal/track.h"
@@ -24,10 +25,12 @@ typedef struct mi_guard_settings_s {
 typedef struct mi_subproc_s mi_subproc_t;
 struct mi_deferred_s;
 typedef struct mi_heap_extra_s {
+  mi_account_t account;  // what the heap holds (internal/account.c): first, so that the core finds it
   char name[64];
   mi_subproc_t* subproc;                    // NULL: the main one
   int tag;                                  // of mi_heap_new_ex
   uint16_t numa;                            // of mi_heap_set_numa_affinity, plus 1
+  bool even;                                // every block lies at a multiple of 16
   size_t retain;                            // bytes that stay warm; 0: as much as is usual
   _Atomic(struct mi_name_s*) named;         // of its name (table.c); NULL: unnamed, or ended
   _Atomic(struct mi_deferred_s*) deferred;  // its deferred_free (deferred.c); NULL: never had one
@@ -56,6 +59,7 @@ mi_hidden void _mi_part_release_empty(mi_part_t* part);
 mi_hidden void _mi_part_release_step(mi_part_t* part);
 mi_hidden void _mi_part_reset(mi_part_t* part, size_t retain);  // 0: what is usual
 mi_hidden void _mi_part_reset_home(mi_part_t* part);
+mi_hidden void _mi_part_account(mi_part_t* part);  // of a heap that was given an account
 mi_hidden void _mi_part_trim(mi_part_t* part);  // gives back spare regions, but for what stays warm
 // Objects of this size have pages from now on.
 mi_hidden void _mi_part_earned(mi_part_t* part, size_t size);
@@ -92,6 +96,11 @@ static inline void* mi_young_malloc(mi_part_t* part, size_t size) {
   if (mi_unlikely(size >= (size_t)(part->limit - at))) return _mi_young_malloc_slow(part, size);
   return mi_part_bump(part, at, (size + (size == 0) + 15) & ~(size_t)15);
 }
+
+// A region of the part goes out of use: it is not charged any more.
+mi_hidden void _mi_part_leave(mi_part_t* part, const mi_region_t* region);
+// Nothing is handed out of the embedded region, which is not charged.
+mi_hidden void _mi_part_shut(mi_part_t* part);
 
 // For a heap in an arena: nothing is allocated in regions, every size has earned its pages.
 mi_hidden void _mi_part_close_young(mi_part_t* part);
@@ -250,7 +259,29 @@ static inline void mi_callback_leave(mi_thread_t* thread, const mi_callback_t* f
   thread->callback_depth--;
 }
 
+// --- limits (limit.c) -----------------------------------------------------------------------------------------------
+// An allocation in the heap was refused (the thread's refusal says by whom). True: it is worth another try. False: it
+// fails, which was reported.
+typedef struct mi_limit_tries_s {
+  uint64_t id;  // of the heap; 0 at the beginning
+  size_t count;
+  size_t need;  // of the last call of on_limit
+} mi_limit_tries_t;
+mi_hidden bool _mi_limit_try_again(mi_thread_t* thread, mi_heap_t* heap, size_t size, mi_limit_tries_t* tries);
+// Soft limits that an allocation in the heap passed.
+mi_hidden void _mi_limit_alarm(mi_thread_t* thread, mi_heap_t* heap);
+// The heap was reset: its limits begin again.
+mi_hidden void _mi_limit_reset(mi_heap_t* heap);
+mi_hidden void _mi_limit_configure(mi_heap_extra_t* extra, const mi_heap_config_t* config);
+
+// --- accounts of heaps that end or are closed (family.c, merge.c)
+// ----------------------------------------------------- What the heap holds counts in `above` from now on (NULL: in
+// none). With the families' lock.
+mi_hidden void _mi_heap_account_move(mi_heap_t* heap, mi_account_t* above);
+mi_hidden void _mi_heap_account_leave(mi_heap_t* heap);  // the heap ends: it counts nowhere any more
+
 // --- collecting (collect.c) -----------------------------------------------------------------------------------------
 mi_hidden void _mi_thread_collect(mi_thread_t* thread, bool force);
+mi_hidden void _mi_heap_collect_parts(mi_thread_t* thread, mi_heap_t* heap, bool force);
 
 #endif

@@ -129,6 +129,11 @@ static inline size_t mi_page_guarded_size(const mi_page_t* page) {
   return page->block_size - MI_OS_PAGE - (page->guard - 1);
 }
 
+// The class that serves for `bin` in a theap whose blocks all lie at multiples of 16.
+static inline size_t mi_theap_bin(const mi_theap_t* theap, size_t bin) {
+  return (mi_unlikely(theap->even) && mi_bin_size(bin) % 16 != 0 ? bin + 1 : bin);
+}
+
 // Pops a block of a page whose free list is not empty.
 static inline void* mi_page_pop(mi_page_t* page, mi_block_t* block) {
   page->free = block->next;

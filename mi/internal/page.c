@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "mi/internal/core.h"
+#include "mi/internal/account.h"
 #include "mi/internal/options.h"
 #include "mi/internal/os.h"
 #include "mi/internal/page_queue.h"
@@ -95,8 +95,9 @@ void _mi_page_collect(mi_page_t* page) {
 }
 
 // Puts the next few KiB of never used blocks on the (empty) free list, in address order. The first lot ends at the
-// end of an OS page, so that a page of a size that is used once touches 4 KiB.
-static void page_extend(mi_page_t* page) {
+// end of an OS page, so that a page of a size that is used once touches 4 KiB. Under a limit it is one block if there
+// is no room for more; false: none.
+static bool page_extend(mi_page_t* page) {
   mi_assert(page->free == NULL && page->capacity < page->reserved);
   const size_t size = page->block_size;
   size_t count = (size >= MI_OS_PAGE ? 1 : MI_OS_PAGE / size);
@@ -105,6 +106,11 @@ static void page_extend(mi_page_t* page) {
   size_t index = page->capacity + page->color;
   if (index >= page->reserved) index -= page->reserved;
   if (count > page->reserved - index) count = page->reserved - index;  // the next lot wraps
+  mi_theap_t* const theap = mi_load_relaxed(&page->theap);
+  if (mi_unlikely(!mi_theap_charge(theap, count * size))) {
+    if (count == 1 || !mi_theap_charge(theap, size)) return false;
+    count = 1;
+  }
   uint8_t* at = page->start + index * size;
   uint8_t* const last = at + (count - 1) * size;
   mi_block_t* const first = (mi_block_t*)at;
@@ -123,6 +129,7 @@ static void page_extend(mi_page_t* page) {
   page->capacity += (uint32_t)count;
   page->free_zero = page->fresh_zero;
   mi_count_own(&_mi_tls.thread->counts.pages_extended, 1);
+  return true;
 }
 
 // --- making and releasing pages --------------------------------------------------------------------------------
@@ -242,6 +249,7 @@ void _mi_handle_pages_purge(void) {
 
 // The slices of a page that is in no queue, and whose blocks are counted, go back.
 static void page_return_slices(mi_page_t* page) {
+  mi_page_uncharge(page);
 #if MI_GUARDED
   if (page->guard != 0) {
     // Memory that cannot be made accessible again is never handed out again.
@@ -558,6 +566,7 @@ static void page_give_up(mi_page_t* page) {
         const size_t size = (mi_page_is_single(page) ? page->block_size : page->slices * MI_SLICE_SIZE);
         const size_t first = mi_round_up((uintptr_t)page->start, MI_OS_PAGE) - (uintptr_t)page->start;
         _mi_stats_page_emptied(page, false);
+        mi_page_uncharge(page);
         page->free = page->local_free = NULL;
         page->capacity = 0;
         page->fresh_zero = 0;
@@ -579,6 +588,10 @@ static void page_give_up(mi_page_t* page) {
 // Links a page that the caller claimed into its theap.
 static void page_adopt(mi_theap_t* theap, mi_page_t* page) {
   mi_heap_t* const from = mi_load_relaxed(&page->heap);
+  if (mi_unlikely(from != theap->heap)) {
+    mi_page_uncharge(page);
+    if (theap->account != NULL) _mi_account_add(theap->account, mi_page_charged(page));
+  }
   mi_store_relaxed(&page->heap, theap->heap);
   mi_store_relaxed(&page->theap, theap);
   const mi_tid_t flags = mi_load_relaxed(&page->owner) & (MI_OWNER_INTERIOR | MI_OWNER_SPECIAL);
@@ -700,25 +713,20 @@ void _mi_page_unpin(mi_page_t* page) {
 
 static bool page_has_free(mi_page_t* page) {
   if (page->free != NULL) return true;
-  if (MI_TAIL && page->capacity < page->reserved) {  // what was freed is used again as late as possible
-    page_extend(page);
-    return true;
-  }
+  // What was freed is used again as late as possible.
+  if (MI_TAIL && page->capacity < page->reserved && page_extend(page)) return true;
   _mi_page_collect(page);
-  if (page->free != NULL) return true;
-  if (page->capacity < page->reserved) {
-    page_extend(page);
-    return true;
-  }
-  return false;
+  return page->free != NULL || (page->capacity < page->reserved && page_extend(page));
 }
 
 // The first page of the class that can serve: what the queue holds (full ones leave it on the way, so the search is
-// short, amortised one step per page filled), then abandoned pages, then a fresh one.
+// short, amortised one step per page filled), then abandoned pages, then a fresh one. A page that a limit keeps from
+// handing out more is not full, and stays.
 static mi_page_t* theap_find_page(mi_theap_t* theap, size_t bin) {
   mi_thread_counts_t* const counts = &theap->thread->counts;
   mi_count_own(&counts->searches, 1);
   mi_page_t* page = theap->queue[bin];
+  bool refused = false;
   while (page != NULL) {
     mi_count_own(&counts->pages_searched, 1);
     if (page_has_free(page)) {
@@ -730,13 +738,26 @@ static mi_page_t* theap_find_page(mi_theap_t* theap, size_t bin) {
       return page;
     }
     mi_page_t* const next = (page->next == theap->queue[bin] ? NULL : page->next);
-    if (!page_to_full(theap, page) && !page_is_delaying(page)) continue;  // a free came in: it has room after all
+    if (mi_unlikely(page->capacity < page->reserved)) {
+      refused = true;
+    } else if (!page_to_full(theap, page) && !page_is_delaying(page)) {
+      continue;  // a free came in: it has room after all
+    }
     page = next;
   }
   page = theap_reclaim_from(theap, theap->heap, bin);
   if (page == NULL) page = _mi_upcalls.reclaim(theap, bin);
-  if (page == NULL) page = page_fresh(theap, bin);
-  if (page == NULL || !page_has_free(page)) return NULL;
+  if (page == NULL) {
+    if (refused || !mi_theap_has_room(theap, mi_bin_size(bin))) return NULL;
+    page = page_fresh(theap, bin);
+    if (page == NULL) return NULL;
+    if (mi_unlikely(!page_has_free(page))) {  // other threads took the room
+      page_release(theap, page);
+      return NULL;
+    }
+  } else if (!page_has_free(page)) {
+    return NULL;
+  }
   if (theap->queue[bin] != page) {
     mi_queue_unlink(theap, bin, page);
     mi_queue_link(theap, bin, page, true);
@@ -749,6 +770,7 @@ mi_page_t* _mi_theap_reclaim(mi_theap_t* theap, mi_heap_t* forwarder, size_t bin
 }
 
 void* _mi_theap_alloc_class(mi_theap_t* theap, size_t bin, bool zero) {
+  bin = mi_theap_bin(theap, bin);
   mi_page_t* page = theap->queue[bin];
   if (page == NULL || page->free == NULL) {
     page = theap_find_page(theap, bin);
@@ -766,6 +788,11 @@ void* _mi_theap_alloc_class(mi_theap_t* theap, size_t bin, bool zero) {
   return block;
 }
 
+static void* solo_failed(mi_theap_t* theap, size_t charged) {
+  mi_theap_add(theap, -(int64_t)charged);
+  return NULL;
+}
+
 static void* solo_alloc(mi_theap_t* theap, mi_arena_t* arena, size_t size, size_t alignment, size_t offset, bool zero) {
   bool is_zero;
   mi_page_t* page;
@@ -775,10 +802,13 @@ static void* solo_alloc(mi_theap_t* theap, mi_arena_t* arena, size_t size, size_
   offset += inside;
   size += inside;
   const size_t slack = (alignment <= MI_SLICE_SIZE && offset == 0 ? 0 : alignment);
+  if (size > MI_AMOUNT_MAX) return NULL;
+  const size_t charged = mi_round_up(size, MI_OS_PAGE);
+  if (!mi_theap_charge(theap, charged)) return NULL;  // before memory is taken
   if (size <= MI_SOLO_SIZE_MAX && slack <= MI_SOLO_SIZE_MAX - size) {
     const size_t slices = (size + slack + MI_SLICE_SIZE - 1) >> MI_SLICE_SHIFT;
     page = theap_claim_slices(theap, arena, slices, &is_zero);
-    if (page == NULL) return NULL;
+    if (page == NULL) return solo_failed(theap, charged);
     uint8_t* const start = (uint8_t*)mi_page_segment(page) + mi_page_slice(page) * MI_SLICE_SIZE;
     page->start = (uint8_t*)(((uintptr_t)start + offset + alignment - 1) / alignment * alignment - offset);
     page->block_size = mi_round_up(size, MI_OS_PAGE);
@@ -787,10 +817,11 @@ static void* solo_alloc(mi_theap_t* theap, mi_arena_t* arena, size_t size, size_
     page_init(theap, page, MI_PAGE_SOLO, MI_BIN_SOLO, is_zero);
   } else {
     page = _mi_huge_claim(size, alignment, offset, inside, arena, &is_zero);
-    if (page == NULL) return NULL;
+    if (page == NULL) return solo_failed(theap, charged);
     page_init(theap, page, MI_PAGE_HUGE, MI_BIN_SOLO, is_zero);
   }
   page->used = page->capacity = page->reserved = 1;
+  if (mi_unlikely(page->block_size != charged)) mi_theap_add(theap, (int64_t)page->block_size - (int64_t)charged);
   page_supply(page, 1);
   // It has no free block and never will while it lives: full from the start, so that every free takes the slow path.
   mi_store_release(&page->thread_free, (mi_thread_free_t)MI_DELAYED);
@@ -932,6 +963,7 @@ void _mi_theap_free_pages(mi_theap_t* theap) {
 // A page of a theap that is reset starts again with nothing in it. It is in no queue and in no stack.
 static void page_start_again(mi_page_t* page) {
   _mi_stats_page_dropped(page, false);
+  mi_page_uncharge(page);
   page->free = page->local_free = NULL;
   page->used = page->capacity = 0;
   page->fresh_zero = page->free_zero = 0;

@@ -9,13 +9,19 @@
 
 #define MI_BIN_DIRECT_LAST (MI_BIN_EVEN + 24)  // mi_bin_of(MI_DIRECT_SIZE_MAX)
 
+// The first entry of the direct table that leads to the class: it serves for those below it that have no pages, too.
+static inline size_t mi_direct_low(const mi_theap_t* theap, size_t bin) {
+  size_t below = bin - 1;
+  if (below > 0 && mi_theap_bin(theap, below) != below) below--;
+  return (below == 0 ? 0 : mi_bin_size(below) / 8 + 1);
+}
+
 // direct[w] serves sizes of 8 * w bytes (and up to 7 fewer): it is the first page of the size's queue.
 static inline void mi_direct_update(mi_theap_t* theap, size_t bin) {
   if (MI_CHECKED || bin > MI_BIN_DIRECT_LAST) return;  // where every allocation is checked, none is short
   mi_page_t* const page = (theap->queue[bin] != NULL ? theap->queue[bin] : MI_PAGE_EMPTY);
   const size_t high = mi_bin_size(bin) / 8;
-  const size_t low = (bin == 1 ? 0 : mi_bin_size(bin - 1) / 8 + 1);
-  for (size_t w = low; w <= high; w++) theap->direct[w] = page;
+  for (size_t w = mi_direct_low(theap, bin); w <= high; w++) theap->direct[w] = page;
 }
 
 static inline void mi_queue_link(mi_theap_t* theap, size_t bin, mi_page_t* page, bool front) {

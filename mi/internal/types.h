@@ -37,6 +37,7 @@ typedef struct mi_page_s mi_page_t;
 typedef struct mi_segment_s mi_segment_t;
 typedef struct mi_part_s mi_part_t;
 typedef struct mi_slot_s mi_slot_t;
+typedef struct mi_account_s mi_account_t;
 
 typedef struct mi_block_s {
   struct mi_block_s* next;
@@ -179,7 +180,38 @@ typedef struct mi_thread_counts_s {
   _Atomic(int64_t) pages_retired;
   _Atomic(int64_t) searches;        // for a page with room
   _Atomic(int64_t) pages_searched;  // pages looked at in all of them
+  _Atomic(int64_t) main_held;       // what the thread's doings added to the account of the main heap (account.c)
 } mi_thread_counts_t;
+
+// --- accounts ---------------------------------------------------------------------------------------
+
+typedef bool mi_limit_fun_t(mi_heap_t* heap, size_t need, void* arg);
+
+// What a heap holds, with its children and the heaps that were merged into it. The first thing of a heap's extras, so
+// that the core finds it. See account.c.
+struct mi_account_s {
+  _Atomic(int64_t) word;              // twice the bytes, and in the lowest bit which of `above` they count in
+  _Atomic(mi_account_t*) above[2];    // written under the families' lock
+  mi_heap_t* heap;                    // constant
+  _Atomic(size_t) limit, soft_limit;  // bytes; 0: none. Any thread
+  size_t headroom;                    // bytes; constant, as the next two
+  mi_limit_fun_t* on_limit;           // NULL: none
+  void* limit_arg;
+  _Atomic(int64_t) peak;      // the most bytes that it held before it fell
+  _Atomic(uint32_t) counted;  // bytes of the heap's first part that `word` holds
+  _Atomic(uint8_t) alarm;     // MI_ALARM_NONE and so on: of the soft limit
+  _Atomic(uint8_t) tripped;   // an allocation failed at the limit: the headroom serves
+};
+enum { MI_ALARM_NONE = 0, MI_ALARM_DUE, MI_ALARM_GIVEN };
+
+// What an account refused, as far as it may be told when the account is gone.
+typedef struct mi_refusal_s {
+  mi_heap_t* heap;  // whose limit it was; NULL: nothing was refused
+  uint64_t id;      // of that heap
+  size_t need;      // bytes that were too many
+  mi_limit_fun_t* on_limit;
+  void* limit_arg;
+} mi_refusal_t;
 
 // --- threads ----------------------------------------------------------------------------------------
 
@@ -220,14 +252,16 @@ struct mi_theap_s {
   mi_page_t* queue[MI_BIN_COUNT];  // circular lists: head; head->prev is the last
   mi_heap_t* heap;
   mi_thread_t* thread;
-  mi_part_t* part;    // NULL for the main and the internal heap
-  mi_slot_t* slot;    // NULL for those that live in the record
-  mi_arena_t* arena;  // where its pages come from; NULL: any that is not exclusive
+  mi_part_t* part;        // NULL for the main and the internal heap
+  mi_slot_t* slot;        // NULL for those that live in the record
+  mi_arena_t* arena;      // where its pages come from; NULL: any that is not exclusive
+  mi_account_t* account;  // of its heap; NULL: of the internal heap
   uint32_t page_count;
   uint32_t tidy_count;
   uint8_t retire_low, retire_high;  // bins that may hold a retired page
   _Atomic(bool) dead;               // its heap was destroyed while it was its thread's default
   bool is_internal;
+  bool even;               // no block lies at an odd multiple of 8
   uint8_t collect_bin;     // where the last small collect looked
   uint16_t numa;           // the node that arenas are preferred of, plus 1; 0: none
   uint16_t depth;          // marks that its heap has
@@ -298,6 +332,8 @@ struct mi_thread_s {
   mi_callback_t* callbacks;     // of heaps, the innermost first
   mi_part_t* reset_last;        // of the heap that it reset last: compared, never read (heap/nursery.c)
   uint32_t page_color;          // of the last page that it made
+  bool alarm;                   // a soft limit was passed: on_limit is to be called
+  mi_refusal_t refusal;         // of the last charge that failed
   uint32_t deferred_count, deferred_capacity;  // of the heaps with a deferred_free that it has a part of
   void* deferred_heaps;                        // mi_deferred_entry_t[deferred_capacity] of the layer above
   void* deferred_spare;                        // mi_deferred_t, for the next heaps
@@ -308,6 +344,7 @@ struct mi_thread_s {
   _Atomic(mi_slot_t*) free_slots __attribute__((aligned(MI_CACHE_LINE)));  // pushed by any, popped by the owner
   _Atomic(mi_heap_t*) returned;      // handles that others give back (nursery.c); pushed by any, taken whole
   _Atomic(uint32_t) returned_bytes;  // of their regions, roughly
+  _Atomic(uint64_t) charging;        // odd: the owner is on its way through accounts
   mi_theap_t main_theap;
   mi_theap_t internal_theap;
   // Like the record, these outlive the thread and go on with the next.
@@ -359,8 +396,11 @@ struct mi_part_s {
   _Atomic(mi_slot_t*) slot;   // of the theap
   // line 2: of the handle, see mi_heap_s; unused in lanes
   uint64_t handle_line[8];
-  // line 3: KiB of regions that each class of object sizes asked for (nursery.c), saturating at 255
-  uint8_t seen[64];
+  // line 3
+  uint32_t young;     // bytes of its regions in use (account.c), but for the embedded one of a handle
+  uint8_t seen[58];   // KiB of regions that each class of object sizes asked for (nursery.c), saturating at 255
+  _Atomic(uint8_t) accounted;  // the heap has an account: regions are charged
+  uint8_t is_shut;    // the embedded region is not to be used (yet): it is not charged
   // line 4, which it shares with the first objects: read by others
   mi_heap_t* heap;
   _Atomic(uint64_t) id;  // of the heap, in the handle only: unique, never used again; 0: no heap here
