@@ -25,13 +25,22 @@ typedef struct request_s {
 
 #define MI_PURGE_EVERY 64
 
+// A heap whose embedded region is shut, so that its first allocation comes here: no callback of it is due.
+static inline bool has_allocated_nothing(mi_heap_t* heap) {
+  const mi_part_t* const home = &heap->home;
+  return home->young == 0 && home->is_shut != 0 && mi_region_is_mine(&home->region) &&
+         mi_load_relaxed((_Atomic(mi_slot_t*)*)&home->slot) == NULL;
+}
+
 void _mi_slow_path(mi_thread_t* thread, mi_heap_t* heap) {
   thread->heartbeat++;
   if (mi_unlikely(mi_load_relaxed(&thread->mail) != 0)) {
     _mi_thread_read_mail(thread);
     _mi_table_answer(thread);
   }
-  if (mi_unlikely(mi_load_relaxed(&_mi_deferred_armed) != 0)) _mi_deferred_step(thread, heap);
+  const uint8_t armed = mi_load_relaxed(&_mi_deferred_armed);
+  if (mi_unlikely(armed != 0) && (armed != MI_ARMED_HEAPS || !has_allocated_nothing(heap)))
+    _mi_deferred_step(thread, heap);
   if (mi_unlikely(++thread->generic_count % MI_PURGE_EVERY == 0)) {
     _mi_purge(false);
     _mi_forwarders_step(&_mi_heap_main);

@@ -32,8 +32,8 @@ typedef struct check_s {
   int64_t merged;    // bytes that heaps hold which were merged into `heap`
   bool held_agrees;  // what they are charged with is right; else what should be, and what is
   int64_t expected, counted;
-  size_t theaps;     // of `at`: the first so many parts' slots are BUSY
-  size_t parts;      // that were looked at for slots
+  size_t theaps;  // of `at`: the first so many parts' slots are BUSY
+  size_t parts;   // that were looked at for slots
   uint64_t bits[MI_BLOCKS_MAX / 64];
 } check_t;
 
@@ -483,10 +483,10 @@ static bool check_region_lists(const check_t* check, const mi_part_t* part) {
                        bytes > part->bytes ? "more" : "fewer");
   size_t young = 0;
   for (const mi_region_t* region = part->regions; region != NULL; region = region->next)
-    young += (size_t)1 << region->shift;
-  if (part != &part->heap->home && part->is_shut == 0) young += (size_t)1 << part->region.shift;
+    young += (size_t)1 << (region->shift - 10);
+  if (part != &part->heap->home && part->is_shut == 0) young++;
   if (part->young != young)
-    return part_breach(check, part, "it counts %u bytes of regions in use, and has %zu", part->young, young);
+    return part_breach(check, part, "it counts %u KiB of regions in use, and has %zu", part->young, young);
   if (last != NULL && last != part->regions_last)
     return part_breach(check, part, "its last region is %p, not %p", (const void*)last, (void*)part->regions_last);
   if (!current)
@@ -577,7 +577,7 @@ static bool check_part(check_t* check, mi_part_t* part) {
     return part_breach(check, part, "its owner is %llx, its theap's thread %llx",
                        (unsigned long long)mi_part_owner(part), (unsigned long long)mi_load_relaxed(&slot->owner));
   if (!check_regions(check, part)) return false;
-  if (part != &part->heap->home) check->held += part->young;
+  if (part != &part->heap->home) check->held += part->young * (int64_t)MI_KiB;
   return slot == NULL || check_theap(check, mi_load_relaxed(&slot->theap), part, slot);
 }
 

@@ -66,8 +66,7 @@ static bool config_is_plain(const mi_heap_config_t* config) {
          config->min_align != 16 && !config_has_limit(config) && !config_has_deferred(config);
 }
 
-mi_heap_t* mi_heap_new_with(const mi_heap_config_t* given) {
-  if (given == NULL) return mi_heap_new();
+static mi_noinline mi_heap_t* heap_new_with(const mi_heap_config_t* given) {
   mi_heap_config_t config;
   if (!config_read(given, &config) || !config_check(&config)) return NULL;
   if (config.parent != NULL && mi_thread() != NULL) _mi_heap_ids_renew(mi_thread());
@@ -91,6 +90,7 @@ mi_heap_t* mi_heap_new_with(const mi_heap_config_t* given) {
   extra->even = (config.min_align == 16);
   if (config_has_limit(&config)) _mi_limit_configure(extra, &config);
   if ((config.limit != 0 || config.parent != NULL) && config.arena == NULL) _mi_part_shut(&heap->home);
+  _mi_prepared_begin(heap, &config);
   extra->retain = config.retain;
   extra->numa = (uint16_t)config.numa_node;
   if (config.parent != NULL && !_mi_family_join(heap, config.parent)) {
@@ -99,4 +99,14 @@ mi_heap_t* mi_heap_new_with(const mi_heap_config_t* given) {
     return NULL;
   }
   return heap;
+}
+
+mi_heap_t* mi_heap_new_with(const mi_heap_config_t* given) {
+  if (given == NULL) return mi_heap_new();
+  mi_thread_t* const thread = _mi_tls.thread;
+  if (mi_likely(thread != NULL)) {
+    mi_heap_t* const prepared = _mi_prepared_take(thread, given);
+    if (mi_likely(prepared != NULL)) return prepared;
+  }
+  return heap_new_with(given);
 }

@@ -25,8 +25,6 @@
 #include "mi/internal/track.h"
 #include "mi/mimalloc.h"
 
-#define ARMED_PROCESS 1
-#define ARMED_HEAPS 2
 #define BYTES_USUAL ((size_t)64 * MI_KiB)  // a page
 #define SPARES_MAX 16                      // records that a thread keeps
 
@@ -42,7 +40,7 @@ void mi_register_deferred_free(mi_deferred_free_fun* deferred_free, void* arg) {
   const mi_pair_t* const pair = _mi_pair_intern((mi_any_fun*)deferred_free, arg);
   if (pair == NULL && deferred_free != NULL) return;  // no memory: errno is ENOMEM, the former pair stays
   mi_store_release(&_mi_deferred_pair, pair);
-  if (pair != NULL) mi_fetch_or_acq_rel(&_mi_deferred_armed, (uint8_t)ARMED_PROCESS);
+  if (pair != NULL) mi_fetch_or_acq_rel(&_mi_deferred_armed, (uint8_t)MI_ARMED_PROCESS);
 }
 
 static void process_call(mi_thread_t* thread, mi_heap_t* heap, bool force) {
@@ -214,6 +212,7 @@ static bool entries_make_room(mi_thread_t* thread) {
 
 static inline void join(mi_thread_t* thread, mi_deferred_t* deferred, mi_deferred_part_t* state) {
   if (mi_unlikely(thread->deferred_count == thread->deferred_capacity) && !entries_make_room(thread)) return;
+  if (state == &deferred->home) deferred->entry = thread->deferred_count;
   ((mi_deferred_entry_t*)thread->deferred_heaps)[thread->deferred_count++] =
       (mi_deferred_entry_t){deferred, mi_load_relaxed(&deferred->id)};
   state->joined = mi_load_relaxed(&thread->id);
@@ -306,6 +305,11 @@ void _mi_deferred_call(mi_thread_t* thread, mi_heap_t* heap, bool force) {
     heap_step(thread, deferred);
   }
 }
+
+// --- heaps of the same configuration (prepared.c)
+// -------------------------------------------------------------------------------------------------------------
+
+void _mi_deferred_join_again(mi_thread_t* thread, mi_deferred_t* deferred) { join(thread, deferred, &deferred->home); }
 
 // --- ends
 // -------------------------------------------------------------------------------------------------------------
@@ -421,8 +425,8 @@ static mi_deferred_t* deferred_make(mi_thread_t* thread, mi_heap_t* heap) {
     record_recycle(made);
     return seen;
   }
-  if ((mi_load_relaxed(&_mi_deferred_armed) & ARMED_HEAPS) == 0)
-    mi_fetch_or_acq_rel(&_mi_deferred_armed, (uint8_t)ARMED_HEAPS);
+  if ((mi_load_relaxed(&_mi_deferred_armed) & MI_ARMED_HEAPS) == 0)
+    mi_fetch_or_acq_rel(&_mi_deferred_armed, (uint8_t)MI_ARMED_HEAPS);
   if (heap != &_mi_heap_main && mi_region_is_mine(&heap->home.region)) join(thread, made, &made->home);
   return made;
 }

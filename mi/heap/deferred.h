@@ -35,9 +35,10 @@ typedef struct mi_deferred_s {
   _Atomic(mi_deferred_pair_t*) pairs;       // those that were made later, so that they can be freed
   mi_deferred_pair_t first;                 // the one of the configuration
   mi_deferred_part_t home;                  // of the heap's first part
+  uint32_t entry;                           // where its heap's first thread lists it
   struct mi_deferred_s* spare;              // list of its thread, while it is not in use
   _Atomic(void*) link;                      // stack of those that no thread keeps
-  uint64_t padding[14];
+  uint64_t padding[13];
 } mi_deferred_t;
 _Static_assert(sizeof(mi_deferred_t) == 256, "its address is a multiple of 128: see stack.h");
 _Static_assert(sizeof(mi_deferred_part_t) <= 64, "fits the line of a lane that only handles use");
@@ -48,6 +49,7 @@ typedef struct mi_deferred_entry_s {
   uint64_t id;
 } mi_deferred_entry_t;
 
+mi_hidden void _mi_deferred_join_again(mi_thread_t* thread, mi_deferred_t* deferred);  // for prepared.c
 // For mi_heap_new_with: false without memory.
 mi_hidden bool _mi_deferred_configure(mi_heap_t* heap, const mi_heap_config_t* config);
 

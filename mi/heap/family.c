@@ -101,7 +101,10 @@ static bool is_alone(mi_heap_t* heap) {
 
 void _mi_heap_account_move(mi_heap_t* heap, mi_account_t* above) {
   mi_account_t* const account = mi_account_of(heap);
-  if (above != NULL) _mi_account_settle(account, 0);
+  if (above != NULL) {
+    mi_store_relaxed(&heap->home.young_max, 0);
+    _mi_account_settle(account, 0);
+  }
   _mi_account_move(account, above, is_alone(heap));
 }
 

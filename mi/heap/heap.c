@@ -58,7 +58,6 @@ mi_heap_extra_t* _mi_heap_extra_make(mi_heap_t* heap) {
   if (made == NULL) return NULL;
   made->account.heap = heap;
   if (mi_cas_strong_acq_rel(mi_heap_extra_word(heap), &seen, made)) {
-    mi_store_release(&heap->home.accounted, (uint8_t)1);
     _mi_part_account(&heap->home);
     return made;
   }
@@ -199,7 +198,7 @@ static void heap_free(mi_heap_t* heap) {
   heap->flags = _mi_heap_flags_of_new();
   mi_store_relaxed(&heap->visiting, (uint8_t)0);
   home->depth = 0;
-  mi_store_relaxed(&home->accounted, (uint8_t)0);
+  mi_store_relaxed(&home->young_max, MI_YOUNG_UNASKED);
   home->is_shut = 0;
   mi_store_relaxed(&heap->state, (uint8_t)MI_HEAP_OPEN);
   mi_store_release(&heap->into, (mi_heap_t*)NULL);  // see mi_heap_of
@@ -241,6 +240,28 @@ static inline bool heap_is_simple(mi_heap_t* heap) {
           mi_load_relaxed(&heap->is_target) | heap->flags) == 0;
 }
 
+static mi_noinline void heap_destroy(mi_heap_t* heap) {
+  bool called = false;
+  if ((mi_load_relaxed(&heap->home.region.owner) ^ _mi_tls.tid) <= MI_OWNER_FLAGS && heap->home.config != NULL) {
+    const mi_prepared_end_t end = _mi_prepared_end(_mi_tls.thread, heap);
+    if (mi_likely(end == MI_PREPARED_KEPT)) return;
+    called = (end == MI_PREPARED_CALLED);
+  }
+  if (!_mi_heap_check_end(heap, (heap->flags & MI_HEAP_NO_DESTROY) == 0, "mi_heap_destroy")) return;
+  if ((heap->flags & MI_HEAP_NO_DESTROY) != 0) {
+    mi_heap_delete(heap);
+    return;
+  }
+  if (called) {
+    _mi_deferred_drop(heap->home.config);
+  } else if (heap->home.config != NULL) {
+    _mi_deferred_end(heap);
+  }
+  _mi_heap_leave_default(heap);
+  _mi_heap_before_end(heap, false);
+  _mi_heap_finish(heap);
+}
+
 void mi_heap_destroy(mi_heap_t* heap) {
   if (mi_unlikely(heap == NULL)) return;
   mi_thread_t* const thread = _mi_tls.thread;
@@ -254,15 +275,7 @@ void mi_heap_destroy(mi_heap_t* heap) {
     _mi_handle_free(thread, heap);
     return;
   }
-  if (!_mi_heap_check_end(heap, (heap->flags & MI_HEAP_NO_DESTROY) == 0, "mi_heap_destroy")) return;
-  if ((heap->flags & MI_HEAP_NO_DESTROY) != 0) {
-    mi_heap_delete(heap);
-    return;
-  }
-  if (heap->home.config != NULL) _mi_deferred_end(heap);
-  _mi_heap_leave_default(heap);
-  _mi_heap_before_end(heap, false);
-  _mi_heap_finish(heap);
+  heap_destroy(heap);
 }
 
 void _mi_heap_finish(mi_heap_t* heap) {

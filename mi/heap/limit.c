@@ -112,7 +112,11 @@ static mi_account_t* account_to_change(mi_heap_t* heap, const char* function) {
   }
   if (!_mi_heap_check_usable(heap, function)) return NULL;
   mi_heap_extra_t* const extra = _mi_heap_extra_make(heap);
-  if (extra == NULL) _mi_error(ENOMEM, "%s: no memory\n", function);
+  if (extra == NULL) {
+    _mi_error(ENOMEM, "%s: no memory\n", function);
+  } else {
+    mi_store_relaxed(&heap->home.young_max, 0);
+  }
   return (extra == NULL ? NULL : &extra->account);
 }
 

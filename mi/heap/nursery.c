@@ -87,13 +87,15 @@ static inline void region_clear_to(mi_region_t* region, size_t end) {
 static inline void region_clear(mi_region_t* region) { region_clear_to(region, mi_load_relaxed(&region->end)); }
 
 static inline bool part_is_home(const mi_part_t* part) { return part == &part->heap->home; }
-static inline bool part_is_accounted(const mi_part_t* part) {
-  return mi_unlikely(mi_load_relaxed((_Atomic(uint8_t)*)&part->accounted) != 0);
+static inline size_t region_kib(const mi_region_t* region) { return (size_t)1 << (region->shift - 10); }
+// Is a limit to be asked before so many KiB of regions are opened, or something to be charged?
+static inline bool part_asks(const mi_part_t* part, size_t kib) {
+  return mi_unlikely(part->young + kib > mi_load_relaxed((_Atomic(uint16_t)*)&part->young_max));
 }
 
 // Nothing was opened yet.
 static inline void part_forget_counts(mi_part_t* part) {
-  memset((uint8_t*)part + offsetof(mi_part_t, young), 0, offsetof(mi_part_t, accounted) - offsetof(mi_part_t, young));
+  memset((uint8_t*)part + offsetof(mi_part_t, young), 0, offsetof(mi_part_t, is_shut) - offsetof(mi_part_t, young));
 }
 
 // Sets up a part in a block of 1 << shift bytes: a handle or a lane.
@@ -104,9 +106,18 @@ void _mi_part_init(mi_part_t* part, mi_heap_t* heap, mi_tid_t owner, uint8_t shi
   region->first = MI_PART_SIZE / MI_GRANULE;
   region->shift = shift;
   part->heap = heap;
+  mi_store_relaxed(&part->young_max, MI_YOUNG_UNASKED);
   mi_store_relaxed(&part->theap, MI_THEAP_EMPTY);
   part_set_current(part, region);
   mi_store_relaxed(&region->owner, owner);
+}
+
+// The part's own region, empty again.
+static inline __attribute__((always_inline)) void part_rewind_embedded(mi_part_t* part) {
+  region_clear(&part->region);
+  part_set_current(part, &part->region);
+  part->step = 0;
+  part_forget_counts(part);
 }
 
 static inline void part_close_current(mi_part_t* part) {
@@ -232,10 +243,10 @@ void _mi_part_trim(mi_part_t* part) { part_trim_spare(part, MI_CACHE_BYTES_MAX);
 // For a reset: nothing is live, what was warm stays.
 void _mi_part_reset(mi_part_t* part, size_t retain) {
   part_spare_regions(part);
-  const int64_t charged = (part_is_home(part) ? 0 : part->young);
+  const int64_t charged = (part_is_home(part) ? 0 : part->young * (int64_t)MI_KiB);
   part_reset_slow(part, retain);
-  if (!part_is_accounted(part)) return;
   mi_account_t* const account = mi_account_of(part->heap);
+  if (account == NULL) return;
   if (part_is_home(part)) {
     _mi_account_settle(account, 0);
   } else {
@@ -267,7 +278,7 @@ static inline void part_reopen(mi_part_t* part) {
   mi_region_t* const region = part->spare;
   if (region == NULL) return;
   part->spare = region->next;
-  part->young += 1u << region->shift;
+  part->young += (uint16_t)region_kib(region);
   region_clear(region);
   mi_store_relaxed(&region->end, (uint16_t)0);
   region->part = part;
@@ -315,7 +326,8 @@ static inline void part_rest(mi_part_t* part) {
 }
 
 static inline bool part_rests(mi_part_t* part) {
-  return part->limit == part_first(part) && part->spare != NULL && !part_is_accounted(part);
+  return part->limit == part_first(part) && part->spare != NULL && part->is_shut == 0 &&
+         !part_asks(part, region_kib(part->spare));
 }
 
 static mi_noinline void part_empty_home(mi_part_t* part) {
@@ -403,9 +415,9 @@ void _mi_part_settle(mi_part_t* part) {
     part->regions_last = region;
     part->bytes += 1u << region->shift;
   }
-  part->young = part->bytes + (part_is_home(part) || part->is_shut ? 0 : 1u << part->region.shift);
-  if (part_is_accounted(part) && !part_is_home(part))
-    _mi_account_add(mi_account_of(part->heap), (int64_t)part->young - (int64_t)charged);
+  part->young = (uint16_t)(part->bytes / MI_KiB + (part_is_home(part) || part->is_shut ? 0 : 1));
+  if (!part_is_home(part))
+    _mi_account_add(mi_account_of(part->heap), ((int64_t)part->young - (int64_t)charged) * (int64_t)MI_KiB);
   part->current = &part->region;
   mi_store_relaxed(&part->bump, region_at(&part->region, mi_load_relaxed(&part->region.end)));
 }
@@ -461,7 +473,18 @@ static mi_heap_t* returned_take(mi_thread_t* thread) {
   return list;
 }
 
+static void prepared_yield(mi_thread_t* thread);
+
 static mi_noinline mi_heap_t* handle_alloc_slow(mi_thread_t* thread) {
+  if (mi_unlikely(thread->prepared != NULL)) {
+    prepared_yield(thread);
+    mi_heap_t* const heap = thread->handle_cache;
+    thread->handle_cache = (mi_heap_t*)heap->home.region.next;
+    thread->handle_cache_count--;
+    thread->handle_cache_bytes -= heap->home.bytes;
+    part_rewind_embedded(&heap->home);
+    return heap;
+  }
   if (mi_load_relaxed(&thread->returned) != NULL) {
     mi_heap_t* const first = returned_take(thread);
     for (mi_heap_t* list = (mi_heap_t*)first->home.region.next; list != NULL;) {
@@ -481,6 +504,7 @@ static mi_noinline mi_heap_t* handle_alloc_slow(mi_thread_t* thread) {
 
 static mi_noinline void handle_free_slow(mi_thread_t* thread, mi_heap_t* heap) {
   mi_part_t* const part = &heap->home;
+  if (mi_unlikely(thread != NULL && thread->prepared != NULL)) prepared_yield(thread);
   part_fold(part);
   if (thread != NULL && thread->heap_balance >= 0 && thread->handle_cache_count < MI_CACHE_COUNT_MAX) {
     const uint32_t limit = thread->handle_cache_limit;
@@ -493,6 +517,50 @@ static mi_noinline void handle_free_slow(mi_thread_t* thread, mi_heap_t* heap) {
   part_trim_spare(part, 0);
   _mi_handle_totals_free(heap);
   region_go_home(&part->region);
+}
+
+// --- handles with what a configuration asked for (prepared.c)
+
+bool _mi_handle_keep_prepared(mi_thread_t* thread, mi_heap_t* heap) {
+  mi_part_t* const part = &heap->home;
+  if (thread->heap_balance < 0 || thread->handle_cache_count >= MI_CACHE_COUNT_MAX) return false;
+  mi_store_relaxed(&part->id, 0);  // first, as below
+  mi_stores_in_order();
+  part_spare_regions(part);
+  mi_store_relaxed(&part->region.owner, MI_TID_NONE);
+  if (mi_unlikely(part_opened_several(part))) part_join_spare(part);
+  if (thread->heap_balance > -MI_BALANCE_MAX) thread->heap_balance--;
+  if (mi_unlikely(thread->handle_cache_bytes + part->bytes > thread->handle_cache_limit)) {
+    part_trim_spare(part, thread->handle_cache_limit - thread->handle_cache_bytes);
+    thread->handle_trims++;
+  }
+  part->region.next = (mi_region_t*)thread->prepared;
+  thread->prepared = heap;
+  thread->handle_cache_count++;
+  thread->handle_cache_bytes += part->bytes;
+  return true;
+}
+
+void _mi_handle_take_prepared(mi_thread_t* thread, mi_heap_t* heap) {
+  mi_part_t* const part = &heap->home;
+  if (thread->heap_balance < MI_BALANCE_MAX) thread->heap_balance++;
+  thread->prepared = (mi_heap_t*)part->region.next;
+  thread->handle_cache_count--;
+  thread->handle_cache_bytes -= part->bytes;
+  part_rewind_embedded(part);
+  if (part->is_shut != 0) part->limit = mi_load_relaxed(&part->bump);
+  mi_store_relaxed(&part->region.owner, mi_load_relaxed(&thread->id) | MI_OWNER_YOUNG);
+}
+
+// One of them becomes a handle like others, for what the thread makes now.
+static void prepared_yield(mi_thread_t* thread) {
+  mi_heap_t* const heap = thread->prepared;
+  thread->prepared = (mi_heap_t*)heap->home.region.next;
+  thread->handle_cache_count--;
+  thread->handle_cache_bytes -= heap->home.bytes;
+  _mi_prepared_strip(heap);
+  part_rewind_embedded(&heap->home);
+  handle_keep(thread, heap);
 }
 
 // A handle that is recycled has everything as a new one has it, but for its spare regions, and one that it opened
@@ -555,6 +623,7 @@ void _mi_returned_flush(mi_thread_t* thread) {
 }
 
 void _mi_handle_cache_flush(mi_thread_t* thread) {
+  while (mi_unlikely(thread->prepared != NULL)) prepared_yield(thread);
   mi_heap_t* const heaps = thread->handle_cache;
   thread->handle_cache = NULL;
   thread->handle_cache_count = 0;
@@ -587,7 +656,7 @@ void _mi_handle_retain(mi_thread_t* thread, size_t bytes) {
 // Every few dozen slow paths. Handles that were not touched for so many of these go home, and what was learnt is
 // forgotten.
 void _mi_handle_idle_step(mi_thread_t* thread) {
-  if (thread->handle_cache == NULL) return;
+  if (thread->handle_cache == NULL && thread->prepared == NULL) return;
   if (thread->handle_seen != thread->heap_id_next) {  // heaps were made since
     thread->handle_seen = thread->heap_id_next;
     thread->handle_idle = 0;
@@ -618,7 +687,7 @@ bool _mi_region_is_empty(const mi_region_t* region) {
 // by who has a closed heap.
 void _mi_part_release_empty(mi_part_t* part) {
   if (part_is_open_for_nothing(part)) {
-    if (part_is_accounted(part)) _mi_part_leave(part, part->current);
+    if (mi_account_of(part->heap) != NULL) _mi_part_leave(part, part->current);
     part_fold(part);
   }
   part_trim_spare(part, 0);
@@ -738,7 +807,7 @@ void _mi_part_leave(mi_part_t* part, const mi_region_t* region) {
     _mi_account_add(account, -size);
     prepaid = -size;
   }
-  part->young -= (uint32_t)size;
+  part->young -= (uint16_t)region_kib(region);
   if (account != NULL) part_settle_account(part, account, prepaid);
 }
 
@@ -751,7 +820,7 @@ static mi_noinline bool part_open_embedded(mi_part_t* part, size_t need) {
       !part_charge(part, size, &prepaid))
     return false;
   part->is_shut = 0;
-  part->young += (uint32_t)size;
+  part->young += (uint16_t)region_kib(region);
   if (part->current != region) {
     part_close_current(part);
     region_clear(region);
@@ -764,7 +833,7 @@ static mi_noinline bool part_open_embedded(mi_part_t* part, size_t need) {
 
 // A region for an object that fits no other. A thread that keeps making regions which it had to give back at the end of
 // the last heap learns to keep more.
-static mi_region_t* region_new(mi_thread_t* thread, mi_part_t* part, size_t need, bool accounted, int64_t* prepaid) {
+static mi_region_t* region_new(mi_thread_t* thread, mi_part_t* part, size_t need, bool* asked, int64_t* prepaid) {
   if (thread->handle_trims > MI_CACHE_LEARN && thread->handle_cache_limit < MI_CACHE_BYTES_MAX) {
     thread->handle_cache_limit *= 2;
     thread->handle_trims = 0;
@@ -772,13 +841,14 @@ static mi_region_t* region_new(mi_thread_t* thread, mi_part_t* part, size_t need
   size_t shift = region_shift[part->step];
   // A large object does not get a region that is full with it.
   while (((size_t)1 << shift) - region_first(shift) * MI_GRANULE < (need > MI_KiB ? 2 * need : need)) shift++;
-  if (accounted) {
+  *asked = part_asks(part, (size_t)1 << (shift - 10));
+  if (*asked) {
     while (!part_charge(part, (size_t)1 << shift, prepaid)) {  // a smaller one
       if (--shift < REGION_SHIFT_LEAST || ((size_t)1 << shift) - region_first(shift) * MI_GRANULE < need) return NULL;
     }
   }
   mi_region_t* const region = region_make(thread, part, shift, need);
-  if (mi_unlikely(region == NULL) && accounted) _mi_account_add(mi_account_of(part->heap), -*prepaid);
+  if (mi_unlikely(region == NULL) && *asked) _mi_account_add(mi_account_of(part->heap), -*prepaid);
   return region;
 }
 
@@ -801,17 +871,17 @@ static inline bool region_churns(const mi_region_t* region) {
   return frees > 0 && 4 * frees >= starts;
 }
 
-// Puts a region down to a class.
-static inline void part_count(mi_part_t* part, const mi_region_t* region, size_t bin, bool churns) {
-  const size_t kib = (region->shift <= 10 ? 1 : region->shift < 14 ? (size_t)1 << (region->shift - 10) : 16);
+// Puts so many KiB of regions down to a class.
+static inline void part_count(mi_part_t* part, size_t kib, size_t bin, bool churns) {
+  if (kib > 16) kib = 16;
   const size_t seen = part->seen[bin] + (churns ? 4 * kib : kib);
   part->seen[bin] = (uint8_t)(seen < 255 ? seen : 255);
 }
 
-// Makes a region that is not in use the current one, and puts it down to class `bin`. It is charged.
-static inline void part_open(mi_part_t* part, mi_region_t* region, size_t bin) {
-  part_count(part, region, bin, region_churns(part->current));
-  part->young += 1u << region->shift;
+// Makes a region of `kib` KiB that is not in use the current one, and puts it down to class `bin`. It is charged.
+static inline void part_open(mi_part_t* part, mi_region_t* region, size_t kib, size_t bin) {
+  part_count(part, kib, bin, region_churns(part->current));
+  part->young += (uint16_t)kib;
   // The first of several may have been taken uncounted (part_reopen).
   if (part->step == 0 && part->regions != NULL) part->step = 1;
   if (part->step < STEPS - 1) part->step++;
@@ -845,17 +915,17 @@ static mi_noinline bool part_grow(mi_thread_t* thread, mi_part_t* part, size_t n
     }
     if (reused || part_try_reuse(part, &part->region, need)) {
       if (part->step == 0) part->step = 1;
-      part_count(part, part->current, bin, true);
+      part_count(part, part->current->shift <= 10 ? 1 : region_kib(part->current), bin, true);
       return true;
     }
   }
   if (mi_unlikely(part->is_shut != 0) && part_open_embedded(part, need)) return true;
-  const bool accounted = part_is_accounted(part);
+  bool asked;
   int64_t prepaid = 0;
-  mi_region_t* const region = region_new(thread, part, need, accounted, &prepaid);
+  mi_region_t* const region = region_new(thread, part, need, &asked, &prepaid);
   if (region == NULL) return false;
-  part_open(part, region, bin);
-  if (accounted) part_settle_account(part, mi_account_of(part->heap), prepaid);
+  part_open(part, region, region_kib(region), bin);
+  if (asked) part_settle_account(part, mi_account_of(part->heap), prepaid);
   return true;
 }
 
@@ -879,13 +949,14 @@ static mi_noinline void* young_alloc_slow(mi_part_t* part, size_t size, size_t a
     const size_t bin = granules_bin[need / MI_GRANULE], room = need + alignment - MI_GRANULE;
     if (part->seen[bin] >= MI_SEEN_EARNED) return NULL;
     mi_region_t* const spare = part->spare;
-    const bool accounted = part_is_accounted(part);
+    const size_t kib = (spare != NULL ? region_kib(spare) : 0);
+    const bool asks = part_asks(part, kib);
     int64_t prepaid = 0;
     if (spare != NULL && region_room(spare) >= room &&
-        (!accounted || part_charge(part, (size_t)1 << spare->shift, &prepaid))) {
+        (!asks || part_charge(part, (size_t)1 << spare->shift, &prepaid))) {
       part->spare = spare->next;
-      part_open(part, spare, bin);
-      if (accounted) part_settle_account(part, mi_account_of(part->heap), prepaid);
+      part_open(part, spare, kib, bin);
+      if (asks) part_settle_account(part, mi_account_of(part->heap), prepaid);
     } else if (!part_grow(thread, part, room, bin)) {
       return NULL;
     }
@@ -919,10 +990,13 @@ mi_noinline void* _mi_young_malloc_slow(mi_part_t* part, size_t size) {
     const size_t bin = granules_bin[granules];
     mi_region_t* const spare = part->spare;
     if (mi_likely(spare != NULL && region_room(spare) >= need && part->seen[bin] < MI_SEEN_EARNED &&
-                  (size_t)(part->limit - mi_load_relaxed(&part->bump)) < need && !part_is_accounted(part))) {
-      part->spare = spare->next;
-      part_open(part, spare, bin);
-      return mi_part_bump(part, mi_load_relaxed(&part->bump), need);
+                  (size_t)(part->limit - mi_load_relaxed(&part->bump)) < need)) {
+      const size_t kib = region_kib(spare);
+      if (mi_likely(!part_asks(part, kib))) {
+        part->spare = spare->next;
+        part_open(part, spare, kib, bin);
+        return mi_part_bump(part, mi_load_relaxed(&part->bump), need);
+      }
     }
     void* const p = young_alloc_slow(part, size, MI_GRANULE);
     if (mi_likely(p != NULL)) {

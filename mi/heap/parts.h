@@ -31,6 +31,9 @@ typedef struct mi_heap_extra_s {
   int tag;                                  // of mi_heap_new_ex
   uint16_t numa;                            // of mi_heap_set_numa_affinity, plus 1
   bool even;                                // every block lies at a multiple of 16
+  uint16_t unasked;                         // the first part's young_max, as it was made
+  bool is_prepared;                         // for the next heap of the same `config` (prepared.c)
+  mi_heap_config_t config;                  // if so
   size_t retain;                            // bytes that stay warm; 0: as much as is usual
   _Atomic(struct mi_name_s*) named;         // of its name (table.c); NULL: unnamed, or ended
   _Atomic(struct mi_deferred_s*) deferred;  // its deferred_free (deferred.c); NULL: never had one
@@ -225,6 +228,8 @@ static inline bool mi_heap_is_visited(const mi_heap_t* heap) {
 // --- callbacks (deferred.c) -----------------------------------------------------------------------------------------
 mi_hidden extern _Atomic(const mi_pair_t*) _mi_deferred_pair;
 mi_hidden extern _Atomic(uint8_t) _mi_deferred_armed;  // is there, or was there ever, a callback of any kind?
+#define MI_ARMED_PROCESS 1
+#define MI_ARMED_HEAPS 2
 // The process-wide callback and then the heap's; `force`: both with force, else the heap's as far as it is due.
 mi_hidden void _mi_deferred_call(mi_thread_t* thread, mi_heap_t* heap, bool force);
 // The heap's alone, with force. Nothing inside another callback.
@@ -258,6 +263,23 @@ static inline void mi_callback_leave(mi_thread_t* thread, const mi_callback_t* f
   thread->callback_heap = (frame->outer == NULL ? NULL : frame->outer->heap);
   thread->callback_depth--;
 }
+
+// --- heaps of the same configuration (prepared.c) -----------------------------------------------------------------
+// A heap was just made with this configuration.
+mi_hidden void _mi_prepared_begin(mi_heap_t* heap, const mi_heap_config_t* config);
+// A heap that was ended, as one made with this configuration; NULL: there is none.
+mi_hidden mi_heap_t* _mi_prepared_take(mi_thread_t* thread, const mi_heap_config_t* config);
+typedef enum mi_prepared_end_e {
+  MI_PREPARED_NOT = 0,  // it is to be ended as all heaps are
+  MI_PREPARED_CALLED,   // so is it, but that its deferred_free had its last call
+  MI_PREPARED_KEPT,     // it ended
+} mi_prepared_end_t;
+// The calling thread, at home in the heap, ends it.
+mi_hidden mi_prepared_end_t _mi_prepared_end(mi_thread_t* thread, mi_heap_t* heap);
+mi_hidden void _mi_prepared_strip(mi_heap_t* heap);  // a kept handle is as any other
+// Their handles (nursery.c). False: there is no room for it.
+mi_hidden bool _mi_handle_keep_prepared(mi_thread_t* thread, mi_heap_t* heap);
+mi_hidden void _mi_handle_take_prepared(mi_thread_t* thread, mi_heap_t* heap);
 
 // --- limits (limit.c) -----------------------------------------------------------------------------------------------
 // An allocation in the heap was refused (the thread's refusal says by whom). True: it is worth another try. False: it

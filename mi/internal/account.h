@@ -46,9 +46,14 @@ mi_hidden bool _mi_account_alarm(mi_account_t* account, mi_refusal_t* alarm);
 // The main heap's, by threads without a record too.
 mi_hidden void _mi_account_main_add(int64_t n);
 
+// The account of the theap's heap; NULL: it is the internal heap.
+static inline mi_account_t* mi_theap_account(const mi_theap_t* theap) {
+  return (theap->heap == &_mi_heap_main ? &_mi_account_main : mi_account_of(theap->heap));
+}
+
 // For blocks of a page of the theap. The main heap, which has no limit, counts in the thread's record.
 static inline bool mi_theap_charge(mi_theap_t* theap, size_t n) {
-  mi_account_t* const account = theap->account;
+  mi_account_t* const account = mi_theap_account(theap);
   if (account == &_mi_account_main) {
     mi_count_own(&theap->thread->counts.main_held, (int64_t)n);
     return true;
@@ -58,14 +63,15 @@ static inline bool mi_theap_charge(mi_theap_t* theap, size_t n) {
 
 // `n` bytes more or less, which no limit refuses.
 static inline void mi_theap_add(mi_theap_t* theap, int64_t n) {
-  if (theap->account == &_mi_account_main) {
+  mi_account_t* const account = mi_theap_account(theap);
+  if (account == &_mi_account_main) {
     mi_count_own(&theap->thread->counts.main_held, n);
-  } else if (theap->account != NULL) {
-    _mi_account_add(theap->account, n);
+  } else if (account != NULL) {
+    _mi_account_add(account, n);
   }
 }
-static inline bool mi_theap_has_room(mi_theap_t* theap, size_t n) {
-  mi_account_t* const account = theap->account;
+static inline bool mi_theap_has_room(const mi_theap_t* theap, size_t n) {
+  mi_account_t* const account = mi_theap_account(theap);
   return account == NULL || account == &_mi_account_main || _mi_account_fits(account, n);
 }
 

@@ -590,7 +590,7 @@ static void page_adopt(mi_theap_t* theap, mi_page_t* page) {
   mi_heap_t* const from = mi_load_relaxed(&page->heap);
   if (mi_unlikely(from != theap->heap)) {
     mi_page_uncharge(page);
-    if (theap->account != NULL) _mi_account_add(theap->account, mi_page_charged(page));
+    mi_theap_add(theap, mi_page_charged(page));
   }
   mi_store_relaxed(&page->heap, theap->heap);
   mi_store_relaxed(&page->theap, theap);

@@ -20,7 +20,7 @@
 // survivor's.
 #include <string.h>
 
-#include "mi/internal/account.h"
+#include "mi/internal/core.h"
 #include "mi/internal/os.h"
 #include "mi/internal/stats.h"
 
@@ -36,7 +36,6 @@ void _mi_theap_init(mi_theap_t* theap, mi_heap_t* heap, mi_thread_t* thread) {
   theap->part = NULL;
   theap->slot = NULL;
   theap->arena = _mi_heap_arena(heap);
-  theap->account = (heap == &_mi_heap_main ? &_mi_account_main : mi_account_of(heap));
   theap->even = false;
   theap->page_count = 0;
   theap->tidy_count = 0;

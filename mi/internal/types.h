@@ -252,10 +252,9 @@ struct mi_theap_s {
   mi_page_t* queue[MI_BIN_COUNT];  // circular lists: head; head->prev is the last
   mi_heap_t* heap;
   mi_thread_t* thread;
-  mi_part_t* part;        // NULL for the main and the internal heap
-  mi_slot_t* slot;        // NULL for those that live in the record
-  mi_arena_t* arena;      // where its pages come from; NULL: any that is not exclusive
-  mi_account_t* account;  // of its heap; NULL: of the internal heap
+  mi_part_t* part;    // NULL for the main and the internal heap
+  mi_slot_t* slot;    // NULL for those that live in the record
+  mi_arena_t* arena;  // where its pages come from; NULL: any that is not exclusive
   uint32_t page_count;
   uint32_t tidy_count;
   uint8_t retire_low, retire_high;  // bins that may hold a retired page
@@ -315,8 +314,9 @@ struct mi_thread_s {
   size_t segment_index;
   uint64_t heap_id_next, heap_id_end;  // its run of heap ids
   mi_slot_chunk_t* slot_chunks;
-  mi_heap_t* handle_cache;  // recycled handles with their spare regions, last in first out
-  uint32_t handle_cache_count;
+  mi_heap_t* handle_cache;      // recycled handles with their spare regions, last in first out
+  mi_heap_t* prepared;          // the same, with what their configuration asked for (heap/prepared.c)
+  uint32_t handle_cache_count;  // of both, as the next
   uint32_t handle_cache_bytes;
   uint32_t handle_cache_limit;  // how much it keeps, learnt
   uint32_t handle_trims;        // heaps that were larger
@@ -369,6 +369,8 @@ typedef struct mi_region_s {
   // The bits follow: see mi_region_words.
 } mi_region_t;
 
+#define MI_YOUNG_UNASKED ((uint16_t)65535)  // of parts whose regions are charged nowhere
+
 // Flag in part->region.owner: no class of the part has earned pages. A hint that saves the look at an empty table.
 #define MI_OWNER_YOUNG ((mi_tid_t)1)
 
@@ -397,10 +399,12 @@ struct mi_part_s {
   // line 2: of the handle, see mi_heap_s; unused in lanes
   uint64_t handle_line[8];
   // line 3
-  uint32_t young;     // bytes of its regions in use (account.c), but for the embedded one of a handle
-  uint8_t seen[58];   // KiB of regions that each class of object sizes asked for (nursery.c), saturating at 255
-  _Atomic(uint8_t) accounted;  // the heap has an account: regions are charged
-  uint8_t is_shut;    // the embedded region is not to be used (yet): it is not charged
+  _Atomic(uint16_t)
+      young_max;     // KiB of regions in use up to which none is asked for (account.c). Owner; 0 by any thread
+  uint16_t young;    // KiB of its regions in use, but for the embedded one of a handle
+  uint8_t seen[58];  // KiB of regions that each class of object sizes asked for (nursery.c), saturating at 255
+  uint8_t is_shut;   // the embedded region is not to be used (yet): it is not charged
+  uint8_t padding;
   // line 4, which it shares with the first objects: read by others
   mi_heap_t* heap;
   _Atomic(uint64_t) id;  // of the heap, in the handle only: unique, never used again; 0: no heap here

@@ -164,9 +164,9 @@ TEST(HeapConfig, MinAlignIsThatOfEveryBlock) {
       ASSERT_TRUE(IsAligned(p, align)) << size;
       blocks.push_back(p);
       if (random.OneIn(2)) {
-        const size_t i = random.Below(blocks.size());
-        blocks[i] = mi_heap_realloc(heap, blocks[i], random.Below(100));
-        ASSERT_TRUE(IsAligned(blocks[i], align));
+        const size_t at = random.Below(blocks.size());
+        blocks[at] = mi_heap_realloc(heap, blocks[at], random.Below(100));
+        ASSERT_TRUE(IsAligned(blocks[at], align));
       }
       if (random.OneIn(3)) {
         std::swap(blocks[random.Below(blocks.size())], blocks.back());
