@@ -77,7 +77,17 @@ static MI_RACY size_t embedded_held(const mi_part_t* home) {
   return 0;
 }
 
+// Has the part nothing but a region that it opened when it was empty, and that is empty still? (nursery.c)
+static MI_RACY bool is_open_for_nothing(const mi_part_t* home) {
+  const mi_region_t* const region = mi_racy(home->current);
+  return mi_load_relaxed((_Atomic(uint16_t)*)&home->young_max) == MI_YOUNG_UNASKED && mi_racy(home->step) == 0 &&
+         region == mi_racy(home->regions) && region == mi_racy(home->regions_last) &&
+         mi_load_relaxed((_Atomic(uint8_t*)*)&home->bump) ==
+             (const uint8_t*)region + (size_t)mi_racy(region->first) * 16;
+}
+
 static MI_RACY uint32_t part_held(const mi_part_t* home) {
+  if (is_open_for_nothing(home)) return 0;
   return mi_racy(home->young) * (uint32_t)MI_KiB + (uint32_t)embedded_held(home);
 }
 

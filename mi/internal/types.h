@@ -371,6 +371,7 @@ struct mi_thread_s {
   mi_visit_t* visits;           // its visits in progress, the innermost first
   mi_heap_t* callback_heap;     // the heap that called back: may not be ended from the callback
   mi_callback_t* callbacks;     // of heaps, the innermost first
+  mi_part_t* reset_last;        // of the heap that it reset last: compared, never read (heap/nursery.c)
   uint32_t page_color;          // of the last page that it made
   bool alarm;                   // a soft limit was passed: on_limit is to be called
   mi_refusal_t refusal;         // of the last charge that failed
