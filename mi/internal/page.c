@@ -1446,7 +1446,7 @@ static uint32_t list_length(const mi_block_t* block, uint32_t most) {
 // A free by a thread that is gone may have stopped between its two halves: nobody ends DELAYING. The freer may not have
 // told the theap yet, so that a full page becomes DELAYED again: the next freer tells it. `pinned`: a visitor that is
 // gone may have counted itself among the live blocks of the pages.
-static void page_settle(const mi_theap_t* theap, mi_page_t* page, bool pinned) {
+static void page_settle(mi_theap_t* theap, mi_page_t* page, bool pinned) {
   if (page->policy != 0) {
     _mi_bits_settle(theap, page);
     if (!pinned) return;
@@ -1461,7 +1461,7 @@ static void page_settle(const mi_theap_t* theap, mi_page_t* page, bool pinned) {
     mi_store_relaxed(&page->thread_free, MI_WITH_STATE(tf, state));
     page->delayed = 0;
     const size_t size = page->reserved * page->block_size;
-    const mi_block_t* block = mi_load_acquire(&((mi_theap_t*)theap)->delayed_free);
+    const mi_block_t* block = mi_load_acquire(&theap->delayed_free);
     for (; block != NULL; block = block->next) {
       if ((size_t)((const uint8_t*)block - page->start) < size || mi_guard_link_page(block) == page) page->delayed++;
     }
