@@ -531,7 +531,8 @@ bool _mi_handle_keep_prepared(mi_thread_t* thread, mi_heap_t* heap) {
   if (mi_unlikely(part_opened_several(part))) part_join_spare(part);
   if (thread->heap_balance > -MI_BALANCE_MAX) thread->heap_balance--;
   if (mi_unlikely(thread->handle_cache_bytes + part->bytes > thread->handle_cache_limit)) {
-    part_trim_spare(part, thread->handle_cache_limit - thread->handle_cache_bytes);
+    const uint32_t limit = thread->handle_cache_limit;
+    part_trim_spare(part, thread->handle_cache_bytes < limit ? limit - thread->handle_cache_bytes : 0);
     thread->handle_trims++;
   }
   part->region.next = (mi_region_t*)thread->prepared;
