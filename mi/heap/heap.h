@@ -469,12 +469,12 @@ mi_decl_export void mi_register_survivors(mi_survivors_fun* fun, void* arg) mi_a
 mi_decl_nodiscard mi_decl_export bool mi_unsafe_heap_page_is_under_utilized(mi_heap_t* heap, void* p,
                                                                             size_t perc_threshold) mi_attr_noexcept;
 
-// Guarded blocks. A guarded block lies between inaccessible OS pages, so that the program stops where it reads or writes
-// past its end, or uses it after it was freed (as long as it is among the last MIMALLOC_GUARDED_QUARANTINE that were);
-// on standard error stands then which block that was, and who allocated, freed and touched it. Such a block takes 8 KiB
-// of memory and 64 KiB of address space at least. A heap that was made with MI_HEAP_GUARDED guards a sample of its
-// blocks, one in MIMALLOC_GUARDED_SAMPLE_RATE, or in 4,000 where that is 0; in builds with MI_GUARDED, all heaps do.
-// The functions below have no effect on other heaps. Any thread; NULL is ignored; without memory for the settings
+// Guarded blocks. A guarded block lies between inaccessible OS pages, so that the program stops where it reads or
+// writes past its end, or uses it after it was freed (as long as it is among the last MIMALLOC_GUARDED_QUARANTINE that
+// were); on standard error stands then which block that was, and who allocated, freed and touched it. Such a block
+// takes 8 KiB of memory and 64 KiB of address space at least. A heap that was made with MI_HEAP_GUARDED guards a sample
+// of its blocks, one in MIMALLOC_GUARDED_SAMPLE_RATE, or in 4,000 where that is 0; in builds with MI_GUARDED, all heaps
+// do. The functions below have no effect on other heaps. Any thread; NULL is ignored; without memory for the settings
 // (ENOMEM is reported) things stay as they are.
 /// From now on each allocation in the heap is guarded with a chance of one in `sample_rate` (0: none, 1: all). `seed`
 /// says which: the same ones in every run in which the heap's allocations come in the same order; 0 draws one. For this

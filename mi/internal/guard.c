@@ -12,12 +12,12 @@
 // no more, which is told once.
 //
 // Freed blocks are withheld: they wait in a ring, oldest first out, until more than guarded_quarantine others or
-// WITHHELD_BYTES_MAX of address space were freed, or memory is short; but for blocks of more than WITHHELD_BLOCK_MAX and
-// those in arenas that few heaps use. Small ones then serve the next guarded block, which needs no more
-// than one system call for it. The ring: who puts a block in takes a number (fetch_add) and exchanges the place of
-// that number; who takes one out takes the next number of its own (CAS), and exchanges its place with nothing. A place
-// that is not filled yet is passed over, and its block goes when the ring comes round. Every exchange has one winner,
-// so that no block is released twice; a thread that stops in between (in a fork) loses its one block to the child.
+// WITHHELD_BYTES_MAX of address space were freed, or memory is short; but for blocks of more than WITHHELD_BLOCK_MAX
+// and those in arenas that few heaps use. Small ones then serve the next guarded block, which needs no more than one
+// system call for it. The ring: who puts a block in takes a number (fetch_add) and exchanges the place of that number;
+// who takes one out takes the next number of its own (CAS), and exchanges its place with nothing. A place that is not
+// filled yet is passed over, and its block goes when the ring comes round. Every exchange has one winner, so that no
+// block is released twice; a thread that stops in between (in a fork) loses its one block to the child.
 //
 // Records lie in one range of address space, so that one compare tells a link of theirs from a block (see `link`), and
 // are found from the page by number. A record's state goes LIVE -> ENDING -> FREED by who wins the first step: a second
