@@ -235,12 +235,13 @@ mi_decl_nodiscard mi_decl_export size_t mi_heap_deferred_budget(mi_heap_t* heap)
 // or were freed, until the page is empty and goes; and its regions in use (a young heap's memory, of 1 to 64 KiB each;
 // of what its handle holds, the bytes that were handed out). What its children hold, and heaps that were merged into
 // it, counts in it too; memory that is kept warm over a reset does not, so that a heap that was reset holds 0 bytes. An
-// allocation that would bring a heap, or one above it, over its limit fails (NULL, errno = ENOMEM), but first, in this
-// order, with another try after each: the heap's deferred_free is called with force; what the calling thread can give
-// back of the heap goes; on_limit is called. Other threads may find less room than there is for the moment of such a
-// try. After a failure as many bytes as `headroom` says are served above the limit, for the way of the error, until the
-// heap has as much room below its limit again. A heap may get over its limit where a child or a heap that is merged
-// into it brings more with it, or the limit is lowered: then all allocations fail until it is below.
+// allocation that would bring a heap, or one above it, over its limit fails (NULL, errno = ENOMEM), but not before the
+// heap's deferred_free was called with force and the calling thread gave back what it can of the heap, with another
+// try, and on_limit was called, with another try each time that it returns true and there is any effect. After a
+// failure as many bytes as `headroom` says are served above the limit, for the way of the error, until the heap has as
+// much room below its limit again. A heap may get over its limit where a child or a heap that is merged into it brings
+// more with it, or where the limit is lowered: then what needs more memory fails until it is below; blocks that were
+// supplied before are still served.
 
 /// Sets the heap's limit in bytes (0: none) or soft limit (0: none). True, or false with EINVAL reported for NULL and
 /// the main heap, EFAULT for a heap that ended, errno = ENOMEM without memory. Any thread at any time, also in

@@ -250,10 +250,17 @@ bool _mi_account_charge(mi_account_t* account, size_t n) {
   return true;
 }
 
-// A walk that changes no word: the fence stands for the order that a change would give.
+// A walk that changes no word. The number and the words, and with a mover the word and the numbers, are in one order of
+// all threads (sequentially consistent): one of the two sees the other.
 static void look_begin(mi_thread_t* thread) {
-  walk_begin(thread);
-  atomic_thread_fence(memory_order_seq_cst);
+  if (mi_likely(thread != NULL)) {
+    atomic_fetch_add_explicit(&thread->charging, 1, memory_order_seq_cst);
+  } else {
+    atomic_fetch_add_explicit(&nobody_charging, 1, memory_order_seq_cst);
+  }
+}
+static inline mi_account_t* look_above(mi_account_t* account) {
+  return above_of(account, mi_load_seq_cst(&account->word));
 }
 
 bool _mi_account_fits(mi_account_t* account, size_t n) {
@@ -261,7 +268,7 @@ bool _mi_account_fits(mi_account_t* account, size_t n) {
   look_begin(thread);
   bool room = true;
   while (account != NULL && account != &_mi_account_main) {
-    const int64_t word = mi_load_acquire(&account->word);
+    const int64_t word = mi_load_seq_cst(&account->word);
     room = has_room(thread, account, (word >> 1) + pending(account), n);
     if (!room) break;
     account = above_of(account, word);
@@ -273,7 +280,7 @@ bool _mi_account_fits(mi_account_t* account, size_t n) {
 void _mi_account_trip(mi_account_t* account, mi_heap_t* heap) {
   mi_thread_t* const thread = _mi_tls.thread;
   look_begin(thread);
-  while (account != NULL && account != &_mi_account_main && account->heap != heap) account = mi_account_above(account);
+  while (account != NULL && account != &_mi_account_main && account->heap != heap) account = look_above(account);
   if (account != NULL && account != &_mi_account_main && account->headroom != 0)
     mi_store_relaxed(&account->tripped, (uint8_t)1);
   walk_end(thread);
@@ -295,7 +302,7 @@ bool _mi_account_alarm(mi_account_t* account, mi_refusal_t* alarm) {
       alarm->limit_arg = account->limit_arg;
       found = true;
     }
-    account = mi_account_above(account);
+    account = look_above(account);
   }
   walk_end(thread);
   return found;
@@ -316,7 +323,7 @@ void _mi_accounts_after_fork(void) { mi_store_relaxed(&nobody_charging, 0); }
 
 static void wait_for(mi_thread_t* thread, void* self) {
   if (thread == self) return;
-  const uint64_t seen = mi_load_acquire(&thread->charging);
+  const uint64_t seen = mi_load_seq_cst(&thread->charging);
   while (seen % 2 != 0 && mi_load_acquire(&thread->charging) == seen && !mi_thread_is_gone(thread)) {
     mi_count(&_mi_stats.heap_waits, 1);
     _mi_os_yield();
@@ -330,16 +337,16 @@ void _mi_account_move(mi_account_t* account, mi_account_t* above, bool alone) {
   if (former == above) return;
   mi_store_relaxed(&account->above[1 - which], above);
   // Release: who reads the bit reads the entry. Acquire: numbers of threads that changed the word before.
-  while (!mi_cas_weak_acq_rel(&account->word, &word, word ^ 1)) {
+  while (!atomic_compare_exchange_weak_explicit(&account->word, &word, word ^ 1, memory_order_seq_cst,
+                                                memory_order_relaxed)) {
   }
   if (word >> 1 != 0) {
     add_up(above, word >> 1);
     add_up(former, -(word >> 1));
   }
   if (!alone && former != NULL && former != &_mi_account_main) {
-    atomic_thread_fence(memory_order_seq_cst);  // for those that only look: see look_begin
     _mi_threads_each(wait_for, _mi_tls.thread);
-    while (mi_load_acquire(&nobody_charging) != 0) _mi_os_yield();
+    while (mi_load_seq_cst(&nobody_charging) != 0) _mi_os_yield();
   }
   mi_store_relaxed(&account->above[which], (mi_account_t*)NULL);
 }

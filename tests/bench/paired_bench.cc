@@ -342,6 +342,14 @@ Row HandOverRow(const char* id, double bar) {
           }};
 }
 
+/// Heaps made with a configuration against plain ones.
+template <typename Peer>
+Row OrderRow(const char* id, double bar) {
+  return {id, "create + W + destroy of a heap with a configuration, against a plain one", "heap", bar, [] {
+            return std::vector<Side>{MakeSide<Peer>(CycleW<Peer>), MakeSide<Ours>(CycleW<Ours>)};
+          }};
+}
+
 std::vector<Row> AllRows() {
   std::vector<Row> rows;
   const char* empty = "create + destroy";
@@ -360,6 +368,9 @@ std::vector<Row> AllRows() {
   rows.push_back(CycleRow<Obstack>("3-w-obstack", w, kNoBar, CycleW<Ours>, CycleW<Obstack>));
   rows.push_back(CycleRow<GlibcTracked>("3-w-glibc", w, kNoBar, CycleW<Ours>, CycleW<GlibcTracked>));
   rows.push_back(CycleRow<Bump>("3-w-bump", w, kNoBar, CycleW<Ours>, CycleW<Bump>));
+  rows.push_back(OrderRow<OursLimited>("3-w-limit", 1.05));
+  rows.push_back(OrderRow<OursToOrder<false>>("3-w-to-order", 1.05));
+  rows.push_back(OrderRow<OursToOrder<true>>("3-w-to-order-named", kNoBar));
   for (size_t blocks : {10, 100, 1000, 10000}) {
     const std::string id = "4-" + std::to_string(blocks);
     rows.push_back(MixedRow<Apr>(id, blocks, 1.0));
@@ -389,6 +400,10 @@ std::vector<Row> AllRows() {
          return std::vector<Side>{DestroySide<Ours>(), DestroySide<Apr>()};
        }});
   rows.push_back(HotRow("8-1", 1, 20, 1.1));
+  rows.push_back(
+      {"8-1-limit", "malloc + free of 64 B hot, in a grown heap with a limit, against one without", "pair", 1.1, [] {
+         return std::vector<Side>{HotSide<OursLimited>(1, 20), HotSide<Ours>(1, 20)};
+       }});
   rows.push_back(HotRow("8-2", 2, 20, 1.3));
   rows.push_back(HotRow("8-8", 8, 20, 1.3));
   rows.push_back(HotRow("8-64", 64, 20, 1.3));

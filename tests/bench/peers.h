@@ -51,6 +51,39 @@ struct Ours {
   static void Reset(Heap& heap) { mi_heap_reset(heap); }
 };
 
+/// The same with a limit that is not reached.
+struct OursLimited : Ours {
+  static constexpr const char* kName = "with limit";
+  static void Create(Heap& heap) {
+    static constexpr mi_heap_config_t kConfig = [] {
+      mi_heap_config_t config = {};
+      config.size = sizeof(config);
+      config.limit = size_t{1} << 30;
+      return config;
+    }();
+    heap = mi_heap_new_with(&kConfig);
+  }
+};
+
+/// With limits, their callback and a deferred_free, which is called at every end of a heap.
+template <bool kNamed>
+struct OursToOrder : Ours {
+  static constexpr const char* kName = (kNamed ? "to order, named" : "to order");
+  static void Create(Heap& heap) {
+    static const mi_heap_config_t kConfig = [] {
+      mi_heap_config_t config = {};
+      config.size = sizeof(config);
+      config.name = (kNamed ? "request" : nullptr);
+      config.limit = size_t{1} << 30;
+      config.soft_limit = size_t{1} << 29;
+      config.on_limit = [](mi_heap_t*, size_t, void*) { return false; };
+      config.deferred_free = [](mi_heap_t*, bool, unsigned long long, void*) {};
+      return config;
+    }();
+    heap = mi_heap_new_with(&kConfig);
+  }
+};
+
 /// The heaps of Debian's mimalloc 2.0, loaded privately: RTLD_LOCAL keeps its malloc out of everybody's sight and
 /// RTLD_DEEPBIND makes it see its own functions first.
 struct Mimalloc2 {

@@ -2,6 +2,8 @@
 // families and callbacks, by four threads that take turns on each world of heaps and come and go meanwhile, so that
 // every heap has parts, pages and frees of several threads, living and ended. After each end the callbacks must have
 // run in the model's order, and the blocks that the model has must be there, unchanged, and no others.
+#include <errno.h>
+
 #include <algorithm>
 #include <atomic>
 #include <map>
@@ -158,10 +160,14 @@ class Errors {
  public:
   Errors() {
     refused_ = 0;
+    at_limit_ = 0;
     other_ = 0;
     mi_option_set(mi_option_show_errors, 1);
     mi_option_set(mi_option_max_errors, -1);
-    mi_register_error([](int err, void*) { (err == EINVAL ? refused_ : other_)++; }, nullptr);
+    mi_register_error([](int err, void*) { (err == EINVAL   ? refused_
+                                            : err == ENOMEM ? at_limit_
+                                                            : other_)++; },
+                      nullptr);
     mi_register_output(
         [](const char* message, void*) {
           if (strstr(message, "mi_heap_check") != nullptr) strncpy(breach_, message, sizeof(breach_) - 1);
@@ -174,11 +180,12 @@ class Errors {
     mi_option_set_default(mi_option_max_errors, 32);
   }
   int refused() const { return refused_; }
+  int at_limit() const { return at_limit_; }
   int other() const { return other_; }
   static const char* breach() { return breach_; }
 
  private:
-  static inline std::atomic<int> refused_{0}, other_{0};
+  static inline std::atomic<int> refused_{0}, at_limit_{0}, other_{0};
   static inline char breach_[512];
 };
 
@@ -205,6 +212,7 @@ struct Mark {
 struct Heap {
   mi_heap_t* handle;
   uint64_t age;  // when it was made
+  size_t limit = 0;
   Heap* parent = nullptr;
   uint64_t joined = 0;
   std::vector<Heap*> children;
@@ -223,6 +231,7 @@ struct World {
   std::vector<Block> main_blocks;
   std::vector<int> log;
   int next_cleanup = 0;
+  int at_limit = 0;  // allocations that a limit refused
 };
 
 void RunCleanup(void* arg) {
@@ -272,6 +281,8 @@ class Player {
       case 19:
         mi_heap_collect(heap->handle, r_.OneIn(4));
         return;
+      case 20:
+        return SetLimit(heap);
       default:
         return r_.Below(16) < 9 ? Allocate(heap) : Free(heap);
     }
@@ -312,11 +323,32 @@ class Player {
     config.size = sizeof(config);
     config.parent = parent->handle;
     auto heap = std::make_unique<Heap>();
+    if (r_.OneIn(4)) config.limit = heap->limit = r_.Between(1, r_.OneIn(2) ? 20000 : 4000000);
     heap->handle = mi_heap_new_with(&config);
     ASSERT_NE(heap->handle, nullptr);
     heap->age = w_.now;
     Link(heap.get(), parent);
     w_.heaps.push_back(std::move(heap));
+  }
+
+  void SetLimit(Heap* heap) {
+    heap->limit = r_.OneIn(2) ? 0 : r_.Between(1, r_.OneIn(2) ? 20000 : 4000000);
+    ASSERT_TRUE(mi_heap_set_limit(heap->handle, heap->limit));
+    ASSERT_EQ(mi_heap_limit(heap->handle), heap->limit);
+  }
+
+  // A limit refused this: there must be one, on the way up.
+  void AtLimit(const Heap* heap) {
+    w_.at_limit++;
+    while (heap != nullptr && heap->limit == 0) heap = heap->parent;
+    ASSERT_NE(heap, nullptr);
+  }
+
+  static size_t BytesOf(const Heap* heap) {
+    size_t sum = 0;
+    for (const Block& b : heap->blocks) sum += mi_usable_size(b.at);
+    for (const Heap* child : heap->children) sum += BytesOf(child);
+    return sum;
   }
 
   void Link(Heap* heap, Heap* parent) {
@@ -370,7 +402,7 @@ class Player {
                                    : r_.Between(1, r_.OneIn(2) ? 64 : 600);
       uint64_t seed = r_.Next();
       void* at = r_.OneIn(8) ? mi_heap_malloc_aligned(heap->handle, size, 64) : mi_heap_malloc(heap->handle, size);
-      ASSERT_NE(at, nullptr);
+      if (at == nullptr) return AtLimit(heap);
       FillSome(at, size, seed);
       heap->blocks.push_back({at, size, seed, w_.now});
     }
@@ -407,7 +439,7 @@ class Player {
       if (r_.OneIn(20)) {
         size_t size = r_.Between(1, 800);
         void* at = mi_heap_realloc(heap->handle, b.at, size);
-        ASSERT_NE(at, nullptr);
+        if (at == nullptr) return AtLimit(heap);
         if (at != b.at) b.came = w_.now;
         ASSERT_TRUE(Holds(at, std::min({b.size, size, size_t{64}}) & ~size_t{7}, b.seed));
         b.at = at;
@@ -465,6 +497,7 @@ class Player {
     ExpectEnd(heap, 0, &calls);
     mi_heap_reset(heap->handle);
     ExpectLog(calls);
+    ASSERT_EQ(mi_heap_used(heap->handle), 0u);
     for (Mark& m : heap->marks) heap->stale.push_back(m.mark);
     heap->marks.clear();
     heap->blocks.clear();
@@ -556,6 +589,8 @@ class Player {
     ASSERT_TRUE(mi_heap_check(heap->handle)) << Errors::breach();
     for (const Block& b : heap->blocks) CheckBlock(b, heap->handle);
     ASSERT_EQ(LiveBlocks(heap->handle), heap->blocks.size());
+    ASSERT_GE(mi_heap_used(heap->handle), BytesOf(heap));
+    ASSERT_GE(mi_heap_peak(heap->handle), mi_heap_used(heap->handle));
   }
 
   World& w_;
@@ -602,6 +637,10 @@ TEST(Order, RandomOperationsOfFourThreadsDoWhatTheModelDoes) {
     Random random(seed + i);
     Player(&worlds[i], &random, &refusals).End();
   }
+  int at_limit = 0;
+  for (World& world : worlds) at_limit += world.at_limit;
+  EXPECT_GT(at_limit, 100);
+  EXPECT_EQ(errors.at_limit(), at_limit);
   EXPECT_EQ(errors.refused(), refusals.load());
   EXPECT_EQ(errors.other(), 0) << Errors::breach();
 }
