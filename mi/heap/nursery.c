@@ -95,7 +95,8 @@ static inline bool part_asks(const mi_part_t* part, size_t kib) {
 
 // Nothing was opened yet.
 static inline void part_forget_counts(mi_part_t* part) {
-  memset((uint8_t*)part + offsetof(mi_part_t, young), 0, offsetof(mi_part_t, is_shut) - offsetof(mi_part_t, young));
+  part->young = 0;
+  memset(part->seen, 0, sizeof(part->seen));
 }
 
 // Sets up a part in a block of 1 << shift bytes: a handle or a lane.
