@@ -825,6 +825,7 @@ bool mi_heap_check(mi_heap_t* heap) {
   }
   check_t check;
   claims_t claims = {0, 0, 0};
+  bool agree = false;
   for (int tries = 0; tries < CHECK_TRIES; tries++) {
     check.heap = check.at = heap;
     check.pages = check.waiting = 0;
@@ -837,12 +838,16 @@ bool mi_heap_check(mi_heap_t* heap) {
     check.at = heap;
     if (_mi_fork_stamp != 1) return true;
     check.held = held;
-    check.held_agrees = check.held_agrees && (heap == &_mi_heap_main || held_agrees(&check, heap, check.merged));
-    const bool agree = claims_agree(&check, &claims);
-    if (agree && heap == &_mi_heap_main) check.held_agrees = main_held_agrees(&check, &claims);
-    if (agree && check.held_agrees) return true;
+    agree = claims_agree(&check, &claims);
+    if (!agree) continue;
+    if (heap == &_mi_heap_main) {
+      check.held_agrees = check.held_agrees && main_held_agrees(&check, &claims);
+    } else {
+      check.held_agrees = check.held_agrees && held_agrees(&check, heap, check.merged);
+    }
+    if (check.held_agrees) return true;
   }
-  if (!check.held_agrees)
+  if (agree)
     return heap_breach(&check, heap, "it holds %lld bytes, but its account says %lld", (long long)check.expected,
                        (long long)check.counted);
   return heap_breach(&check, heap, "%llu pages are its own, but its lists hold %llu", (unsigned long long)claims.pages,

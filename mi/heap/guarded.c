@@ -116,7 +116,11 @@ static bool can_be_guarded(const mi_request_t* request) {
   return request->offset == 0 && request->alignment <= MI_OS_PAGE && request->size <= MI_ALLOC_MAX;
 }
 
-void* _mi_guarded_serve(mi_theap_t* theap, const mi_request_t* request) {
+void* _mi_guarded_serve(mi_theap_t* theap, const mi_request_t* given) {
+  if (MI_TRACKED) return NULL;  // the tool sees every block already
+  mi_request_t r = *given;
+  if (MI_TAIL) r.size -= MI_TAIL_SIZE;  // a guarded block has none (checked.c)
+  const mi_request_t* const request = &r;
   mi_guard_settings_t* settings = heap_settings(theap->heap);
   if (settings == NULL) settings = heap_settings_make(theap->heap);
   if (settings == NULL || !can_be_guarded(request) || !settings_choose(settings, request->size)) return NULL;

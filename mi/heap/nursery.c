@@ -95,7 +95,8 @@ static inline bool part_asks(const mi_part_t* part, size_t kib) {
 
 // Nothing was opened yet.
 static inline void part_forget_counts(mi_part_t* part) {
-  memset((uint8_t*)part + offsetof(mi_part_t, young), 0, offsetof(mi_part_t, is_shut) - offsetof(mi_part_t, young));
+  part->young = 0;
+  memset(part->seen, 0, sizeof(part->seen));
 }
 
 // Sets up a part in a block of 1 << shift bytes: a handle or a lane.
@@ -531,7 +532,8 @@ bool _mi_handle_keep_prepared(mi_thread_t* thread, mi_heap_t* heap) {
   if (mi_unlikely(part_opened_several(part))) part_join_spare(part);
   if (thread->heap_balance > -MI_BALANCE_MAX) thread->heap_balance--;
   if (mi_unlikely(thread->handle_cache_bytes + part->bytes > thread->handle_cache_limit)) {
-    part_trim_spare(part, thread->handle_cache_limit - thread->handle_cache_bytes);
+    const uint32_t limit = thread->handle_cache_limit;
+    part_trim_spare(part, thread->handle_cache_bytes < limit ? limit - thread->handle_cache_bytes : 0);
     thread->handle_trims++;
   }
   part->region.next = (mi_region_t*)thread->prepared;

@@ -120,9 +120,10 @@ static _Atomic(uint64_t) early_ms;    // when that was, or the last of it was ta
 
 // What ticks purge may be a mistake too: a program whose memory goes up and down more slowly than the delay takes
 // again, and clears again, what it has just given back. So ticks count what they purge; where memory is taken anew
-// while some of that is out, as much is *spared* by later ticks, to an eighth of what is in use. Both counts fade
-// within seconds of ticks.
+// while some of that is out, as much is *spared* by later ticks, to an eighth of what is in use in segments that are in
+// use, and to half of it in others. Both counts fade within seconds of ticks.
 #define MI_SPARED_SHARE 8
+#define MI_SPARED_WHOLE 2            // huge blocks, which are dear to clear
 #define MI_SPARED_FADE 256           // ticks
 static _Atomic(int64_t) tick_count;  // what ticks purged and was not taken again
 static _Atomic(int64_t) spared;      // what they leave
@@ -219,15 +220,15 @@ static mi_noinline void held_regret(int64_t count) {
 // Memory was taken that had none behind it while what ticks purged is out.
 static mi_noinline void spared_regret(int64_t count) {
   const int64_t out = mi_load_relaxed(&tick_count), again = (count < out ? count : out);
-  const int64_t most = mi_load_relaxed(&held_used) / MI_SPARED_SHARE;
+  const int64_t most = mi_load_relaxed(&held_used) / MI_SPARED_WHOLE;
   const int64_t sum = mi_load_relaxed(&spared) + again;
   mi_store_relaxed(&tick_count, out - again);
   mi_store_relaxed(&spared, sum < most ? sum : most > 0 ? most : 0);
 }
 
 // What a tick leaves.
-static int64_t spared_now(void) {
-  const int64_t most = mi_load_relaxed(&held_used) / MI_SPARED_SHARE, sum = mi_load_relaxed(&spared);
+static int64_t spared_now(int64_t share) {
+  const int64_t most = mi_load_relaxed(&held_used) / share, sum = mi_load_relaxed(&spared);
   return (sum < most ? sum : most > 0 ? most : 0);
 }
 
@@ -737,6 +738,8 @@ static uint64_t purge_unused(mi_arena_t* arena, size_t index, bool force, int64_
 // that are in use go back if they are at least so long.
 static void purge_pass(bool force, bool all, size_t least, int64_t spare) {
   mi_count(&_mi_stats.arena_purges, 1);
+  int64_t more = (spare > 0 ? spared_now(MI_SPARED_WHOLE) : 0);
+  int64_t* const spare_unused = (force ? &spare : &more);
   for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
     mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[i]);
     if (arena == NULL) break;
@@ -759,7 +762,7 @@ static void purge_pass(bool force, bool all, size_t least, int64_t spare) {
             if (mi_load_acquire(&info->free) == MI_SLICES_ALL && segment_may_close(arena, index)) still = 1;
             break;
           case MI_SEGMENT_UNUSED:
-            refused = purge_unused(arena, index, force, &spare);
+            refused = purge_unused(arena, index, force, spare_unused);
             still = mi_load_acquire(&info->backed) & ~refused;
             break;
           default:
@@ -792,7 +795,7 @@ void _mi_purge(bool force) {
   const uint64_t period = (delay > 1 ? (uint64_t)delay / 2 + 1 : 1);
   if (now < due || !mi_cas_strong_acq_rel(&next_tick, &due, now + period)) return;
   held_tick();
-  purge_pass(false, false, least, spared_now());
+  purge_pass(false, false, least, spared_now(MI_SPARED_SHARE));
 }
 
 void _mi_purge_spared(void) {

@@ -447,14 +447,14 @@ struct mi_part_s {
   uint32_t bytes;             // of both lists
   uint8_t step;               // how far region sizes have grown
   uint8_t fills;              // how often it was filled over several regions (nursery.c)
-  uint16_t depth;             // in the handle: marks that the heap has; of a closed heap, those that its target had
+  uint16_t young;             // KiB of its regions in use, but for the embedded one of a handle
   _Atomic(mi_slot_t*) slot;   // of the theap
   // line 2: of the handle, see mi_heap_s; unused in lanes
   uint64_t handle_line[8];
   // line 3
   _Atomic(uint16_t)
       young_max;     // KiB of regions in use up to which none is asked for (account.c). Owner; 0 by any thread
-  uint16_t young;    // KiB of its regions in use, but for the embedded one of a handle
+  uint16_t depth;    // in the handle: marks that the heap has; of a closed heap, those that its target had
   uint8_t seen[58];  // KiB of regions that each class of object sizes asked for (nursery.c), saturating at 255
   uint8_t is_shut;   // the embedded region is not to be used (yet): it is not charged
   uint8_t padding;

@@ -14,9 +14,9 @@
 
 namespace {
 
-// A block of this size has 112 bytes unless it is guarded: those have what was asked for.
-constexpr size_t kSize = 100;
-bool IsGuarded(const void* p) { return mi_usable_size(p) == kSize; }
+// A block of this size begins where an OS page or half of one does, unless it is guarded: those end where one ends.
+constexpr size_t kSize = 2000;
+bool IsGuarded(const void* p) { return reinterpret_cast<uintptr_t>(p) % 4096 == 4096 - kSize; }
 
 mi_heap_t* NewHeap(size_t rate, size_t seed = 1, uint32_t flags = 0) {
   mi_heap_config_t config{};

@@ -89,7 +89,7 @@ TEST_P(Isolated, ResizesBlocksInPlaceAndByMoving) {
   Random random(7);
   std::vector<std::pair<void*, size_t>> blocks;
   for (int round = 0; round < Scaled(2000); round++) {
-    const size_t size = RandomSize(random, std::min(Largest() / 4, 3 * kMiB));
+    const size_t size = RandomSize(random, GetParam() == MI_HEAP_SECRET ? Largest() / 200 + 4000 : 3 * kMiB);
     if (blocks.size() < 50 || random.OneIn(3)) {
       void* p = mi_heap_malloc(heap, size);
       ASSERT_NE(p, nullptr);
