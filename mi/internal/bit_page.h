@@ -242,7 +242,7 @@ mi_hidden bool _mi_bits_is_due(const mi_page_t* page);    // a block alone in it
 mi_hidden size_t _mi_bits_live(const mi_page_t* page);    // how many blocks are
 mi_hidden uint32_t _mi_bits_used(const mi_page_t* page);  // live, for the owner, and in quarantine
 // In the child of a fork: of a page of the survivor's.
-mi_hidden void _mi_bits_settle(const mi_theap_t* theap, mi_page_t* page);
+mi_hidden void _mi_bits_settle(mi_theap_t* theap, mi_page_t* page);
 
 static inline size_t mi_bits_word_count(const mi_page_t* page) { return ((size_t)page->reserved + 63) / 64; }
 

@@ -6,7 +6,8 @@
 //   | guard, one OS page        | OS pages ......[...............]........  | guard, one OS page and more |
 //
 // Memory. A page that nobody has (withheld, or fresh) is a guard from one end to the other; the block's body is opened
-// when it is handed out, and closed by who frees it, at once and from whatever thread. Guards are marks in the page
+// when it is handed out, and closed by who frees it, at once and from whatever thread (in a heap that is held, when the
+// page goes). Guards are marks in the page
 // tables (_mi_os_guard) where the kernel has those: closing the body also gives its memory back. Elsewhere they are
 // PROT_NONE mappings, of which a process may have some 65,000 only: PROTECTED_MAX blocks at a time get such ones, and
 // no more, which is told once.
@@ -174,17 +175,22 @@ static void ring_put(mi_guard_t* guard) {
   }
 }
 
-// The body of a block that was freed, or whose heap ended, is closed; what the block was is remembered.
-static void end_block(mi_guard_t* guard, const void* frame) {
-  _mi_trace_take(&guard->freed, frame);
-  mi_store_release(&guard->state, (uint32_t)MI_GUARD_FREED);
+static void close_body(mi_guard_t* guard) {
   const size_t size = (size_t)(guard->body_end - guard->body);
-  if ((guard->policy & MI_POLICY_WIPES) != 0) _mi_wipe(guard->body, size);
+  guard->is_open = false;
   if (size > WITHHELD_BLOCK_MAX) return;
   const bool was_protected = guard->is_protected;
   // Where the guards beside it are mappings, it joins them; else it costs its own.
   if (!close_pages(guard->body, size, &guard->is_protected)) return;
   if (guard->is_protected && !was_protected) mi_fetch_add_relaxed(&protected_count, 1u);
+}
+
+// A block was freed, or its heap ended: what it was is remembered, and its body is closed.
+static void end_block(mi_guard_t* guard, const void* frame) {
+  _mi_trace_take(&guard->freed, frame);
+  mi_store_release(&guard->state, (uint32_t)MI_GUARD_FREED);
+  if ((guard->policy & MI_POLICY_WIPES) != 0) _mi_wipe(guard->body, (size_t)(guard->body_end - guard->body));
+  if (!guard->is_open) close_body(guard);
 }
 
 static void check_filling(const mi_guard_t* guard);
@@ -195,6 +201,8 @@ void _mi_guard_withhold(mi_page_t* page) {
   if (mi_cas_strong_acq_rel(&guard->state, &expected, (uint32_t)MI_GUARD_ENDING)) {  // with its heap
     check_filling(guard);
     end_block(guard, NULL);
+  } else if (guard->is_open) {
+    close_body(guard);
   }
   page->used = 0;
   page->free = page->local_free = NULL;
@@ -311,6 +319,7 @@ mi_guard_t* _mi_guard_make(mi_theap_t* theap, const mi_guard_request_t* request)
   guard->size = size;
   guard->heap = theap->heap;
   guard->policy = theap->policy;
+  guard->is_open = false;
   guard->heap_name[0] = 0;
   guard->freed.count = 0;
   _mi_trace_take(&guard->allocated, request->frame);
@@ -406,6 +415,7 @@ mi_noinline void _mi_guard_free(mi_page_t* page, void* p) {
     (void)_mi_guard_misused("double free", p, MI_FRAME);
   } else {
     check_filling(guard);
+    guard->is_open = _mi_heap_is_held(mi_load_relaxed(&page->heap));
     end_block(guard, MI_FRAME);
     _mi_block_free(page, &guard->link);
   }

@@ -568,7 +568,7 @@ void _mi_page_block_gone(mi_theap_t* theap, mi_page_t* page) {
     if (page->used != 0 || !page->in_full) return;  // a visitor has it pinned
     mi_queue_unlink(theap, MI_BIN_FULL, page);
     page->in_full = 0;
-    if (page_is_delaying(page) || !_mi_bits_is_due(page)) {
+    if (page_is_delaying(page) || !_mi_bits_is_due(page) || _mi_heap_is_held(theap->heap)) {
       mi_queue_link(theap, MI_BIN_LATE, page, false);
       owner_flag(page, MI_OWNER_FULL, false);
       page_end_delayed(page);
@@ -1454,7 +1454,7 @@ static uint32_t list_length(const mi_block_t* block, uint32_t most) {
 // A free by a thread that is gone may have stopped between its two halves: nobody ends DELAYING. The freer may not have
 // told the theap yet, so that a full page becomes DELAYED again: the next freer tells it. `pinned`: a visitor that is
 // gone may have counted itself among the live blocks of the pages.
-static void page_settle(const mi_theap_t* theap, mi_page_t* page, bool pinned) {
+static void page_settle(mi_theap_t* theap, mi_page_t* page, bool pinned) {
   if (page->policy != 0) {
     _mi_bits_settle(theap, page);
     if (!pinned) return;
@@ -1469,7 +1469,7 @@ static void page_settle(const mi_theap_t* theap, mi_page_t* page, bool pinned) {
     mi_store_relaxed(&page->thread_free, MI_WITH_STATE(tf, state));
     page->delayed = 0;
     const size_t size = page->reserved * page->block_size;
-    const mi_block_t* block = mi_load_acquire(&((mi_theap_t*)theap)->delayed_free);
+    const mi_block_t* block = mi_load_acquire(&theap->delayed_free);
     for (; block != NULL; block = block->next) {
       if ((size_t)((const uint8_t*)block - page->start) < size || mi_guard_link_page(block) == page) page->delayed++;
     }

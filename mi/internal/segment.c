@@ -391,6 +391,15 @@ static void guards_end(mi_arena_t* arena, size_t index, uint64_t slices) {
   }
 }
 
+bool _mi_segments_unguard(mi_arena_t* arena, size_t index, size_t count) {
+  bool ended = true;
+  for (size_t i = index; i < index + count; i++) {
+    guards_end(arena, i, ~(uint64_t)0);
+    if (mi_load_relaxed(&arena->info[i].guarded) != 0) ended = false;
+  }
+  return ended;
+}
+
 static bool guard_begin(mi_arena_t* arena, size_t index, size_t slice, bool dear) {
   mi_segment_info_t* const info = &arena->info[index];
   const uint64_t bit = (uint64_t)1 << slice;

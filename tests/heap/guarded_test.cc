@@ -304,6 +304,33 @@ TEST(GuardedHeap, BlocksOfThreadsThatEndedAreFreedByOthers) {
   mi_heap_destroy(heap);
 }
 
+// Readers of a heap that is held may look at what was freed: an access that faults would end the test.
+TEST(GuardedHeap, FreedBlocksOfAHeldHeapCanBeRead) {
+  mi_heap_t* heap = NewHeap(1);
+  ASSERT_TRUE(mi_heap_hold_pages(heap));
+  std::vector<uint8_t*> freed;
+  for (size_t size : {kSize, size_t{5000}, size_t{300000}}) {
+    for (bool by_another : {false, true}) {
+      auto* p = static_cast<uint8_t*>(mi_heap_malloc(heap, size));
+      Fill(p, size, 5);
+      if (by_another) {
+        std::thread([&] { mi_free(p); }).join();
+      } else {
+        mi_free(p);
+      }
+      EXPECT_TRUE(IsIntact(p, size, 5));
+      freed.push_back(p);
+    }
+  }
+  mi_collect(true);
+  for (uint8_t* p : freed) EXPECT_TRUE(IsIntact(p, kSize, 5));
+  EXPECT_TRUE(mi_heap_check(heap));
+  EXPECT_TRUE(mi_heap_release_pages(heap));
+  mi_heap_collect(heap, true);
+  EXPECT_EQ(mi_heap_used(heap), 0u);
+  mi_heap_destroy(heap);
+}
+
 TEST(GuardedHeap, OneFreeOfTwoIsRefused) {
   static std::atomic<int> errors{0};
   errors = 0;
