@@ -53,21 +53,14 @@ bool _mi_os_access(void* start, size_t size, mi_access_t access) {
   return ok;
 }
 
+// Asked anew each time: what a process may do can change, and where all its memory is locked there are none.
 bool _mi_os_has_guards(void) {
-  static _Atomic(int) known;  // 0: not asked yet
-  int answer = mi_load_relaxed(&known);
-  if (mi_likely(answer != 0)) return answer > 0;
   const int saved = errno;
   void* const p = mmap(NULL, MI_OS_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (p == MAP_FAILED) {
-    errno = saved;
-    return false;
-  }
-  answer = (madvise(p, MI_OS_PAGE, MADV_GUARD_INSTALL) == 0 ? 1 : -1);
-  munmap(p, MI_OS_PAGE);
-  mi_store_relaxed(&known, answer);
+  const bool has = (p != MAP_FAILED && madvise(p, MI_OS_PAGE, MADV_GUARD_INSTALL) == 0);
+  if (p != MAP_FAILED) munmap(p, MI_OS_PAGE);
   errno = saved;
-  return answer > 0;
+  return has;
 }
 
 // --- secrets -------------------------------------------------------------------------------------------------------
