@@ -462,7 +462,7 @@ TEST_P(Isolated, CollectsMayComeAtAnyTime) {
       void* blocks[4];
       for (int i = 0; i < 4; i++) {
         const size_t size = 16 + static_cast<size_t>((round + 100 * i + t) % 700);
-        blocks[i] = mi_heap_malloc(heap, size);
+        blocks[i] = Opaque(mi_heap_malloc(heap, Opaque(size)));
         ASSERT_NE(blocks[i], nullptr);
         Fill(blocks[i], size, static_cast<uint64_t>(round));
       }
