@@ -3,7 +3,7 @@
 #
 #   bazel/setup.sh demo|check|ci
 #
-# demo: the library and the examples; check: the tests and benchmarks as well; ci: clang as well.
+# demo: the library and the request server; check: the other examples, tests and benchmarks as well; ci: clang as well.
 # Works as root, or through sudo. Installs nothing else and changes nothing else.
 set -euo pipefail
 
