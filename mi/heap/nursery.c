@@ -310,7 +310,6 @@ static inline bool part_repeats(const mi_part_t* part) { return part_has_reopene
 static inline void part_empty_again(mi_part_t* part) {
   mi_region_t* const region = part->current;
   region_clear_to(region, (size_t)(mi_load_relaxed(&part->bump) - (uint8_t*)region) / MI_GRANULE);
-  mi_store_relaxed(&region->end, (uint16_t)0);  // the heap may have been closed
   mi_store_release(&part->bump, region_at(region, region->first));
 }
 
