@@ -77,21 +77,22 @@ static MI_RACY size_t embedded_held(const mi_part_t* home) {
   return 0;
 }
 
-// Has the part nothing but a region that it opened when it was empty, and that is empty still? (nursery.c)
-static MI_RACY bool is_open_for_nothing(const mi_part_t* home) {
-  const mi_region_t* const region = mi_racy(home->current);
-  return mi_load_relaxed((_Atomic(uint16_t)*)&home->young_max) == MI_YOUNG_UNASKED && mi_racy(home->step) == 0 &&
-         region == mi_racy(home->regions) && region == mi_racy(home->regions_last) &&
-         mi_load_relaxed((_Atomic(uint8_t*)*)&home->bump) ==
-             (const uint8_t*)region + (size_t)mi_racy(region->first) * 16;
-}
-
 static MI_RACY uint32_t part_held(const mi_part_t* home) {
-  if (is_open_for_nothing(home)) return 0;
   return mi_racy(home->young) * (uint32_t)MI_KiB + (uint32_t)embedded_held(home);
 }
 
 size_t _mi_account_held(mi_heap_t* heap) { return part_held(&heap->home); }
+
+// A region that the part opened when it was empty (nursery.c) does not count before there is something in it.
+MI_RACY size_t _mi_account_held_alone(mi_heap_t* heap) {
+  const mi_part_t* const home = &heap->home;
+  const mi_region_t* const region = mi_racy(home->current);
+  const bool is_empty =
+      region != &home->region && mi_racy(home->step) == 0 && region == mi_racy(home->regions) &&
+      region == mi_racy(home->regions_last) &&
+      mi_load_relaxed((_Atomic(uint8_t*)*)&home->bump) == (const uint8_t*)region + (size_t)mi_racy(region->first) * 16;
+  return (is_empty ? 0 : part_held(home));
+}
 
 // Bytes of the heap's first part that are not in the word.
 static inline int64_t pending(mi_account_t* account) {

@@ -28,7 +28,8 @@ mi_hidden void _mi_account_settle(mi_account_t* account, int64_t prepaid);
 // its way through it; else it waits for those that may be.
 mi_hidden void _mi_account_move(mi_account_t* account, mi_account_t* above, bool alone);
 mi_hidden int64_t _mi_account_total(mi_account_t* account);
-mi_hidden size_t _mi_account_held(mi_heap_t* heap);  // by the heap's first part
+mi_hidden size_t _mi_account_held(mi_heap_t* heap);        // by the heap's first part
+mi_hidden size_t _mi_account_held_alone(mi_heap_t* heap);  // the same, to be shown, of a heap that has no account
 mi_hidden void _mi_accounts_after_fork(void);
 // For the first part of a heap that counts in no other: has it room for `n` bytes / is it about to hold `n` less?
 mi_hidden bool _mi_account_fits_alone(mi_account_t* account, size_t n);
