@@ -63,7 +63,7 @@ mi_hidden void _mi_part_release_step(mi_part_t* part);
 mi_hidden void _mi_part_reset(mi_part_t* part, size_t retain);  // 0: what is usual
 mi_hidden void _mi_part_reset_home(mi_part_t* part);
 mi_hidden void _mi_part_account(mi_part_t* part);  // of a heap that was given an account
-mi_hidden void _mi_part_trim(mi_part_t* part);  // gives back spare regions, but for what stays warm
+mi_hidden void _mi_part_trim(mi_part_t* part);     // gives back spare regions, but for what stays warm
 // Objects of this size have pages from now on.
 mi_hidden void _mi_part_earned(mi_part_t* part, size_t size);
 mi_hidden void _mi_part_settle(mi_part_t* part);
