@@ -533,8 +533,9 @@ bool _mi_handle_keep_prepared(mi_thread_t* thread, mi_heap_t* heap) {
   if (thread->heap_balance > -MI_BALANCE_MAX) thread->heap_balance--;
   if (part_asks(part, 0)) part_fold(part);  // its limit was higher than the configuration's
   if (mi_unlikely(thread->handle_cache_bytes + part->bytes > thread->handle_cache_limit)) {
+    const uint32_t limit = thread->handle_cache_limit;
     part_fold(part);
-    part_trim_spare(part, thread->handle_cache_limit - thread->handle_cache_bytes);
+    part_trim_spare(part, thread->handle_cache_bytes < limit ? limit - thread->handle_cache_bytes : 0);
     thread->handle_trims++;
   }
   if (part->is_shut != 0 && part->regions == NULL) part->limit = part_first(part);

@@ -219,6 +219,22 @@ static void take_back(mi_account_t* account, mi_account_t* refused, size_t depth
   }
 }
 
+// One level. `*word` is what it was.
+static inline bool charge_level(mi_thread_t* thread, mi_account_t* account, size_t n, int64_t* word) {
+  if (mi_likely((mi_load_relaxed(&account->limit) | mi_load_relaxed(&account->soft_limit)) == 0)) {
+    *word = mi_fetch_add_acq_rel(&account->word, 2 * (int64_t)n);
+    return true;
+  }
+  *word = mi_load_relaxed(&account->word);
+  int64_t total;
+  do {
+    total = (*word >> 1) + pending(account);
+    if (!has_room(thread, account, total, n)) return false;
+  } while (!mi_cas_weak_acq_rel(&account->word, word, *word + 2 * (int64_t)n));
+  look_at_soft_limit(thread, account, total + (int64_t)n);
+  return true;
+}
+
 #define PATH_MAX 64
 
 bool _mi_account_charge(mi_account_t* account, size_t n) {
@@ -231,13 +247,8 @@ bool _mi_account_charge(mi_account_t* account, size_t n) {
       _mi_account_main_add((int64_t)n);
       break;
     }
-    int64_t word = mi_load_relaxed(&at->word), total;
-    bool room;
-    do {
-      total = (word >> 1) + pending(at);
-      room = has_room(thread, at, total, n);
-    } while (room && !mi_cas_weak_acq_rel(&at->word, &word, word + 2 * (int64_t)n));
-    if (mi_unlikely(!room)) {
+    int64_t word;
+    if (mi_unlikely(!charge_level(thread, at, n, &word))) {
       if (depth <= PATH_MAX) {
         take_back(account, at, depth, path, (int64_t)n);
       } else {  // a deep family: as if it had been served, and was freed
@@ -247,7 +258,6 @@ bool _mi_account_charge(mi_account_t* account, size_t n) {
       walk_end(thread);
       return false;
     }
-    look_at_soft_limit(thread, at, total + (int64_t)n);
     if (depth < PATH_MAX) path |= (uint64_t)(word & 1) << depth;
     at = above_of(at, word);
   }

@@ -78,9 +78,10 @@ static inline bool mi_theap_has_room(const mi_theap_t* theap, size_t n) {
 
 // Bytes of blocks that a page has supplied: what it is charged with.
 static inline int64_t mi_page_charged(const mi_page_t* page) { return (int64_t)(page->capacity * page->block_size); }
+// The account of a heap that is being destroyed counts nowhere any more.
 static inline void mi_page_uncharge(mi_page_t* page) {
   mi_heap_t* const heap = mi_load_relaxed(&page->heap);
-  if (heap == &_mi_heap_internal || page->capacity == 0) return;
+  if (heap == &_mi_heap_internal || page->capacity == 0 || mi_load_relaxed(&heap->state) == MI_HEAP_DYING) return;
   if (heap == &_mi_heap_main) {
     _mi_account_main_add(-mi_page_charged(page));
   } else {

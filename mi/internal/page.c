@@ -719,6 +719,17 @@ static bool page_has_free(mi_page_t* page) {
   return page->free != NULL || (page->capacity < page->reserved && page_extend(page));
 }
 
+// A page that nobody has, of the heap or of one that was merged into it. Those that a limit keeps from handing out more
+// are taken over all the same, a few of them.
+static mi_page_t* theap_reclaim_useful(mi_theap_t* theap, size_t bin) {
+  for (int tries = 0; tries < 8; tries++) {
+    mi_page_t* page = theap_reclaim_from(theap, theap->heap, bin);
+    if (page == NULL) page = _mi_upcalls.reclaim(theap, bin);
+    if (page == NULL || page_has_free(page)) return page;
+  }
+  return NULL;
+}
+
 // The first page of the class that can serve: what the queue holds (full ones leave it on the way, so the search is
 // short, amortised one step per page filled), then abandoned pages, then a fresh one. A page that a limit keeps from
 // handing out more is not full, and stays.
@@ -745,8 +756,7 @@ static mi_page_t* theap_find_page(mi_theap_t* theap, size_t bin) {
     }
     page = next;
   }
-  page = theap_reclaim_from(theap, theap->heap, bin);
-  if (page == NULL) page = _mi_upcalls.reclaim(theap, bin);
+  page = theap_reclaim_useful(theap, bin);
   if (page == NULL) {
     if (refused || !mi_theap_has_room(theap, mi_bin_size(bin))) return NULL;
     page = page_fresh(theap, bin);
@@ -755,8 +765,6 @@ static mi_page_t* theap_find_page(mi_theap_t* theap, size_t bin) {
       page_release(theap, page);
       return NULL;
     }
-  } else if (!page_has_free(page)) {
-    return NULL;
   }
   if (theap->queue[bin] != page) {
     mi_queue_unlink(theap, bin, page);
