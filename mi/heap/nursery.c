@@ -113,14 +113,6 @@ void _mi_part_init(mi_part_t* part, mi_heap_t* heap, mi_tid_t owner, uint8_t shi
   mi_store_relaxed(&region->owner, owner);
 }
 
-// The part's own region, empty again.
-static inline __attribute__((always_inline)) void part_rewind_embedded(mi_part_t* part) {
-  region_clear(&part->region);
-  part_set_current(part, &part->region);
-  part->step = 0;
-  part_forget_counts(part);
-}
-
 static inline void part_close_current(mi_part_t* part) {
   mi_region_t* const current = part->current;
   mi_store_release(&current->end, (uint16_t)((mi_load_relaxed(&part->bump) - (uint8_t*)current) / MI_GRANULE));
@@ -268,7 +260,7 @@ void _mi_part_shut(mi_part_t* part) {
 // region has takes a spare one at once when it is empty: that is put down to no class, and saves the way through its
 // own region and a slow path. While it holds all that is allocated, emptying the part is to clear the bits that were
 // used. (In a part whose `step` is 0 nothing was put down to a class, `seen` is 0, and if such a region is the current
-// one, the part's own is empty.) Heaps with an account open no region that they did not ask for: it would be charged.
+// one, the part's own is empty.) Where a limit would have to be asked, nothing is opened.
 //
 // A reset leaves even the bits to the next allocation if the thread reset another heap before: they are no longer in
 // the processor's nearest cache, nor would they be when they are needed. The part *rests*: its own region is the
@@ -370,7 +362,17 @@ static mi_noinline void part_empty_handle(mi_part_t* part) {
   part_spare_regions(part);
   if (mi_unlikely(part_opened_several(part))) part_join_spare(part);
   part_empty(part, (size_t)1 << MI_REGION_SHIFT_MIN);
-  if (reopens) part_reopen(part);
+  if (reopens && part->spare != NULL && !part_asks(part, region_kib(part->spare))) part_reopen(part);
+}
+
+static inline void part_recycle(mi_part_t* part) {
+  if (part->regions == NULL) {
+    part_empty(part, (size_t)1 << MI_REGION_SHIFT_MIN);
+  } else if (mi_likely(mi_part_owner(part) == _mi_tls.tid && part_repeats(part))) {
+    part_empty_again(part);
+  } else {
+    part_empty_handle(part);
+  }
 }
 
 // All regions of an empty part become spare.
@@ -483,7 +485,6 @@ static mi_noinline mi_heap_t* handle_alloc_slow(mi_thread_t* thread) {
     thread->handle_cache = (mi_heap_t*)heap->home.region.next;
     thread->handle_cache_count--;
     thread->handle_cache_bytes -= heap->home.bytes;
-    part_rewind_embedded(&heap->home);
     return heap;
   }
   if (mi_load_relaxed(&thread->returned) != NULL) {
@@ -527,15 +528,17 @@ bool _mi_handle_keep_prepared(mi_thread_t* thread, mi_heap_t* heap) {
   if (thread->heap_balance < 0 || thread->handle_cache_count >= MI_CACHE_COUNT_MAX) return false;
   mi_store_relaxed(&part->id, 0);  // first, as below
   mi_stores_in_order();
-  part_spare_regions(part);
+  part_recycle(part);
   mi_store_relaxed(&part->region.owner, MI_TID_NONE);
-  if (mi_unlikely(part_opened_several(part))) part_join_spare(part);
   if (thread->heap_balance > -MI_BALANCE_MAX) thread->heap_balance--;
+  if (part_asks(part, 0)) part_fold(part);  // its limit was higher than the configuration's
   if (mi_unlikely(thread->handle_cache_bytes + part->bytes > thread->handle_cache_limit)) {
     const uint32_t limit = thread->handle_cache_limit;
+    part_fold(part);
     part_trim_spare(part, thread->handle_cache_bytes < limit ? limit - thread->handle_cache_bytes : 0);
     thread->handle_trims++;
   }
+  if (part->is_shut != 0 && part->regions == NULL) part->limit = part_first(part);
   part->region.next = (mi_region_t*)thread->prepared;
   thread->prepared = heap;
   thread->handle_cache_count++;
@@ -549,8 +552,6 @@ void _mi_handle_take_prepared(mi_thread_t* thread, mi_heap_t* heap) {
   thread->prepared = (mi_heap_t*)part->region.next;
   thread->handle_cache_count--;
   thread->handle_cache_bytes -= part->bytes;
-  part_rewind_embedded(part);
-  if (part->is_shut != 0) part->limit = mi_load_relaxed(&part->bump);
   mi_store_relaxed(&part->region.owner, mi_load_relaxed(&thread->id) | MI_OWNER_YOUNG);
 }
 
@@ -561,7 +562,7 @@ static void prepared_yield(mi_thread_t* thread) {
   thread->handle_cache_count--;
   thread->handle_cache_bytes -= heap->home.bytes;
   _mi_prepared_strip(heap);
-  part_rewind_embedded(&heap->home);
+  if (heap->home.regions == NULL) part_empty(&heap->home, (size_t)1 << MI_REGION_SHIFT_MIN);
   handle_keep(thread, heap);
 }
 
@@ -587,13 +588,7 @@ void _mi_handle_free(mi_thread_t* thread, mi_heap_t* heap) {
   mi_part_t* const part = &heap->home;
   mi_store_relaxed(&part->id, 0);  // first: from here on nobody is shown the heap
   mi_stores_in_order();
-  if (part->regions == NULL) {
-    part_empty(part, (size_t)1 << MI_REGION_SHIFT_MIN);
-  } else if (mi_likely(mi_part_owner(part) == _mi_tls.tid && part_repeats(part))) {
-    part_empty_again(part);
-  } else {
-    part_empty_handle(part);
-  }
+  part_recycle(part);
   mi_store_relaxed(&part->region.owner, MI_TID_NONE);
   if (mi_unlikely(thread == NULL)) {
     handle_free_slow(thread, heap);

@@ -77,22 +77,26 @@ static MI_RACY size_t embedded_held(const mi_part_t* home) {
   return 0;
 }
 
-static MI_RACY uint32_t part_held(const mi_part_t* home) {
+// All that the part holds.
+static MI_RACY uint32_t part_held_in_all(const mi_part_t* home) {
   return mi_racy(home->young) * (uint32_t)MI_KiB + (uint32_t)embedded_held(home);
 }
 
-size_t _mi_account_held(mi_heap_t* heap) { return part_held(&heap->home); }
+size_t _mi_account_held(mi_heap_t* heap) { return part_held_in_all(&heap->home); }
 
-// A region that the part opened when it was empty (nursery.c) does not count before there is something in it.
-MI_RACY size_t _mi_account_held_alone(mi_heap_t* heap) {
-  const mi_part_t* const home = &heap->home;
+// A region that the part opened when it was empty (nursery.c) does not count before there is something in it, as long
+// as the part need not ask for its regions.
+static MI_RACY uint32_t part_held(const mi_part_t* home) {
   const mi_region_t* const region = mi_racy(home->current);
   const bool is_empty =
       region != &home->region && mi_racy(home->step) == 0 && region == mi_racy(home->regions) &&
       region == mi_racy(home->regions_last) &&
+      mi_load_relaxed((_Atomic(uint16_t)*)&home->young_max) >= mi_racy(home->young) &&
       mi_load_relaxed((_Atomic(uint8_t*)*)&home->bump) == (const uint8_t*)region + (size_t)mi_racy(region->first) * 16;
-  return (is_empty ? 0 : part_held(home));
+  return (is_empty ? 0 : part_held_in_all(home));
 }
+
+size_t _mi_account_held_alone(mi_heap_t* heap) { return part_held(&heap->home); }
 
 // Bytes of the heap's first part that are not in the word.
 static inline int64_t pending(mi_account_t* account) {
