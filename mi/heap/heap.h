@@ -330,9 +330,9 @@ mi_decl_nodiscard mi_decl_export size_t mi_heap_deferred_budget(mi_heap_t* heap)
 // heap's deferred_free was called with force and the calling thread gave back what it can of the heap, with another
 // try, and on_limit was called, with another try each time that it returns true and there is any effect. After a
 // failure as many bytes as `headroom` says are served above the limit, for the way of the error, until the heap has as
-// much room below its limit again. A heap may get over its limit where a child or a heap that is merged into it brings
-// more with it, or where the limit is lowered: then what needs more memory fails until it is below; blocks that were
-// supplied before are still served.
+// much room below its limit again, or is empty. A heap may get over its limit where a child or a heap that is merged
+// into it brings more with it, or where the limit is lowered: then what needs more memory fails until it is below;
+// blocks that were supplied before are still served.
 
 /// Sets the heap's limit in bytes (0: none) or soft limit (0: none). True, or false with EINVAL reported for NULL and
 /// the main heap, EFAULT for a heap that ended, errno = ENOMEM without memory. Any thread at any time, also in

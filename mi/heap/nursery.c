@@ -680,8 +680,27 @@ bool _mi_region_is_empty(const mi_region_t* region) {
   return true;
 }
 
-// Gives back spare regions, and regions without live objects, the current one apart. By the owner of an open part, or
-// by who has a closed heap.
+static inline bool region_may_go(const mi_part_t* part, const mi_region_t* region) {
+  return region->marked == 0 && _mi_region_is_empty(region) && !_mi_heap_is_held(part->heap);
+}
+
+// The current region, which is empty, is not current any more: the part's own goes on where it ended.
+static void part_retreat(mi_part_t* part) {
+  mi_region_t* const region = &part->region;
+  _mi_deferred_count(part);
+  part_close_current(part);
+  mi_stores_in_order();
+  uint8_t* const at = region_at(region, mi_load_relaxed(&region->end));
+  part->current = region;
+  part->limit = (part->is_shut != 0 ? at : (uint8_t*)region + ((size_t)1 << region->shift));
+  mi_store_release(&part->bump, at);
+  // Release, and last: its objects have an end at any moment.
+  mi_store_release(&region->end, (uint16_t)0);
+  _mi_deferred_rewound(part);
+}
+
+// Gives back spare regions, and regions without live objects. By the owner of an open part, or by who has a closed
+// heap.
 void _mi_part_release_empty(mi_part_t* part) {
   if (part_is_open_for_nothing(part)) {
     if (mi_account_of(part->heap) != NULL) _mi_part_leave(part, part->current);
@@ -689,11 +708,11 @@ void _mi_part_release_empty(mi_part_t* part) {
   }
   part_trim_spare(part, 0);
   if (mi_heap_is_visited(part->heap)) return;
+  if (part->current != &part->region && region_may_go(part, part->current)) part_retreat(part);
   mi_region_t* last = NULL;
   for (mi_region_t** link = &part->regions; *link != NULL;) {
     mi_region_t* const region = *link;
-    if (region != part->current && region->marked == 0 && _mi_region_is_empty(region) &&
-        !_mi_heap_is_held(part->heap)) {
+    if (region != part->current && region_may_go(part, region)) {
       *link = region->next;
       part->bytes -= 1u << region->shift;
       _mi_part_leave(part, region);
@@ -727,7 +746,7 @@ static inline void part_rotate_regions(mi_part_t* part) {
 void _mi_part_release_step(mi_part_t* part) {
   mi_region_t* const region = part->regions;
   if (region == NULL || region == part->regions_last || mi_heap_is_visited(part->heap)) return;
-  if (region != part->current && region->marked == 0 && _mi_region_is_empty(region) && !_mi_heap_is_held(part->heap)) {
+  if (region != part->current && region_may_go(part, region)) {
     part->regions = region->next;
     part->bytes -= 1u << region->shift;
     _mi_part_leave(part, region);

@@ -101,6 +101,8 @@ static inline void* mi_young_malloc(mi_part_t* part, size_t size) {
 
 // A region of the part goes out of use: it is not charged any more.
 mi_hidden void _mi_part_leave(mi_part_t* part, const mi_region_t* region);
+// What the heap's first part holds is not all any more that counts against a limit: it asks from now on.
+mi_hidden void _mi_part_ask(mi_heap_t* heap);
 // Nothing is handed out of the embedded region, which is not charged.
 mi_hidden void _mi_part_shut(mi_part_t* part);
 

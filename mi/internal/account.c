@@ -142,9 +142,7 @@ static void fell(mi_account_t* account, int64_t total, int64_t n) {
   const int64_t now = total - n;
   if (mi_load_relaxed(&account->alarm) != MI_ALARM_NONE && now < (int64_t)mi_load_relaxed(&account->soft_limit))
     mi_store_relaxed(&account->alarm, (uint8_t)MI_ALARM_NONE);
-  // The headroom serves until there is as much room below the limit.
-  if (mi_load_relaxed(&account->tripped) != 0 &&
-      now <= (int64_t)mi_load_relaxed(&account->limit) - (int64_t)account->headroom)
+  if (mi_load_relaxed(&account->tripped) != 0 && mi_account_recovered(account, now))
     mi_store_relaxed(&account->tripped, (uint8_t)0);
 }
 

@@ -39,6 +39,11 @@ mi_hidden int64_t _mi_account_main_total(void);
 static inline mi_account_t* mi_account_above(mi_account_t* account) {
   return mi_load_acquire(&account->above[mi_load_acquire(&account->word) & 1]);
 }
+// The headroom serves until there is as much room below the limit, or nothing at all is held.
+static inline bool mi_account_recovered(mi_account_t* account, int64_t total) {
+  const size_t limit = mi_load_relaxed(&account->limit), room = account->headroom;
+  return total <= 0 || (limit > room && (size_t)total <= limit - room);
+}
 // An allocation failed at the limit of `heap`, an account on the way up from this one: the headroom serves.
 mi_hidden void _mi_account_trip(mi_account_t* account, mi_heap_t* heap);
 // A soft limit on the way up that was passed: true once for each time, with what is to be called.
