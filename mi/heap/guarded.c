@@ -256,7 +256,9 @@ void* _mi_guarded_alloc(const mi_request_t* request) {
                         request->size > (size_t)_mi_option(mi_option_guarded_max))
     return NULL;
   mi_theap_t* const theap = theap_for(thread, heap);
-  return (theap == NULL ? NULL : guarded_block(theap, request));
+  void* const p = (theap == NULL ? NULL : guarded_block(theap, request));
+  if (mi_unlikely(thread->alarm) && p != NULL) _mi_limit_alarm(thread, heap);
+  return p;
 }
 
 #else

@@ -169,6 +169,7 @@ void* _mi_policy_alloc(mi_heap_t* heap, mi_part_t* part, const mi_request_t* req
   if (mi_likely(theap != MI_THEAP_EMPTY && request->size <= MI_CLASS_SIZE_MAX / 2 && request->alignment <= 1 &&
                 (theap->policy & MI_POLICY_GUARDED) == 0)) {
     void* const p = _mi_policy_serve_first(theap, request);
+    if (mi_unlikely(thread->alarm) && p != NULL) _mi_limit_alarm(thread, heap);
     if (mi_likely(p != NULL)) return p;
   }
   return _mi_paged_alloc(thread, heap, part, request);

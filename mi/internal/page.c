@@ -1149,6 +1149,7 @@ static void collect_page(mi_theap_t* theap, mi_page_t* page, bool force) {
   if (mi_page_is_single(page)) return;
   _mi_page_collect(page);
   if (page->policy != 0 && force) _mi_bits_release_old(page, true);  // memory is short: quarantine ends
+  if (page->in_full && page_empty_opens(theap, page)) page_unfull(theap, page);  // it was sealed when it was held
   if (page->used == 0 && !page_is_delaying(page) && (force || page->next != page || page->retire == 0) &&
       !_mi_heap_is_held(theap->heap)) {
     page_release(theap, page);

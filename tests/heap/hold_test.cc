@@ -354,6 +354,34 @@ TEST(HoldTest, MarksAndHoldsGoTogether) {
   mi_heap_destroy(heap);
 }
 
+TEST(HoldTest, AnEmptyPageThatAMarkFoundGoesAfterTheHold) {
+  for (uint32_t flags : {0u, uint32_t{MI_HEAP_ZERO}}) {
+    mi_heap_config_t config{};
+    config.size = sizeof(config);
+    config.flags = flags;
+    mi_heap_t* heap = mi_heap_new_with(&config);
+    ASSERT_NE(mi_heap_theap(heap), nullptr);
+    // Pages of a thread that ended; above the first one are more in the stack of those than are looked at.
+    std::vector<void*> blocks;
+    std::thread([&] {
+      for (int i = 0; i < 1200; i++) blocks.push_back(mi_heap_malloc(heap, 10240));
+    }).join();
+    const auto second = blocks.begin() + 512 * 1024 / 10240;
+    mi_free(blocks[0]);  // takes the first one over, which stays in the stack
+    ASSERT_TRUE(mi_heap_hold_pages(heap));
+    std::for_each(blocks.begin() + 1, second, mi_free);
+    EXPECT_NE(mi_heap_mark(heap).serial, 0u);
+    EXPECT_TRUE(mi_heap_check(heap));
+    EXPECT_TRUE(mi_heap_release_pages(heap));
+    EXPECT_TRUE(mi_heap_check(heap));
+    std::for_each(second, blocks.end(), mi_free);
+    mi_heap_collect(heap, true);
+    EXPECT_TRUE(mi_heap_check(heap));
+    EXPECT_EQ(mi_heap_used(heap), 0u);
+    mi_heap_destroy(heap);
+  }
+}
+
 TEST(HoldTest, ADoubleFreeOfALargeBlockIsReportedThoughItsPageIsThere) {
   mi_heap_t* heap = mi_heap_new();
   ASSERT_TRUE(mi_heap_hold_pages(heap));

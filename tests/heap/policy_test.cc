@@ -268,6 +268,25 @@ TEST_P(Policy, AHeapWithFullPagesIsSound) {
   mi_heap_destroy(heap);
 }
 
+TEST_P(Policy, ASoftLimitIsToldOfByTheAllocationThatPassesIt) {
+  for (int i = 0; i < 200; i++) {
+    int calls = 0;
+    mi_heap_config_t config{};
+    config.size = sizeof(config);
+    config.flags = GetParam();
+    config.soft_limit = 30000;
+    config.on_limit = [](mi_heap_t*, size_t, void* arg) { return ++*static_cast<int*>(arg) == 0; };
+    config.limit_arg = &calls;
+    mi_heap_t* heap = mi_heap_new_with(&config);
+    while (mi_heap_used(heap) < config.soft_limit) {
+      ASSERT_EQ(calls, 0);
+      ASSERT_NE(mi_heap_malloc(heap, 64), nullptr);
+    }
+    EXPECT_EQ(calls, 1);
+    mi_heap_destroy(heap);
+  }
+}
+
 // What held a block larger than a page's keeps it, and goes with the hold.
 TEST_P(Policy, MemoryOfAHeldHeapStays) {
   mi_heap_t* heap = NewHeap(GetParam());
