@@ -24,7 +24,7 @@ _OPTIONS = {
     "MI_MIN_ALIGN": ({"16": "16", "8": "8"}, "16"),
     "MI_OVERRIDE": (_SWITCH, "1"),
     "MI_PADDING": (_SWITCH, "0"),
-    "MI_SECURE": ({"0": "0", "OFF": "0"}, "0"),
+    "MI_SECURE": ({"0": "0", "1": "1", "2": "2", "3": "3", "4": "4", "OFF": "0", "ON": "4"}, "0"),
     "MI_TRACK_ASAN": (_SWITCH, "0"),
     "MI_TRACK_TSAN": (_SWITCH, "0"),
     "MI_TRACK_VALGRIND": (_SWITCH, "0"),
@@ -49,8 +49,6 @@ def _check(given):
             values[name] = default
         elif value in known:
             values[name] = known[value]
-        elif name == "MI_SECURE":
-            fail("MI_SECURE=%s is not available yet; only OFF is" % value)
         else:
             fail("%s=%s is not known; the values are: %s" % (name, value, ", ".join(sorted(known))))
     tools = [name for name in _TOOLS if values[name] == "1"]
@@ -58,6 +56,9 @@ def _check(given):
         fail("%s exclude each other: a program runs under one tool at a time" % " and ".join(tools))
     if values["MI_GUARDED"] == "1" and tools and tools[0] != "MI_TRACK_TSAN":
         fail("MI_GUARDED does not go with %s: the tool sees every block already" % tools[0])
+    others = [name for name in ["MI_GUARDED", "MI_PADDING"] + ["MI_TRACK_ASAN", "MI_TRACK_VALGRIND"] if values[name] == "1"]
+    if values["MI_SECURE"] != "0" and others:
+        fail("MI_SECURE does not go with %s: it has checks of its own" % others[0])
     return values
 
 def _mi_build_options_impl(ctx):

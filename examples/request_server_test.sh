@@ -5,6 +5,8 @@
 # used, and nothing depends on how long anything takes.
 set -eu
 server=$1
+# Each failure at a limit is an error that debug builds print.
+export MIMALLOC_SHOW_ERRORS=0
 scratch=$(mktemp -d)
 server_pid=
 trap 'if [ -n "$server_pid" ]; then kill "$server_pid" 2>/dev/null || true; fi; rm -rf "$scratch"' EXIT
@@ -62,6 +64,13 @@ for allocator in heap malloc; do
 done
 has "$scratch/heap" 'bytes of a request heap, peak +[1-9][0-9]* B'
 has "$scratch/heap" 'heap destroy, median +[0-9]+ ns'
+# No request's heap was above its limit, not even of those that were refused.
+peak=$(sed -n 's/^bytes of a request heap, peak *\([0-9]*\) B$/\1/p' "$scratch/heap")
+[ "$peak" -le 16777216 ] || fail "a request held $peak bytes"
+# Larger requests and a larger limit: the same refusals.
+run_with roomy --requests=390 --connections=4 --threads=2 --max-body=2097152 --max-memory=50331648
+has "$scratch/roomy" '  answered with 503 +3'
+has "$scratch/roomy" 'errors, unexpected +0'
 run_with one_thread --requests=130 --connections=1 --threads=1
 has "$scratch/one_thread" 'heaps alive = 0'
 

@@ -13,10 +13,11 @@ static enum allocator chosen;
 static size_t request_limit;
 static _Thread_local struct memory* current;
 
+// In heap mode the heap's own limit decides, by what it holds.
 static inline bool memory_admits(struct memory* memory, size_t size) {
   memory->allocations++;
   memory->requested += size;
-  return memory->requested <= request_limit;
+  return memory->heap != NULL || memory->requested <= request_limit;
 }
 
 static void* hook_heap_malloc(size_t size) {
@@ -47,7 +48,7 @@ void* memory_open(size_t size) {
   mi_heap_t* heap = NULL;
   struct memory* memory;
   if (chosen == ALLOCATOR_HEAP) {
-    heap = mi_heap_new();
+    heap = mi_heap_new_with(&(mi_heap_config_t){.size = sizeof(mi_heap_config_t), .limit = request_limit});
     if (heap == NULL) return NULL;
     memory = mi_heap_malloc(heap, size);
     if (memory == NULL) mi_heap_destroy(heap);
@@ -91,17 +92,7 @@ void memory_free(struct memory* memory, void* block) {
   }
 }
 
-static bool add_area(const mi_heap_t* heap, const mi_heap_area_t* area, void* block, size_t block_size, void* bytes) {
-  (void)heap, (void)block, (void)block_size;
-  *(size_t*)bytes += area->committed;
-  return true;
-}
-
-size_t memory_heap_bytes(const struct memory* memory) {
-  size_t bytes = 0;
-  if (memory->heap != NULL) mi_heap_visit_blocks(memory->heap, false, add_area, &bytes);
-  return bytes;
-}
+size_t memory_heap_bytes(const struct memory* memory) { return memory->heap != NULL ? mi_heap_peak(memory->heap) : 0; }
 
 static bool count_heap(mi_heap_t* heap, void* count) {
   if (heap != mi_heap_main()) ++*(size_t*)count;

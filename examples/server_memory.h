@@ -20,8 +20,9 @@ struct memory {
   bool exhausted;      // a block was refused
 };
 
-/// Chooses the allocator and the bytes that one request may ask for, and hooks cJSON up. Once, before any thread
-/// that uses the rest.
+/// Chooses the allocator and the bytes that one request may have, and hooks cJSON up. Once, before any thread that uses
+/// the rest. In heap mode this is the limit of a request's heap, which counts what the heap holds; malloc cannot tell,
+/// so that what was freed still counts.
 void memory_setup(enum allocator allocator, size_t limit);
 /// Gives cJSON its own allocator again. When no memory is open any more.
 void memory_teardown(void);
@@ -41,7 +42,7 @@ void memory_leave(void);
 void* memory_resize(struct memory* memory, void* block, size_t size);
 void memory_free(struct memory* memory, void* block);
 
-/// The bytes that the heap of `memory` holds, used or not; 0 in malloc mode. Takes a visit of the heap.
+/// The bytes that the heap of `memory` held at most; 0 in malloc mode.
 size_t memory_heap_bytes(const struct memory* memory);
 /// The heaps alive in the process besides the main heap, counted one by one.
 size_t memory_heaps_alive(void);

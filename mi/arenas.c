@@ -83,7 +83,7 @@ int mi_reserve_os_memory_ex(size_t size, bool commit, bool allow_large, bool exc
     return EINVAL;
   }
   size = mi_round_up(size, MI_SEGMENT_SIZE) + MI_SEGMENT_SIZE;  // and the arena's header
-  uint8_t* const start = _mi_os_reserve(size, MI_SEGMENT_SIZE);
+  uint8_t* const start = _mi_os_reserve(size, MI_SEGMENT_SIZE, false);
   if (start == NULL) {
     _mi_error(ENOMEM, "mi_reserve_os_memory: no address space for %zu bytes\n", size);
     return ENOMEM;
@@ -128,7 +128,7 @@ static int reserve_huge(size_t pages, int numa_node, size_t timeout_msecs, bool 
     return EINVAL;
   }
   int error = ENOMEM;
-  uint8_t* const start = _mi_os_reserve(pages * MI_GiB, MI_GiB);
+  uint8_t* const start = _mi_os_reserve(pages * MI_GiB, MI_GiB, false);
   size_t got = 0;
   const uint64_t begin = _mi_os_clock_ms();
   while (start != NULL && got < pages) {

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "mi/heap/parts.h"
+#include "mi/internal/bit_page.h"
 
 #define mi_always_inline static inline __attribute__((always_inline))
 
@@ -16,15 +17,26 @@ typedef void mi_free_slow_fun(void* p);
 
 mi_always_inline void* mi_fast_malloc(size_t size, mi_malloc_slow_fun* slow) {
   mi_theap_t* const theap = _mi_tls.theap;
+#if MI_SECURE
+  if (mi_guarded_tick()) return slow(size, theap, false);
+  void* const p = mi_bits_pop_direct(theap, size);
+  return (mi_likely(p != NULL) ? p : slow(size, theap, false));
+#else
   if (mi_guarded_tick() || mi_unlikely(size > MI_DIRECT_SIZE_MAX)) return slow(size, theap, false);
   mi_page_t* const page = theap->direct[(size + 7) / 8];
   mi_block_t* const block = page->free;
   if (mi_unlikely(block == NULL)) return slow(size, theap, false);
   return mi_page_pop(page, block);
+#endif
 }
 
 mi_always_inline void* mi_fast_zalloc(size_t size, mi_malloc_slow_fun* slow) {
   mi_theap_t* const theap = _mi_tls.theap;
+#if MI_SECURE
+  if (mi_guarded_tick()) return slow(size, theap, true);
+  void* const p = mi_bits_pop_direct(theap, size);
+  return (mi_likely(p != NULL) ? memset(p, 0, size) : slow(size, theap, true));
+#else
   if (mi_guarded_tick() || mi_unlikely(size > MI_DIRECT_SIZE_MAX)) return slow(size, theap, true);
   mi_page_t* const page = theap->direct[(size + 7) / 8];
   mi_block_t* const block = page->free;
@@ -35,11 +47,38 @@ mi_always_inline void* mi_fast_zalloc(size_t size, mi_malloc_slow_fun* slow) {
     return block;
   }
   return memset(block, 0, page->block_size);
+#endif
 }
+
+#if MI_SECURE
+// Frees what is a live block of a page of the calling thread. False: another case, or none of ours, or something is
+// wrong with it; nothing happened. The kind of the segment comes first: in a huge block anything may look like a page.
+mi_always_inline bool mi_secure_free(void* p) {
+  size_t offset;
+  if (mi_unlikely(!mi_span_offset(p, &offset))) return false;
+  if (mi_unlikely(mi_load_relaxed(&_mi_span_kind[offset >> MI_SEGMENT_SHIFT]) != MI_SEGMENT_NORMAL)) return false;
+  mi_page_t* const page = mi_slot_of_offset(p, offset);
+  if (mi_unlikely(mi_load_relaxed(&page->owner) != _mi_tls.tid)) return false;
+  mi_bits_t* const bits = page->bits;
+  const size_t index = mi_bits_index(page, bits, p), size = page->block_size;
+  uint8_t* const end = page->start + index * size + size;
+  if (mi_unlikely(end - size != p || index >= page->reserved)) return false;
+  mi_bit_word_t* const word = &bits->words[index / 64];
+  const uint64_t mask = (uint64_t)1 << (index % 64), live = mi_load_relaxed(&word->live);
+  if (mi_unlikely((live & ~mi_load_relaxed(&word->remote) & mask) == 0)) return false;
+  if (MI_SECURE >= 4 && mi_unlikely(!mi_padding_is_whole(end, mi_bits_slack(bits, index)))) return false;
+  mi_store_relaxed(&word->live, live & ~mask);
+  if (mi_unlikely(--page->used == 0)) _mi_page_retire(page);
+  return true;
+}
+#endif
 
 // The block `p` with what the caller says of it; what the fast path does not do it leaves to `slow`.
 typedef void mi_free_sized_slow_fun(void* p, size_t size);
 mi_always_inline void mi_fast_free_sized(void* p, size_t size, mi_free_sized_slow_fun* slow) {
+#if MI_SECURE
+  slow(p, size);
+#else
   size_t offset;
   if (mi_unlikely(!mi_span_offset(p, &offset))) {
     slow(p, size);
@@ -54,9 +93,13 @@ mi_always_inline void mi_fast_free_sized(void* p, size_t size, mi_free_sized_slo
   block->next = page->local_free;
   page->local_free = block;
   if (mi_unlikely(--page->used == 0)) _mi_page_retire(page);
+#endif
 }
 
 mi_always_inline void mi_fast_free(void* p, mi_free_slow_fun* slow) {
+#if MI_SECURE
+  if (mi_unlikely(!mi_secure_free(p))) slow(p);
+#else
   // One test for NULL, memory that is not ours and ours: then the page, its owner, and the push.
   size_t offset;
   if (mi_unlikely(!mi_span_offset(p, &offset))) {
@@ -78,12 +121,13 @@ mi_always_inline void mi_fast_free(void* p, mi_free_slow_fun* slow) {
   block->next = page->local_free;
   page->local_free = block;
   if (mi_unlikely(--page->used == 0)) _mi_page_retire(page);
+#endif
 }
 
 // The page of size classes that the calling thread owns and in which a block begins at p: most blocks of most programs.
 // NULL: another case.
 mi_always_inline mi_page_t* mi_fast_page(const void* p) {
-  if (MI_CHECKED || mi_unlikely(!mi_span_contains(p))) return NULL;
+  if (MI_CHECKED || MI_SECURE || mi_unlikely(!mi_span_contains(p))) return NULL;
   mi_page_t* const page = mi_slot_of(p);
   // The owner's flags: in a full page a block begins at p, in one with interior pointers or regions perhaps not.
   const mi_tid_t other = mi_load_relaxed(&page->owner) ^ _mi_tls.tid;

@@ -29,7 +29,10 @@ _Static_assert(MI_INLINE_WITH_TSAN == MI_WITH_TSAN, "both ask the compiler the s
 
 const char _mi_inline_side = 1;
 
-static bool serves(unsigned long long layout) { return layout == mi_inline_layout() && !MI_CHECKED; }
+// In secure builds the pages have no lists; in guarded ones every allocation is counted.
+static bool serves(unsigned long long layout) {
+  return layout == mi_inline_layout() && !MI_CHECKED && !MI_SECURE && !MI_GUARDED;
+}
 
 bool _mi_inline_thread_fill(unsigned long long layout, const void* probe, mi_inline_thread_t* thread) {
   if (!serves(layout) || mi_heap_of(probe) == NULL) return false;

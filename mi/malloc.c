@@ -10,6 +10,9 @@
 // --- the fast paths (talk: the malloc() fast path, the free() implementation) ------------------------------
 
 void* mi_malloc_small(size_t size) {
+#if MI_SECURE
+  return mi_malloc(size);
+#else
   mi_theap_t* const theap = _mi_tls.theap;
   // A conditional move: a size that is not small finds the entry that is always empty.
   const size_t index = (size > MI_DIRECT_SIZE_MAX ? MI_DIRECT_SIZE_MAX / 8 + 1 : (size + 7) / 8);
@@ -18,6 +21,7 @@ void* mi_malloc_small(size_t size) {
   mi_block_t* const block = page->free;
   if (mi_unlikely(block == NULL)) return _mi_malloc_generic(size, theap, false);
   return mi_page_pop(page, block);
+#endif
 }
 
 void* mi_malloc(size_t size) { return mi_fast_malloc(size, _mi_malloc_generic); }
@@ -79,7 +83,10 @@ void* mi_expand(void* p, size_t newsize) {
   mi_page_t* const page = _mi_page_of_any(p);
   if (mi_unlikely(page != NULL && page->policy != 0)) return _mi_policy_expand(page, p, newsize);
   const size_t usable = _mi_block_size_in(page, p);
-  if (usable == 0) return NULL;
+  if (usable == 0) {
+    _mi_policy_check_gone("mi_expand", p);
+    return NULL;
+  }
   if (newsize <= usable) return p;
   if ((mi_load_relaxed(&page->owner) & MI_OWNER_SPECIAL) == 0) return NULL;
   return (_mi_region_resize(page, p, newsize) ? p : NULL);

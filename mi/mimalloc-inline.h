@@ -14,10 +14,10 @@
 //     mi_inline_free_small(&thread, node);
 //
 // Inline code relies on where the library keeps its words. The attach functions compare that with the library that the
-// program runs with. Where it is another layout, another version, a build that checks every block (padding, guard
-// pages, tools), another allocator that was preloaded, or where ThreadSanitizer sees only one of the two, they return
-// false and leave words that lead every operation to the ordinary functions. Nothing else changes: the result need not
-// be looked at.
+// program runs with. Where it is another layout, another version, a build that checks every block (secure,
+// padding, guard pages, tools), another allocator that was preloaded, or where ThreadSanitizer sees only one of the
+// two, they return false and leave words that lead every operation to the ordinary functions. Nothing else changes: the
+// result need not be looked at.
 //
 // C11, C++11 and later, with gcc or clang. A code generator finds the offsets in enum mi_inline_offset_e; it emits what
 // the functions below do, and only after an attach that returned true.

@@ -159,6 +159,9 @@ typedef struct mi_heap_counts_s {
   uint64_t pages;         ///< with blocks of the heap; regions of young heaps are none
   uint64_t committed;     ///< bytes of its pages and regions
   uint64_t peak;          ///< the largest `committed` that a query met
+  uint64_t used;          ///< bytes that count against limits, with those of its children: mi_heap_used
+  uint64_t used_peak;     ///< mi_heap_peak
+  uint64_t limit;         ///< of the heap; 0: none
 } mi_heap_counts_t;
 /// Fills them in; `size` must be set. False, and nothing filled in, as mi_heap_stats_get. Blocks of heaps that were
 /// merged into this one are its own, with all that was counted of them.

@@ -9,7 +9,7 @@ namespace mi_test {
 namespace {
 
 // Does this build of the library let itself be compiled in?
-#if (defined(MI_PADDING) && MI_PADDING) || (defined(MI_GUARDED) && MI_GUARDED) || \
+#if (defined(MI_PADDING) && MI_PADDING) || (defined(MI_GUARDED) && MI_GUARDED) || (defined(MI_SECURE) && MI_SECURE) || \
     (defined(MI_TRACK_VALGRIND) && MI_TRACK_VALGRIND) || (defined(MI_TRACK_ASAN) && MI_TRACK_ASAN)
 constexpr bool kFits = false;
 #elif defined(MI_TEST_TSAN) && !(defined(MI_TRACK_TSAN) && MI_TRACK_TSAN)

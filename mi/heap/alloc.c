@@ -12,6 +12,7 @@
 
 #include "mi/heap/checked.h"
 #include "mi/heap/table.h"
+#include "mi/internal/bit_page.h"
 #include "mi/internal/guard.h"
 #include "mi/internal/os.h"
 #include "mi/internal/trace.h"
@@ -59,25 +60,29 @@ static inline void* page_take(mi_page_t* page, mi_block_t* block, bool zero) {
   return block;
 }
 
-// From the first page of a class, if that has a free block or (for blocks of more than 1 KiB, of which a page holds
-// few) room that was never used. Not a slow path: that comes when the page has neither.
-static inline void* theap_pop_class(mi_theap_t* theap, size_t bin, bool zero) {
-  bin = mi_theap_bin(theap, bin);
-  mi_page_t* const page = theap->queue[bin];
-  if (page == NULL) return NULL;
-  mi_block_t* block = page->free;
-  if (block != NULL) return page_take(page, block, zero);
-  if (page->block_size <= MI_DIRECT_SIZE_MAX || page->local_free != NULL || page->capacity >= page->reserved ||
-      !mi_theap_charge(theap, page->block_size))
-    return NULL;
+// Room of a page that was never used, for blocks of more than 1 KiB; NULL: a limit forbids it.
+static mi_noinline void* page_pop_fresh(mi_theap_t* theap, mi_page_t* page, bool zero) {
+  if (!mi_theap_charge(theap, page->block_size)) return NULL;
   uint32_t index = page->capacity + page->color;
   if (index >= page->reserved) index -= page->reserved;
-  block = (mi_block_t*)(page->start + index * page->block_size);
+  mi_block_t* const block = (mi_block_t*)(page->start + index * page->block_size);
   page->capacity++;
   page->used++;
   if (zero && !page->fresh_zero) memset(block, 0, page->block_size);
   if (mi_unlikely(theap->thread->alarm)) _mi_limit_alarm(theap->thread, theap->heap);
   return block;
+}
+
+// From the first page of a class, if that has a free block or (for blocks of more than 1 KiB, of which a page holds
+// few) room that was never used. Not a slow path: that comes when the page has neither.
+static inline void* theap_pop_class(mi_theap_t* theap, size_t bin, bool zero) {
+  mi_page_t* const page = theap->queue[mi_theap_bin(theap, bin)];
+  if (page == NULL) return NULL;
+  mi_block_t* const block = page->free;
+  if (block != NULL) return page_take(page, block, zero);
+  if (page->block_size <= MI_DIRECT_SIZE_MAX || page->local_free != NULL || page->capacity >= page->reserved)
+    return NULL;
+  return page_pop_fresh(theap, page, zero);
 }
 
 // The first page of a class has run dry and the thread has freed blocks of it since: a slow path of which only the
@@ -214,7 +219,10 @@ static inline void* malloc_generic(mi_theap_t* theap, size_t size, bool zero) {
     theap = _mi_tls.theap;
   }
   if (theap->part != NULL) return part_alloc(theap->part, size, zero);
-  if (!MI_CHECKED && size <= MI_DIRECT_SIZE_MAX) {
+#if MI_SECURE
+  return _mi_policy_alloc(&_mi_heap_main, NULL, &(mi_request_t){.size = size, .alignment = 1, .zero = zero});
+#else
+  if (!MI_CHECKED && !MI_GUARDED && size <= MI_DIRECT_SIZE_MAX) {
     void* const p = theap_turn_page(thread, theap, mi_bin_of(size), zero);
     if (mi_likely(p != NULL)) return p;
   } else if (size <= MI_CLASS_SIZE_MAX) {
@@ -223,6 +231,7 @@ static inline void* malloc_generic(mi_theap_t* theap, size_t size, bool zero) {
   }
   const mi_request_t r = {.size = size, .alignment = 1, .zero = zero};
   return _mi_paged_alloc(thread, &_mi_heap_main, NULL, &r);
+#endif
 }
 
 static inline void* malloc_unguarded(size_t size, mi_theap_t* theap, bool zero) {
@@ -248,6 +257,10 @@ mi_noinline void* _mi_malloc_generic(size_t size, mi_theap_t* theap, bool zero) 
 }
 
 static inline void* theap_pop(mi_theap_t* theap, size_t size, bool zero) {
+#if MI_SECURE
+  void* const p = mi_bits_pop_direct(theap, size);
+  return (p != NULL && zero ? memset(p, 0, size) : p);
+#endif
   if (mi_unlikely(size > MI_DIRECT_SIZE_MAX)) return NULL;
   mi_page_t* const page = theap->direct[(size + 7) / 8];
   mi_block_t* const block = page->free;
@@ -272,20 +285,21 @@ static inline mi_theap_t* theap_away(mi_thread_t* thread, mi_heap_t* heap, mi_pa
 static mi_noinline void* heap_alloc_away(mi_heap_t* heap, size_t size, bool zero) {
   mi_thread_t* const thread = mi_thread();
   if (mi_unlikely(thread == NULL)) return no_record(size);
-  if (mi_unlikely(mi_heap_has_policy(heap))) return policy_malloc(heap, NULL, size, zero);
+  if (mi_unlikely(mi_heap_is_generic(heap))) return policy_malloc(heap, NULL, size, zero);
   mi_part_t* part;
   mi_theap_t* const theap = theap_away(thread, heap, &part);
   if (mi_unlikely(theap == NULL)) return NULL;
   void* const p = theap_pop(theap, size, zero);
   if (mi_likely(p != NULL)) return p;
   if (part != NULL) return part_alloc(part, size, zero);
+  if (MI_SECURE) return malloc_generic(&thread->main_theap, size, zero);
   const mi_request_t r = {.size = size, .alignment = 1, .zero = zero};
   return _mi_paged_alloc(thread, &_mi_heap_main, NULL, &r);
 }
 
 static inline __attribute__((always_inline)) void* heap_alloc(mi_heap_t* heap, size_t size, bool zero) {
   const mi_tid_t owner = mi_load_relaxed(&heap->home.region.owner) ^ _mi_tls.tid;
-  if (owner == MI_OWNER_YOUNG) {
+  if (!MI_SECURE && owner == MI_OWNER_YOUNG) {
     return (zero ? part_alloc(&heap->home, size, zero) : mi_young_malloc(&heap->home, size));
   }
   mi_part_t* part = &heap->home;
@@ -295,7 +309,10 @@ static inline __attribute__((always_inline)) void* heap_alloc(mi_heap_t* heap, s
     }
     part = _mi_tls.away_part;
   }
-  if (mi_likely(size <= MI_DIRECT_SIZE_MAX)) {
+  if (MI_SECURE) {
+    void* const p = theap_pop(mi_load_relaxed(&part->theap), size, zero);
+    if (mi_likely(p != NULL)) return p;
+  } else if (mi_likely(size <= MI_DIRECT_SIZE_MAX)) {
     mi_page_t* const page = mi_load_relaxed(&part->theap)->direct[(size + 7) / 8];
     mi_block_t* const block = page->free;
     if (mi_likely(block != NULL)) return page_take(page, block, zero);

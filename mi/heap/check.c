@@ -112,8 +112,9 @@ static bool check_class_shape(const check_t* check, const mi_page_t* page) {
   if (page->slices != slices) return page_breach(check, page, "%u slices instead of %zu", page->slices, slices);
   if (page->start != (uint8_t*)mi_page_segment(page) + slice * MI_SLICE_SIZE)
     return page_breach(check, page, "its blocks start at %p", (void*)page->start);
-  if (page->reserved != slices * MI_SLICE_SIZE / size)
-    return page_breach(check, page, "%u blocks fit, not %u", (unsigned)(slices * MI_SLICE_SIZE / size), page->reserved);
+  const size_t room = slices * MI_SLICE_SIZE - (page->policy != 0 ? mi_bits_of(page)->guard : 0);
+  if (page->reserved != room / size)
+    return page_breach(check, page, "%u blocks fit, not %u", (unsigned)(room / size), page->reserved);
   if (page->color >= page->reserved) return page_breach(check, page, "colour %u is none", page->color);
   return true;
 }
@@ -276,7 +277,7 @@ static int64_t page_delayed(const mi_page_t* page) {
 static bool check_full(const check_t* check, const mi_theap_t* theap, const mi_page_t* page, mi_thread_free_t tf) {
   const bool sealed = (page->depth < theap->depth);  // waits there for the end of a mark
   if (page->kind == MI_PAGE_CLASS && !sealed &&
-      (page->used != page->reserved || page->free != NULL || page->local_free != NULL))
+      (page->used != page->reserved || page->free != NULL || (page->policy == 0 && page->local_free != NULL)))
     return page_breach(check, page, "%u of %u blocks are in use, but it is on the full list", page->used,
                        page->reserved);
   if (page->kind != MI_PAGE_CLASS && page->used != 1)
@@ -346,7 +347,8 @@ static bool check_queue(check_t* check, mi_theap_t* theap, size_t bin, uint32_t*
 static bool check_direct(const check_t* check, const mi_theap_t* theap) {
   for (size_t bin = 1; bin <= MI_BIN_DIRECT_LAST; bin++) {
     const mi_page_t* const first = theap->queue[bin];
-    const mi_page_t* const page = (first == NULL || MI_CHECKED || theap->policy != 0 ? MI_PAGE_EMPTY : first);
+    const mi_page_t* const page =
+        (first == NULL || MI_CHECKED || mi_policy_is_generic(theap->policy) ? MI_PAGE_EMPTY : first);
     if (mi_theap_bin(theap, bin) != bin) {
       if (first != NULL) return theap_breach(check, theap, "it has pages of class %zu, which it does not use", bin);
       continue;
@@ -823,6 +825,7 @@ bool mi_heap_check(mi_heap_t* heap) {
   }
   check_t check;
   claims_t claims = {0, 0, 0};
+  bool agree = false;
   for (int tries = 0; tries < CHECK_TRIES; tries++) {
     check.heap = check.at = heap;
     check.pages = check.waiting = 0;
@@ -835,12 +838,16 @@ bool mi_heap_check(mi_heap_t* heap) {
     check.at = heap;
     if (_mi_fork_stamp != 1) return true;
     check.held = held;
-    check.held_agrees = check.held_agrees && (heap == &_mi_heap_main || held_agrees(&check, heap, check.merged));
-    const bool agree = claims_agree(&check, &claims);
-    if (agree && heap == &_mi_heap_main) check.held_agrees = main_held_agrees(&check, &claims);
-    if (agree && check.held_agrees) return true;
+    agree = claims_agree(&check, &claims);
+    if (!agree) continue;
+    if (heap == &_mi_heap_main) {
+      check.held_agrees = check.held_agrees && main_held_agrees(&check, &claims);
+    } else {
+      check.held_agrees = check.held_agrees && held_agrees(&check, heap, check.merged);
+    }
+    if (check.held_agrees) return true;
   }
-  if (!check.held_agrees)
+  if (agree)
     return heap_breach(&check, heap, "it holds %lld bytes, but its account says %lld", (long long)check.expected,
                        (long long)check.counted);
   return heap_breach(&check, heap, "%llu pages are its own, but its lists hold %llu", (unsigned long long)claims.pages,

@@ -148,7 +148,7 @@ void* _mi_checked_alloc(const mi_request_t* request) {
   mi_request_t larger = *request;
   if (mi_likely(request->size <= MI_ALLOC_MAX - sizeof(tail_t))) larger.size += sizeof(tail_t);
   void* const p = _mi_unchecked_alloc(&larger);
-  if (mi_likely(p != NULL)) block_dress(p, request->size, request->zero);
+  if (mi_likely(p != NULL) && mi_likely(_mi_page_of_any(p)->guard == 0)) block_dress(p, request->size, request->zero);
   return p;
 #else
   return _mi_unchecked_alloc(request);

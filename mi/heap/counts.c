@@ -12,6 +12,13 @@ static bool counts_check(mi_heap_t* heap, const char* function) {
   return false;
 }
 
+static void counts_gather(mi_heap_t* heap, mi_heap_counts_t* counts) {
+  _mi_heap_counts_gather(heap, counts);
+  counts->used = mi_heap_used(heap);
+  counts->used_peak = mi_heap_peak(heap);
+  counts->limit = mi_heap_limit(heap);
+}
+
 bool mi_heap_counts_get(mi_heap_t* heap, mi_heap_counts_t* counts) {
   const size_t least = offsetof(mi_heap_counts_t, peak) + sizeof(counts->peak);
   if (counts == NULL || counts->size < least) {
@@ -23,9 +30,9 @@ bool mi_heap_counts_get(mi_heap_t* heap, mi_heap_counts_t* counts) {
   const size_t size = counts->size;
   mi_heap_counts_t now;
   now.size = size;
-  _mi_heap_counts_gather(heap, &now);
-  memset(counts, 0, size);  // a newer caller's fields are not known here
-  memcpy(counts, &now, sizeof(now));
+  counts_gather(heap, &now);
+  memset(counts, 0, size);                                        // a newer caller's fields are not known here
+  memcpy(counts, &now, size < sizeof(now) ? size : sizeof(now));  // nor is an older caller's struct as large
   return true;
 }
 
@@ -42,6 +49,9 @@ static size_t counts_write(const char* name, const mi_heap_counts_t* counts, siz
   FIELD(pages);
   FIELD(committed);
   FIELD(peak);
+  FIELD(used);
+  FIELD(used_peak);
+  FIELD(limit);
   mi_text_append(&text, " }\n");
   return text.length + 1;
 }
@@ -49,7 +59,7 @@ static size_t counts_write(const char* name, const mi_heap_counts_t* counts, siz
 char* mi_heap_counts_get_json(mi_heap_t* heap, size_t buf_size, char* buf) {
   mi_heap_counts_t counts = {.size = sizeof(counts)};
   if (!counts_check(heap, "mi_heap_counts_get_json")) return NULL;
-  _mi_heap_counts_gather(heap, &counts);
+  counts_gather(heap, &counts);
   const char* const name = mi_heap_name(heap);
   if (buf == NULL) {
     buf_size = counts_write(name, &counts, 0, NULL);

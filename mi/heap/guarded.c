@@ -116,7 +116,11 @@ static bool can_be_guarded(const mi_request_t* request) {
   return request->offset == 0 && request->alignment <= MI_OS_PAGE && request->size <= MI_ALLOC_MAX;
 }
 
-void* _mi_guarded_serve(mi_theap_t* theap, const mi_request_t* request) {
+void* _mi_guarded_serve(mi_theap_t* theap, const mi_request_t* given) {
+  if (MI_TRACKED) return NULL;  // the tool sees every block already
+  mi_request_t r = *given;
+  if (MI_TAIL) r.size -= MI_TAIL_SIZE;  // a guarded block has none (checked.c)
+  const mi_request_t* const request = &r;
   mi_guard_settings_t* settings = heap_settings(theap->heap);
   if (settings == NULL) settings = heap_settings_make(theap->heap);
   if (settings == NULL || !can_be_guarded(request) || !settings_choose(settings, request->size)) return NULL;
@@ -254,7 +258,7 @@ void* _mi_guarded_alloc(const mi_request_t* request) {
   mi_heap_t* const heap = (given == NULL                                              ? request->heap
                            : given == MI_THEAP_EMPTY || mi_load_acquire(&given->dead) ? default_heap()
                                                                                       : given->heap);
-  if (mi_heap_has_policy(heap) || !can_be_guarded(request)) return NULL;
+  if (mi_heap_is_generic(heap) || !can_be_guarded(request)) return NULL;
   mi_guard_settings_t* const own = heap_settings(heap);
   if (own != NULL ? !settings_choose(own, request->size)
                   : !chosen || request->size < (size_t)_mi_option(mi_option_guarded_min) ||

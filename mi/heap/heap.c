@@ -58,7 +58,10 @@ mi_heap_extra_t* _mi_heap_extra_make(mi_heap_t* heap) {
   mi_heap_extra_t* const made = (thread == NULL ? NULL : _mi_internal_zalloc(thread, sizeof(mi_heap_extra_t)));
   if (made == NULL) return NULL;
   made->account.heap = heap;
-  if (mi_cas_strong_acq_rel(mi_heap_extra_word(heap), &seen, made)) return made;
+  if (mi_cas_strong_acq_rel(mi_heap_extra_word(heap), &seen, made)) {
+    _mi_part_account(&heap->home);
+    return made;
+  }
   _mi_internal_free(made);
   return seen;
 }

@@ -156,7 +156,7 @@ static size_t used_of(mi_heap_t* heap) {
     return (total > 0 ? (size_t)total : 0);
   }
   mi_account_t* const account = mi_account_of(heap);
-  return (account == NULL ? _mi_account_held(heap) : (size_t)_mi_account_total(account));
+  return (account == NULL ? _mi_account_held_alone(heap) : (size_t)_mi_account_total(account));
 }
 
 size_t mi_heap_used(mi_heap_t* heap) { return (check(heap, "mi_heap_used") ? used_of(heap) : 0); }

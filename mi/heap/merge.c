@@ -109,8 +109,8 @@ mi_page_t* _mi_reclaim_merged(mi_theap_t* theap, size_t bin) {
   for (int tries = 0; tries < 4 && page == NULL && heap_has_forwarders(heap); tries++) {
     mi_heap_t* const forwarder = forwarder_next(heap);
     if (forwarder == NULL) return NULL;
-    // Blocks keep the policy that they were made with: what has one is not used for anything else.
-    if (theap->policy == 0 && !mi_heap_has_policy(forwarder)) page = _mi_theap_reclaim(theap, forwarder, bin);
+    // Blocks keep the policy that they were made with, and so do pages.
+    if (_mi_policy_may_reclaim(theap, forwarder)) page = _mi_theap_reclaim(theap, forwarder, bin);
     forwarder_look(heap, forwarder);
   }
   return page;

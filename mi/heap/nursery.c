@@ -45,6 +45,7 @@ static const uint8_t region_shift[] = {10, 10, 11, 12, 12, 13, 13, 14, 14, 15, 1
 #define MI_IDLE_STEPS 64                      // looks at the cache in which no heap was made until it goes home
 #define MI_JOIN_REGIONS 3                     // regions in use from which they are joined to one,
 #define MI_JOIN_FILLS 2                       // if it is so the second time
+#define MI_OWN_BYTES 512                      // of a region, its head included, that a part's own would have served
 
 static size_t region_word_count(const mi_region_t* region) {
   return (region->shift <= 10 ? 1 : (size_t)1 << (region->shift - 10));
@@ -63,15 +64,27 @@ static void part_set_current(mi_part_t* part, mi_region_t* region) {
 }
 
 // Clears the bits of a region that was used up to `end` (0: perhaps all of it).
-static inline void region_clear(mi_region_t* region) {
+static inline void region_clear_to(mi_region_t* region, size_t end) {
   uint64_t* words = (uint64_t*)(region + 1);
-  const size_t end = mi_load_relaxed(&region->end);
-  size_t count = (end == 0 ? region_word_count(region) : (end + 63) / 64);
-  do {  // few: no call
+  const size_t all = region_word_count(region);
+  size_t count = (end == 0 ? all : (end + 63) / 64);
+  // No calls, and no rep stos, which takes longer to start.
+  if (all >= 4) {  // a power of two
+    size_t fours = (count + 3) / 4;
+    do {
+      words[0] = words[1] = words[2] = words[3] = words[4] = words[5] = 0;
+      words[6] = words[7] = words[8] = words[9] = words[10] = words[11] = 0;
+      words += 12;
+    } while (--fours > 0);
+    return;
+  }
+  do {
     words[0] = words[1] = words[2] = 0;
     words += 3;
   } while (--count > 0);
 }
+
+static inline void region_clear(mi_region_t* region) { region_clear_to(region, mi_load_relaxed(&region->end)); }
 
 static inline bool part_is_home(const mi_part_t* part) { return part == &part->heap->home; }
 static inline size_t region_kib(const mi_region_t* region) { return (size_t)1 << (region->shift - 10); }
@@ -82,7 +95,8 @@ static inline bool part_asks(const mi_part_t* part, size_t kib) {
 
 // Nothing was opened yet.
 static inline void part_forget_counts(mi_part_t* part) {
-  memset((uint8_t*)part + offsetof(mi_part_t, young), 0, offsetof(mi_part_t, is_shut) - offsetof(mi_part_t, young));
+  part->young = 0;
+  memset(part->seen, 0, sizeof(part->seen));
 }
 
 // Sets up a part in a block of 1 << shift bytes: a handle or a lane.
@@ -99,7 +113,7 @@ void _mi_part_init(mi_part_t* part, mi_heap_t* heap, mi_tid_t owner, uint8_t shi
   mi_store_relaxed(&region->owner, owner);
 }
 
-// The part's own region, empty again (reset of the whole heap).
+// The part's own region, empty again.
 static inline __attribute__((always_inline)) void part_rewind_embedded(mi_part_t* part) {
   region_clear(&part->region);
   part_set_current(part, &part->region);
@@ -200,6 +214,9 @@ void _mi_part_close_young(mi_part_t* part) {
   memset(part->seen, 255, sizeof(part->seen));
 }
 
+// Where the first object of the part's own region lies.
+static inline uint8_t* part_first(mi_part_t* part) { return region_at(&part->region, MI_PART_SIZE / MI_GRANULE); }
+
 static inline void part_empty(mi_part_t* part, size_t size) {
   mi_region_t* const region = &part->region;
   part->words[0] = part->words[1] = part->words[2] = 0;  // of the part's own region, which has no more
@@ -207,7 +224,7 @@ static inline void part_empty(mi_part_t* part, size_t size) {
   part->current = region;
   part->limit = (uint8_t*)region + size;
   mi_store_relaxed(&region->end, (uint16_t)0);
-  mi_store_release(&part->bump, region_at(region, MI_PART_SIZE / MI_GRANULE));
+  mi_store_release(&part->bump, part_first(part));
   part->step = 0;
   part_forget_counts(part);
 }
@@ -246,14 +263,132 @@ void _mi_part_shut(mi_part_t* part) {
   part->limit = mi_load_relaxed(&part->bump);
 }
 
-// The same for the first part of a heap that has no other: a handle's.
-void _mi_part_reset_home(mi_part_t* part) {
+// --- emptied again and again ------------------------------------------------------------------------------------
+// A heap that is reset, or ended and made anew, fills up as it did before. So a part that needed more than its own
+// region has takes a spare one at once when it is empty: that is put down to no class, and saves the way through its
+// own region and a slow path. While it holds all that is allocated, emptying the part is to clear the bits that were
+// used. (In a part whose `step` is 0 nothing was put down to a class, `seen` is 0, and if such a region is the current
+// one, the part's own is empty.) Heaps with an account open no region that they did not ask for: it would be charged.
+//
+// A reset leaves even the bits to the next allocation if the thread reset another heap before: they are no longer in
+// the processor's nearest cache, nor would they be when they are needed. The part *rests*: its own region is the
+// current one and has no room.
+
+// Opens the first spare region of an empty part.
+static inline void part_reopen(mi_part_t* part) {
+  mi_region_t* const region = part->spare;
+  if (region == NULL) return;
+  part->spare = region->next;
+  part->young += (uint16_t)region_kib(region);
+  region_clear(region);
+  mi_store_relaxed(&region->end, (uint16_t)0);
+  region->part = part;
+  region->next = NULL;
+  mi_store_relaxed(&region->owner, mi_part_owner(part));
+  mi_stores_in_order();
+  part->regions_last = region;
+  part->regions = region;
+  mi_store_release(&part->region.end, (uint16_t)(MI_PART_SIZE / MI_GRANULE));
+  part_set_current(part, region);
+}
+
+// Did the part need more than its own region has?
+static inline bool part_outgrew_own(const mi_part_t* part) {
+  return mi_load_relaxed(&part->bump) - (uint8_t*)part->current > MI_OWN_BYTES || part->regions != part->regions_last;
+}
+
+// Is the only region in use the current one, taken while the part was empty?
+static inline bool part_has_reopened(const mi_part_t* part) {
+  const mi_region_t* const region = part->current;
+  return region == part->regions && region == part->regions_last && part->step == 0;
+}
+
+// Did the part do as it did before?
+static inline bool part_repeats(const mi_part_t* part) { return part_has_reopened(part) && part_outgrew_own(part); }
+
+// Empties such a part.
+static inline void part_empty_again(mi_part_t* part) {
+  mi_region_t* const region = part->current;
+  region_clear_to(region, (size_t)(mi_load_relaxed(&part->bump) - (uint8_t*)region) / MI_GRANULE);
+  mi_store_release(&part->bump, region_at(region, region->first));
+}
+
+// The same without a touch of the region. It becomes spare without its `end`: all of it will be cleared.
+static inline void part_rest(mi_part_t* part) {
+  mi_region_t* const region = part->current;
+  part->regions = NULL;
+  mi_stores_in_order();
+  part->spare = region;
+  part->young = 0;
+  part->current = &part->region;
+  part->limit = part_first(part);
+  mi_store_relaxed(&part->region.end, (uint16_t)0);
+  mi_store_release(&part->bump, part_first(part));
+}
+
+static inline bool part_rests(mi_part_t* part) {
+  return part->limit == part_first(part) && part->spare != NULL && part->is_shut == 0 &&
+         !part_asks(part, region_kib(part->spare));
+}
+
+static mi_noinline void part_empty_home(mi_part_t* part) {
+  const bool outgrew = part_outgrew_own(part);
   part_spare_regions(part);
   if (mi_unlikely(part_is_large(part))) {
     part_reset_slow(part, 0);
-    return;
+  } else {
+    part_empty(part, (size_t)1 << MI_REGION_SHIFT_MIN);
   }
+  if (outgrew) part_reopen(part);
+}
+
+// For a reset of the first part of a heap that has no other, by its owner.
+void _mi_part_reset_home(mi_part_t* part) {
+  mi_thread_t* const thread = _mi_tls.thread;
+  const mi_part_t* const last = thread->reset_last;
+  thread->reset_last = part;
+  if (mi_likely(part_repeats(part))) {
+    if (last == part) {
+      part_empty_again(part);
+      return;
+    }
+    if (mi_likely(part->spare == NULL)) {
+      part_rest(part);
+      return;
+    }
+  }
+  if (part->regions == NULL) {
+    part_empty(part, (size_t)1 << MI_REGION_SHIFT_MIN);
+  } else {
+    part_empty_home(part);
+  }
+}
+
+// The part of a heap that is over, to be recycled by the calling thread if it is the owner.
+static mi_noinline void part_empty_handle(mi_part_t* part) {
+  const bool reopens = (part_outgrew_own(part) && mi_part_owner(part) == _mi_tls.tid);
+  part_spare_regions(part);
+  if (mi_unlikely(part_opened_several(part))) part_join_spare(part);
   part_empty(part, (size_t)1 << MI_REGION_SHIFT_MIN);
+  if (reopens) part_reopen(part);
+}
+
+// All regions of an empty part become spare.
+static void part_fold(mi_part_t* part) {
+  if (part->regions == NULL) return;
+  part_spare_regions(part);
+  part_empty(part, (size_t)1 << MI_REGION_SHIFT_MIN);
+}
+
+static bool part_is_open_for_nothing(const mi_part_t* part) {
+  const mi_region_t* const region = part->current;
+  return part_has_reopened(part) && region->marked == 0 &&
+         mi_load_relaxed(&part->bump) == region_at(region, region->first);
+}
+
+// The heap of this part has an account from now on.
+void _mi_part_account(mi_part_t* part) {
+  if (mi_region_is_mine(&part->region) && part_is_open_for_nothing(part)) part_fold(part);
 }
 
 // --- in the child of a fork -------------------------------------------------------------------------------------
@@ -358,7 +493,6 @@ static mi_noinline mi_heap_t* handle_alloc_slow(mi_thread_t* thread) {
       handle_keep(thread, list);
       list = next;
     }
-    part_rewind_embedded(&first->home);
     return first;
   }
   mi_heap_t* const heap = _mi_internal_alloc(thread, (size_t)1 << MI_REGION_SHIFT_MIN);
@@ -372,6 +506,7 @@ static mi_noinline mi_heap_t* handle_alloc_slow(mi_thread_t* thread) {
 static mi_noinline void handle_free_slow(mi_thread_t* thread, mi_heap_t* heap) {
   mi_part_t* const part = &heap->home;
   if (mi_unlikely(thread != NULL && thread->prepared != NULL)) prepared_yield(thread);
+  part_fold(part);
   if (thread != NULL && thread->heap_balance >= 0 && thread->handle_cache_count < MI_CACHE_COUNT_MAX) {
     const uint32_t limit = thread->handle_cache_limit;
     part_trim_spare(part, thread->handle_cache_bytes < limit ? limit - thread->handle_cache_bytes : 0);
@@ -397,7 +532,8 @@ bool _mi_handle_keep_prepared(mi_thread_t* thread, mi_heap_t* heap) {
   if (mi_unlikely(part_opened_several(part))) part_join_spare(part);
   if (thread->heap_balance > -MI_BALANCE_MAX) thread->heap_balance--;
   if (mi_unlikely(thread->handle_cache_bytes + part->bytes > thread->handle_cache_limit)) {
-    part_trim_spare(part, thread->handle_cache_limit - thread->handle_cache_bytes);
+    const uint32_t limit = thread->handle_cache_limit;
+    part_trim_spare(part, thread->handle_cache_bytes < limit ? limit - thread->handle_cache_bytes : 0);
     thread->handle_trims++;
   }
   part->region.next = (mi_region_t*)thread->prepared;
@@ -425,10 +561,12 @@ static void prepared_yield(mi_thread_t* thread) {
   thread->handle_cache_count--;
   thread->handle_cache_bytes -= heap->home.bytes;
   _mi_prepared_strip(heap);
+  part_rewind_embedded(&heap->home);
   handle_keep(thread, heap);
 }
 
-// A handle that is recycled has everything but its first region, its bump and its counts as a new one has them.
+// A handle that is recycled has everything as a new one has it, but for its spare regions, and one that it opened
+// already; that one has this thread's id: others' are folded (handle_free_slow).
 mi_heap_t* _mi_handle_alloc(mi_thread_t* thread) {
   if (thread->heap_balance < MI_BALANCE_MAX) thread->heap_balance++;
   mi_heap_t* heap = thread->handle_cache;
@@ -436,12 +574,11 @@ mi_heap_t* _mi_handle_alloc(mi_thread_t* thread) {
     thread->handle_cache = (mi_heap_t*)heap->home.region.next;
     thread->handle_cache_count--;
     thread->handle_cache_bytes -= heap->home.bytes;
-    part_rewind_embedded(&heap->home);
   } else {
     heap = handle_alloc_slow(thread);
     if (heap == NULL) return NULL;
   }
-  mi_store_relaxed(&heap->home.region.owner, mi_load_relaxed(&thread->id) | MI_OWNER_YOUNG);
+  mi_store_relaxed(&heap->home.region.owner, mi_load_relaxed(&thread->id) | (MI_SECURE ? 0 : MI_OWNER_YOUNG));
   return heap;
 }
 
@@ -450,9 +587,14 @@ void _mi_handle_free(mi_thread_t* thread, mi_heap_t* heap) {
   mi_part_t* const part = &heap->home;
   mi_store_relaxed(&part->id, 0);  // first: from here on nobody is shown the heap
   mi_stores_in_order();
-  part_spare_regions(part);
+  if (part->regions == NULL) {
+    part_empty(part, (size_t)1 << MI_REGION_SHIFT_MIN);
+  } else if (mi_likely(mi_part_owner(part) == _mi_tls.tid && part_repeats(part))) {
+    part_empty_again(part);
+  } else {
+    part_empty_handle(part);
+  }
   mi_store_relaxed(&part->region.owner, MI_TID_NONE);
-  if (mi_unlikely(part_opened_several(part))) part_join_spare(part);
   if (mi_unlikely(thread == NULL)) {
     handle_free_slow(thread, heap);
     return;
@@ -469,6 +611,7 @@ void _mi_handle_free(mi_thread_t* thread, mi_heap_t* heap) {
 static void handles_free(mi_heap_t* heap) {
   while (heap != NULL) {
     mi_heap_t* const next = (mi_heap_t*)heap->home.region.next;
+    part_fold(&heap->home);
     part_trim_spare(&heap->home, 0);
     _mi_handle_totals_free(heap);
     region_go_home(&heap->home.region);
@@ -545,6 +688,10 @@ bool _mi_region_is_empty(const mi_region_t* region) {
 // Gives back spare regions, and regions without live objects, the current one apart. By the owner of an open part, or
 // by who has a closed heap.
 void _mi_part_release_empty(mi_part_t* part) {
+  if (part_is_open_for_nothing(part)) {
+    if (mi_account_of(part->heap) != NULL) _mi_part_leave(part, part->current);
+    part_fold(part);
+  }
   part_trim_spare(part, 0);
   if (mi_heap_is_visited(part->heap)) return;
   mi_region_t* last = NULL;
@@ -625,7 +772,9 @@ static const uint8_t granules_bin[MI_YOUNG_SIZE_MAX / MI_GRANULE + 1] = {
     BIN16(48), BIN64(64), BIN64(128), BIN64(192), BIN64(256), BIN64(320), BIN64(384), BIN64(448), BIN(512)};
 
 void _mi_part_earned(mi_part_t* part, size_t size) {
-  if (size <= MI_YOUNG_SIZE_MAX) part->seen[granules_bin[(size + MI_GRANULE - 1) / MI_GRANULE]] = 255;
+  if (size > MI_YOUNG_SIZE_MAX) return;
+  if (part->step == 0) part->step = 1;
+  part->seen[granules_bin[(size + MI_GRANULE - 1) / MI_GRANULE]] = 255;
 }
 
 // --- accounts: see account.c ---------------------------------------------------------------------------------------
@@ -736,6 +885,8 @@ static inline void part_count(mi_part_t* part, size_t kib, size_t bin, bool chur
 static inline void part_open(mi_part_t* part, mi_region_t* region, size_t kib, size_t bin) {
   part_count(part, kib, bin, region_churns(part->current));
   part->young += (uint16_t)kib;
+  // The first of several may have been taken uncounted (part_reopen).
+  if (part->step == 0 && part->regions != NULL) part->step = 1;
   if (part->step < STEPS - 1) part->step++;
   region_clear(region);
   mi_store_relaxed(&region->end, (uint16_t)0);
@@ -766,6 +917,7 @@ static mi_noinline bool part_grow(mi_thread_t* thread, mi_part_t* part, size_t n
       part_rotate_regions(part);
     }
     if (reused || part_try_reuse(part, &part->region, need)) {
+      if (part->step == 0) part->step = 1;
       part_count(part, part->current->shift <= 10 ? 1 : region_kib(part->current), bin, true);
       return true;
     }
@@ -817,8 +969,24 @@ static mi_noinline void* young_alloc_slow(mi_part_t* part, size_t size, size_t a
   return mi_part_bump(part, at, need);
 }
 
+// Of a part that rests.
+static mi_noinline void* young_reopen(mi_part_t* part, size_t size) {
+  _mi_slow_path(_mi_tls.thread, part->heap);  // a callback may have allocated in this very part
+  const size_t need = mi_round_up(size + (size == 0), MI_GRANULE);
+  if (mi_likely(part_rests(part))) {
+    mi_region_t* const region = part->spare;
+    if (mi_likely(region_room(region) >= need)) {
+      part_reopen(part);
+      return mi_part_bump(part, region_at(region, region->first), need);
+    }
+    part->limit = (uint8_t*)&part->region + ((size_t)1 << part->region.shift);
+  }
+  return _mi_young_malloc_slow(part, size);
+}
+
 // Takes a spare region if there is one that serves, which is what a recycled heap does.
 mi_noinline void* _mi_young_malloc_slow(mi_part_t* part, size_t size) {
+  if (mi_unlikely(part_rests(part))) return young_reopen(part, size);
   if (mi_likely(size <= MI_YOUNG_SIZE_MAX)) {
     _mi_slow_path(_mi_tls.thread, part->heap);  // may call back, and a callback may allocate in this very part
     const size_t granules = (size + (size == 0) + MI_GRANULE - 1) / MI_GRANULE, need = granules * MI_GRANULE;

@@ -20,7 +20,7 @@ static bool part_adopt(mi_thread_t* thread, mi_part_t* part) {
   if (id == MI_TID_NONE || mi_tid_is_alive(id)) return false;
   if (_mi_part_has_frozen_theap(part)) return false;  // it could not have another
   const mi_tid_t self = mi_load_relaxed(&thread->id);
-  const mi_tid_t policy = (mi_heap_has_policy(part->heap) ? MI_OWNER_INTERIOR : 0);
+  const mi_tid_t policy = (mi_heap_is_generic(part->heap) ? MI_OWNER_INTERIOR : 0);
   if (!mi_cas_strong_acq_rel(&part->region.owner, &owner, self | policy)) return false;
   for (mi_region_t* region = part->regions; region != NULL; region = region->next) {
     mi_store_relaxed(&region->owner, self);

@@ -61,7 +61,8 @@ mi_hidden void _mi_part_release_empty(mi_part_t* part);
 mi_hidden void _mi_part_release_step(mi_part_t* part);
 mi_hidden void _mi_part_reset(mi_part_t* part, size_t retain);  // 0: what is usual
 mi_hidden void _mi_part_reset_home(mi_part_t* part);
-mi_hidden void _mi_part_trim(mi_part_t* part);  // gives back spare regions, but for what stays warm
+mi_hidden void _mi_part_account(mi_part_t* part);  // of a heap that was given an account
+mi_hidden void _mi_part_trim(mi_part_t* part);     // gives back spare regions, but for what stays warm
 // Objects of this size have pages from now on.
 mi_hidden void _mi_part_earned(mi_part_t* part, size_t size);
 mi_hidden void _mi_part_settle(mi_part_t* part);
@@ -147,6 +148,9 @@ typedef struct mi_request_s {
   const void* frame;  // of the function whose caller asks, for the trace of a guarded block; NULL: not known
 } mi_request_t;
 
+// May pages of a closed heap serve a theap of its target? Only if both have the same policy, and nothing keeps the two
+// apart.
+mi_hidden bool _mi_policy_may_reclaim(const mi_theap_t* theap, const mi_heap_t* forwarder);
 // Gives a heap that nobody else knows yet a policy; its extras are there.
 mi_hidden void _mi_policy_begin(mi_heap_t* heap, uint32_t policy);
 // The generic entry of every allocation in a heap with a policy. `part` NULL: the calling thread's is looked for.

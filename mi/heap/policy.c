@@ -10,7 +10,7 @@
 //
 // Invariants:
 //  * MI_HEAP_POLICY of a heap and `policy` of its theaps and pages never change while they live; a page with a policy
-//    serves no other heap: when its heap is deleted or merged, it stays that heap's until its last block is freed;
+//    serves no heap of another policy: when its heap is deleted or merged, it may stay until its last block is freed;
 //  * what was asked for is known to the byte, and bytes between there and the block's end hold a pattern that depends
 //    on the block and a secret of the process, from the allocation to the free;
 //  * a free looks at the address, the kind of segment, the page, the place of the block, its bits and its padding, in
@@ -42,6 +42,12 @@ void _mi_policy_begin(mi_heap_t* heap, uint32_t policy) {
   heap->flags |= MI_HEAP_POLICY;
   _mi_part_close_young(&heap->home);
   mi_store_relaxed(&heap->home.region.owner, mi_part_owner(&heap->home) | MI_OWNER_INTERIOR);
+}
+
+bool _mi_policy_may_reclaim(const mi_theap_t* theap, const mi_heap_t* forwarder) {
+  const mi_heap_extra_t* const extra = mi_heap_extra(forwarder);
+  const uint32_t policy = (MI_SECURE ? MI_POLICY_SECURE : 0u) | (extra == NULL ? 0u : extra->policy);
+  return policy == theap->policy && (policy & (MI_POLICY_ISOLATED | MI_POLICY_SECRET)) == 0;
 }
 
 // --- reports ----------------------------------------------------------------------------------------------------
@@ -95,7 +101,11 @@ static mi_cold void misuse_gone(const char* function, const void* p, uint32_t po
 void _mi_policy_check_gone(const char* function, const void* p) {
   _mi_vault_accuse(p, function);
   const uint32_t policy = (_mi_page_of_any(p) != NULL ? 0 : _mi_bits_last_policy(p));
-  if (policy != 0) misuse_gone(function, p, policy);
+  if (policy != 0) {
+    misuse_gone(function, p, policy);
+  } else if (MI_SECURE) {
+    misuse(NULL, MI_POLICY_SECURE, EINVAL, "%s: invalid pointer %p: not a block of this library", function, p);
+  }
 }
 
 void _mi_policy_freed_twice(mi_page_t* page, void* p) {
@@ -137,7 +147,7 @@ static mi_cold void misuse_overflow(const char* function, const mi_page_t* page,
 static void block_check(const char* function, const mi_page_t* page, const mi_bits_t* bits, size_t index,
                         const uint8_t* block) {
   const size_t size = mi_bits_size(page, bits, index), padding = padding_of(page, bits, size);
-  if (mi_unlikely(!mi_padding_is_whole(block + size + padding, padding)))
+  if (mi_page_pads(page) && mi_unlikely(!mi_padding_is_whole(block + size + padding, padding)))
     misuse_overflow(function, page, block, size, padding);
 }
 
@@ -151,9 +161,10 @@ void* _mi_policy_alloc(mi_heap_t* heap, mi_part_t* part, const mi_request_t* req
     return NULL;
   }
   if (mi_heap_space(heap) != NULL) return _mi_isolated_alloc(thread, heap, request);
-  if (part == NULL) part = _mi_part_of(thread, heap);
-  if (mi_unlikely(part == NULL)) return NULL;
-  mi_theap_t* const theap = mi_load_relaxed(&part->theap);
+  const bool is_main = (heap == &_mi_heap_main);
+  if (part == NULL && !is_main) part = _mi_part_of(thread, heap);
+  if (mi_unlikely(part == NULL && !is_main)) return NULL;
+  mi_theap_t* const theap = (is_main ? &thread->main_theap : mi_load_relaxed(&part->theap));
   // What the first page has needs no slow path.
   if (mi_likely(theap != MI_THEAP_EMPTY && request->size <= MI_CLASS_SIZE_MAX / 2 && request->alignment <= 1 &&
                 (theap->policy & MI_POLICY_GUARDED) == 0)) {
@@ -232,7 +243,7 @@ void _mi_policy_free(mi_page_t* page, void* p) {
     if (policy != 0) {
       misuse_gone("mi_free", p, policy);
     } else {
-      _mi_error(EINVAL, "mi_free: invalid pointer %p: not a block of this library\n", p);
+      _mi_misuse(EINVAL, "mi_free: invalid pointer %p: not a block of this library", p);
     }
     return;
   }

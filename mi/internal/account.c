@@ -83,6 +83,17 @@ static MI_RACY uint32_t part_held(const mi_part_t* home) {
 
 size_t _mi_account_held(mi_heap_t* heap) { return part_held(&heap->home); }
 
+// A region that the part opened when it was empty (nursery.c) does not count before there is something in it.
+MI_RACY size_t _mi_account_held_alone(mi_heap_t* heap) {
+  const mi_part_t* const home = &heap->home;
+  const mi_region_t* const region = mi_racy(home->current);
+  const bool is_empty =
+      region != &home->region && mi_racy(home->step) == 0 && region == mi_racy(home->regions) &&
+      region == mi_racy(home->regions_last) &&
+      mi_load_relaxed((_Atomic(uint8_t*)*)&home->bump) == (const uint8_t*)region + (size_t)mi_racy(region->first) * 16;
+  return (is_empty ? 0 : part_held(home));
+}
+
 // Bytes of the heap's first part that are not in the word.
 static inline int64_t pending(mi_account_t* account) {
   return (int64_t)part_held(&account->heap->home) - (int64_t)mi_load_relaxed(&account->counted);
@@ -204,6 +215,22 @@ static void take_back(mi_account_t* account, mi_account_t* refused, size_t depth
   }
 }
 
+// One level. `*word` is what it was.
+static inline bool charge_level(mi_thread_t* thread, mi_account_t* account, size_t n, int64_t* word) {
+  if (mi_likely((mi_load_relaxed(&account->limit) | mi_load_relaxed(&account->soft_limit)) == 0)) {
+    *word = mi_fetch_add_acq_rel(&account->word, 2 * (int64_t)n);
+    return true;
+  }
+  *word = mi_load_relaxed(&account->word);
+  int64_t total;
+  do {
+    total = (*word >> 1) + pending(account);
+    if (!has_room(thread, account, total, n)) return false;
+  } while (!mi_cas_weak_acq_rel(&account->word, word, *word + 2 * (int64_t)n));
+  look_at_soft_limit(thread, account, total + (int64_t)n);
+  return true;
+}
+
 #define PATH_MAX 64
 
 bool _mi_account_charge(mi_account_t* account, size_t n) {
@@ -216,13 +243,8 @@ bool _mi_account_charge(mi_account_t* account, size_t n) {
       _mi_account_main_add((int64_t)n);
       break;
     }
-    int64_t word = mi_load_relaxed(&at->word), total;
-    bool room;
-    do {
-      total = (word >> 1) + pending(at);
-      room = has_room(thread, at, total, n);
-    } while (room && !mi_cas_weak_acq_rel(&at->word, &word, word + 2 * (int64_t)n));
-    if (mi_unlikely(!room)) {
+    int64_t word;
+    if (mi_unlikely(!charge_level(thread, at, n, &word))) {
       if (depth <= PATH_MAX) {
         take_back(account, at, depth, path, (int64_t)n);
       } else {  // a deep family: as if it had been served, and was freed
@@ -232,7 +254,6 @@ bool _mi_account_charge(mi_account_t* account, size_t n) {
       walk_end(thread);
       return false;
     }
-    look_at_soft_limit(thread, at, total + (int64_t)n);
     if (depth < PATH_MAX) path |= (uint64_t)(word & 1) << depth;
     at = above_of(at, word);
   }
@@ -240,10 +261,17 @@ bool _mi_account_charge(mi_account_t* account, size_t n) {
   return true;
 }
 
-// A walk that changes no word: the fence stands for the order that a change would give.
+// A walk that changes no word. The number and the words, and with a mover the word and the numbers, are in one order of
+// all threads (sequentially consistent): one of the two sees the other.
 static void look_begin(mi_thread_t* thread) {
-  walk_begin(thread);
-  atomic_thread_fence(memory_order_seq_cst);
+  if (mi_likely(thread != NULL)) {
+    atomic_fetch_add_explicit(&thread->charging, 1, memory_order_seq_cst);
+  } else {
+    atomic_fetch_add_explicit(&nobody_charging, 1, memory_order_seq_cst);
+  }
+}
+static inline mi_account_t* look_above(mi_account_t* account) {
+  return above_of(account, mi_load_seq_cst(&account->word));
 }
 
 bool _mi_account_fits(mi_account_t* account, size_t n) {
@@ -251,7 +279,7 @@ bool _mi_account_fits(mi_account_t* account, size_t n) {
   look_begin(thread);
   bool room = true;
   while (account != NULL && account != &_mi_account_main) {
-    const int64_t word = mi_load_acquire(&account->word);
+    const int64_t word = mi_load_seq_cst(&account->word);
     room = has_room(thread, account, (word >> 1) + pending(account), n);
     if (!room) break;
     account = above_of(account, word);
@@ -263,7 +291,7 @@ bool _mi_account_fits(mi_account_t* account, size_t n) {
 void _mi_account_trip(mi_account_t* account, mi_heap_t* heap) {
   mi_thread_t* const thread = _mi_tls.thread;
   look_begin(thread);
-  while (account != NULL && account != &_mi_account_main && account->heap != heap) account = mi_account_above(account);
+  while (account != NULL && account != &_mi_account_main && account->heap != heap) account = look_above(account);
   if (account != NULL && account != &_mi_account_main && account->headroom != 0)
     mi_store_relaxed(&account->tripped, (uint8_t)1);
   walk_end(thread);
@@ -285,7 +313,7 @@ bool _mi_account_alarm(mi_account_t* account, mi_refusal_t* alarm) {
       alarm->limit_arg = account->limit_arg;
       found = true;
     }
-    account = mi_account_above(account);
+    account = look_above(account);
   }
   walk_end(thread);
   return found;
@@ -306,7 +334,7 @@ void _mi_accounts_after_fork(void) { mi_store_relaxed(&nobody_charging, 0); }
 
 static void wait_for(mi_thread_t* thread, void* self) {
   if (thread == self) return;
-  const uint64_t seen = mi_load_acquire(&thread->charging);
+  const uint64_t seen = mi_load_seq_cst(&thread->charging);
   while (seen % 2 != 0 && mi_load_acquire(&thread->charging) == seen && !mi_thread_is_gone(thread)) {
     mi_count(&_mi_stats.heap_waits, 1);
     _mi_os_yield();
@@ -320,16 +348,16 @@ void _mi_account_move(mi_account_t* account, mi_account_t* above, bool alone) {
   if (former == above) return;
   mi_store_relaxed(&account->above[1 - which], above);
   // Release: who reads the bit reads the entry. Acquire: numbers of threads that changed the word before.
-  while (!mi_cas_weak_acq_rel(&account->word, &word, word ^ 1)) {
+  while (!atomic_compare_exchange_weak_explicit(&account->word, &word, word ^ 1, memory_order_seq_cst,
+                                                memory_order_relaxed)) {
   }
   if (word >> 1 != 0) {
     add_up(above, word >> 1);
     add_up(former, -(word >> 1));
   }
   if (!alone && former != NULL && former != &_mi_account_main) {
-    atomic_thread_fence(memory_order_seq_cst);  // for those that only look: see look_begin
     _mi_threads_each(wait_for, _mi_tls.thread);
-    while (mi_load_acquire(&nobody_charging) != 0) _mi_os_yield();
+    while (mi_load_seq_cst(&nobody_charging) != 0) _mi_os_yield();
   }
   mi_store_relaxed(&account->above[which], (mi_account_t*)NULL);
 }

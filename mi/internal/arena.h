@@ -24,6 +24,9 @@ typedef struct mi_span_s {
 #endif
 } mi_span_t;
 mi_hidden extern mi_span_t _mi_span;
+#if MI_SECURE
+mi_hidden extern _Atomic(uint8_t)* _mi_span_kind;  // of the span's segments; written before the span is
+#endif
 // Nothing is, where every free is checked: each then takes the slow path, which needs no span.
 static inline bool mi_span_offset(const void* p, size_t* offset) {
   *offset = (uintptr_t)p - _mi_span.low;
@@ -83,6 +86,12 @@ mi_hidden void _mi_segments_release(mi_arena_t* arena, size_t index, size_t coun
 mi_hidden mi_page_t* _mi_slices_claim(mi_thread_t* thread, size_t count, mi_arena_t* only, bool* zero);
 // Gives the slices of a page back; its slots are reset first.
 mi_hidden void _mi_slices_release(mi_page_t* page);
+// Makes the last OS page of a page's slices a guard, or accessible as all its others; those of its other slices are
+// always accessible. `dear`: see _mi_os_guard_dear. Returns how many bytes at the end are guard.
+mi_hidden size_t _mi_slices_guard(mi_page_t* page, bool on, bool dear);
+// Ends all guards of segments that the caller holds. False: there still is one, the system refused.
+mi_hidden bool _mi_segments_unguard(mi_arena_t* arena, size_t index, size_t count);
+mi_hidden extern _Atomic(bool) _mi_guards_used;  // is there a guard anywhere?
 // The resolved page of a pointer into an arena, from any slot of the page; NULL if there is no page there.
 mi_hidden mi_page_t* _mi_page_of_any(const void* p);
 

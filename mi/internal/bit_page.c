@@ -57,7 +57,7 @@ static uint8_t* arena_bits(mi_arena_t* arena) {
   uint8_t* seen = mi_load_acquire(&arena->bits);
   if (mi_likely(seen != NULL)) return seen;
   const size_t size = mi_round_up(arena->segment_count, COMMIT_SEGMENTS) * MI_BITS_STRIDE + 2 * MARGIN;
-  uint8_t* const area = _mi_os_reserve(size, MI_OS_PAGE);
+  uint8_t* const area = _mi_os_reserve(size, MI_OS_PAGE, MI_SECURE != 0);
   if (area == NULL) return NULL;
   uint8_t* const bits = area + MARGIN;
   if (mi_cas_strong_acq_rel(&arena->bits, &seen, bits)) return bits;
@@ -143,6 +143,7 @@ bool _mi_bits_begin(mi_page_t* page, uint32_t policy) {
   bits->slack = at + words;
   bits->magic = (single ? 0 : (((uint64_t)1 << 40) + size - 1) / size);
   bits->quarantined = 0;
+  bits->guard = 0;
   bits->stamp = 0;
   bits->avail = 0;
   bits->inside = 0;
@@ -430,17 +431,26 @@ uint32_t _mi_bits_used(const mi_page_t* page) {
 
 // --- in the child of a fork ---------------------------------------------------------------------------------------
 
-void _mi_bits_settle(const mi_theap_t* theap, mi_page_t* page) {
+// What a freer that is gone had begun is done for it: where it set bits that nobody was told of, the page gets the
+// signal, or if it is full, so that no search would meet it, goes on the list.
+void _mi_bits_settle(mi_theap_t* theap, mi_page_t* page) {
   mi_bits_t* const bits = mi_bits_of(page);
-  const mi_thread_free_t tf = mi_load_relaxed(&bits->word);
-  if (MI_STATE(tf) == MI_DELAYING) mi_store_relaxed(&bits->word, MI_WITH_STATE(tf, MI_NORMAL));
-  // What was about to be put on the list is looked at all the same: a page that is full says so again at its next
-  // search, and others' bits wait for the signal.
-  bool listed = false;
-  for (const mi_block_t* link = mi_load_acquire(&((mi_theap_t*)theap)->delayed_free); link != NULL; link = link->next)
+  mi_thread_free_t tf = mi_load_relaxed(&bits->word);
+  if (MI_STATE(tf) == MI_DELAYING) tf = MI_WITH_STATE(tf, MI_NORMAL);
+  bool listed = false, freed = false;
+  for (const mi_block_t* link = mi_load_acquire(&theap->delayed_free); link != NULL; link = link->next)
     if (link == &bits->link) listed = true;
+  for (size_t w = 0; w < mi_bits_word_count(page); w++) freed |= (mi_load_acquire(&bits->words[w].remote) != 0);
+  if (page->in_full && freed && !listed) {
+    tf = mi_word_base(page, tf);
+    bits->link.next = mi_load_relaxed(&theap->delayed_free);
+    mi_store_release(&theap->delayed_free, &bits->link);
+    listed = true;
+  } else if (freed) {
+    tf |= MI_SIGNAL;
+  } else if (page->in_full && !listed && page->depth >= theap->depth) {
+    tf = mi_word_base(page, tf) | MI_DELAYED;
+  }
+  mi_store_relaxed(&bits->word, tf);
   mi_store_relaxed(&bits->queued, listed ? 1u : 0u);
-  if (page->in_full && !listed && MI_STATE(mi_load_relaxed(&bits->word)) == MI_NORMAL && page->depth >= theap->depth)
-    mi_store_relaxed(&bits->word, MI_WITH_STATE(mi_load_relaxed(&bits->word), MI_DELAYED));
-  mi_fetch_or_acq_rel(&bits->word, MI_SIGNAL);
 }

@@ -36,6 +36,7 @@ struct mi_bits_s {
   uint32_t quarantined;            // blocks with a bit in `fresh` or `old`
   mi_page_t* page;                 // constant
   _Atomic(uint32_t) policy;        // of the page that is here, or was here last
+  uint32_t guard;                  // bytes at the end of the page's slices that are inaccessible; constant
 } __attribute__((aligned(MI_CACHE_LINE)));
 _Static_assert(sizeof(mi_bits_t) == 2 * MI_CACHE_LINE, "two lines");
 mi_hidden extern const mi_bits_t _mi_bits_empty;  // of the empty page: nothing is available
@@ -85,6 +86,11 @@ mi_hidden bool _mi_bits_begin(mi_page_t* page, uint32_t policy);
 mi_hidden void _mi_bits_drop(mi_page_t* page);
 // The page goes, with no block in use: by who has it, and nobody is DELAYING.
 mi_hidden void _mi_bits_end(mi_page_t* page);
+// Does a page of a theap with this policy end with a guard? `single`: one with one block.
+static inline bool mi_policy_guards(uint32_t policy, bool single) {
+  if ((policy & (MI_POLICY_HARDENED | MI_POLICY_ISOLATED | MI_POLICY_SECRET)) != 0) return true;
+  return MI_SECURE >= (single ? 2 : 3) && policy != 0;
+}
 // Nothing that could be freed remembers a policy: the slice (or with slice 0 the segment) is used for something else.
 mi_hidden void _mi_bits_forget(const mi_segment_t* segment, size_t slice);
 // The policy of the page that lies, or lay last, at an address; 0: none that is remembered.
@@ -123,19 +129,16 @@ static inline mi_block_state_t mi_bits_find(const mi_page_t* page, const mi_bits
   return mi_bits_state(bits, *index);
 }
 
+// What a live block of a class is larger than what was asked for.
+static inline size_t mi_bits_slack(const mi_bits_t* bits, size_t index) {
+  if (bits->slack_bits == 8) return ((const uint8_t*)bits->slack)[index];
+  if (bits->slack_bits == 4)
+    return mi_load_relaxed(&((_Atomic(uint8_t)*)bits->slack)[index / 2]) >> (4 * (index % 2)) & 15;
+  return ((const uint16_t*)bits->slack)[index];
+}
 // What was asked for of a live block, and noting it.
 static inline size_t mi_bits_size(const mi_page_t* page, const mi_bits_t* bits, size_t index) {
-  switch (bits->slack_bits) {
-    case 4:
-      return page->block_size -
-             (mi_load_relaxed(&((_Atomic(uint8_t)*)bits->slack)[index / 2]) >> (4 * (index % 2)) & 15);
-    case 8:
-      return page->block_size - ((const uint8_t*)bits->slack)[index];
-    case 16:
-      return page->block_size - ((const uint16_t*)bits->slack)[index];
-    default:
-      return bits->single_size;
-  }
+  return (bits->magic == 0 ? bits->single_size : page->block_size - mi_bits_slack(bits, index));
 }
 // Can a block of the page be one of `size` bytes?
 static inline bool mi_bits_fits(const mi_page_t* page, const mi_bits_t* bits, size_t size) {
@@ -170,6 +173,10 @@ mi_hidden extern _Atomic(uint64_t) _mi_padding_secret;
 static inline uint64_t mi_padding_word(const uint8_t* end) {
   const uint64_t x = ((uintptr_t)end ^ mi_load_relaxed(&_mi_padding_secret)) * UINT64_C(0x9e3779b97f4a7c15);
   return (x ^ x >> 32) | UINT64_C(0x0101010101010101);
+}
+// The secure build's lower levels do without, but for heaps with a policy of their own.
+static inline bool mi_page_pads(const mi_page_t* page) {
+  return MI_SECURE == 0 || MI_SECURE >= 4 || mi_policy_is_generic(page->policy);
 }
 // In a block that nobody has yet: up to 7 bytes before the padding are written too.
 static inline void mi_padding_write(uint8_t* end, size_t padding) {
@@ -210,8 +217,15 @@ static inline uint8_t* mi_bits_pop(mi_theap_t* theap, mi_page_t* page, mi_bits_t
   const size_t block_size = page->block_size, slack = block_size - size;
   uint8_t* const block = bits->base + bit * block_size;
   mi_bits_set_slack(bits, 64 * (size_t)(word - bits->words) + bit, slack);
-  mi_padding_write(block + block_size, slack);
+  if (mi_page_pads(page)) mi_padding_write(block + block_size, slack);
   return block;
+}
+// By the direct table of a theap whose pages are all bit pages. The empty theap's and its page's have none available.
+static inline uint8_t* mi_bits_pop_direct(mi_theap_t* theap, size_t size) {
+  const size_t wanted = size + (size == 0);
+  if (mi_unlikely(size > MI_DIRECT_SIZE_MAX)) return NULL;
+  mi_page_t* const page = theap->direct[(wanted < 9 ? 2 : (wanted + 7) / 8)];
+  return mi_bits_pop(theap, page, page->bits, wanted);
 }
 // Adds the page's next blocks; there are some. False: a limit refuses them.
 mi_hidden bool _mi_bits_extend(mi_theap_t* theap, mi_page_t* page);
@@ -228,7 +242,7 @@ mi_hidden bool _mi_bits_is_due(const mi_page_t* page);    // a block alone in it
 mi_hidden size_t _mi_bits_live(const mi_page_t* page);    // how many blocks are
 mi_hidden uint32_t _mi_bits_used(const mi_page_t* page);  // live, for the owner, and in quarantine
 // In the child of a fork: of a page of the survivor's.
-mi_hidden void _mi_bits_settle(const mi_theap_t* theap, mi_page_t* page);
+mi_hidden void _mi_bits_settle(mi_theap_t* theap, mi_page_t* page);
 
 static inline size_t mi_bits_word_count(const mi_page_t* page) { return ((size_t)page->reserved + 63) / 64; }
 

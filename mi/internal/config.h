@@ -11,7 +11,10 @@
 //   MI_TRACK_TSAN       0, 1    the library is compiled with ThreadSanitizer
 //   MI_XMALLOC          0, 1    running out of memory ends the process with a message
 //   MI_MIN_ALIGN        8, 16   what blocks of 16 bytes and more are aligned to
-//   MI_SECURE           0       not available yet
+//   MI_SECURE           0..4    the secure build: every heap is checked as a hardened one is, 1: block states out of
+//                               line, every free checked, blocks in random order, random addresses; 2: guard pages
+//                               behind each segment's metadata and behind large blocks; 3: and behind every page; 4:
+//                               and what lies behind each block's last byte is checked, where its class has room
 #pragma once
 #ifndef MI_INTERNAL_CONFIG_H
 #define MI_INTERNAL_CONFIG_H
@@ -79,8 +82,18 @@
 #if MI_VALUE(MI_MIN_ALIGN) != 8
 #error "MI_MIN_ALIGN must be 8 or 16"
 #endif
-#if MI_VALUE(MI_SECURE) != 1 || MI_SECURE != 0
-#error "MI_SECURE must be 0: the secure build is not available yet"
+#define MI_LEVEL_0 1
+#define MI_LEVEL_1 1
+#define MI_LEVEL_2 1
+#define MI_LEVEL_3 1
+#define MI_LEVEL_4 1
+#define MI_LEVEL_PASTE(value) MI_LEVEL_##value
+#define MI_LEVEL(value) MI_LEVEL_PASTE(value)
+#if MI_LEVEL(MI_SECURE) != 1
+#error "MI_SECURE must be 0, 1, 2, 3 or 4"
+#endif
+#if MI_SECURE && (MI_PADDING || MI_GUARDED || MI_TRACK_VALGRIND || MI_TRACK_ASAN)
+#error "MI_SECURE does not go with MI_PADDING, MI_GUARDED, MI_TRACK_VALGRIND or MI_TRACK_ASAN: it has checks of its own"
 #endif
 
 #if MI_TRACK_VALGRIND + MI_TRACK_ASAN + MI_TRACK_TSAN > 1

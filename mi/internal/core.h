@@ -158,13 +158,16 @@ static inline mi_arena_t* _mi_heap_arena(const mi_heap_t* heap) {  // NULL: of n
 }
 mi_hidden void _mi_internal_free(void* block);
 
-// A heap with a policy: hardened, guarded, quarantined, wiped, zeroed, isolated or secret.
-static inline bool mi_heap_has_policy(const mi_heap_t* heap) {
+// A heap with a policy of its own: hardened, guarded, quarantined, wiped, zeroed, isolated or secret.
+static inline bool mi_heap_is_generic(const mi_heap_t* heap) {
   return (mi_load_relaxed((_Atomic(uint8_t)*)&heap->flags) & MI_HEAP_POLICY) != 0;
 }
+// The same, or any in the secure build.
+static inline bool mi_heap_has_policy(const mi_heap_t* heap) { return MI_SECURE != 0 || mi_heap_is_generic(heap); }
 // Do objects of the heap lie in regions? Not if everything of it lies in an arena, nor with a policy.
 static inline bool mi_heap_has_regions(const mi_heap_t* heap) {
-  return (mi_load_relaxed((_Atomic(uint8_t)*)&heap->flags) & (MI_HEAP_POLICY | MI_HEAP_IN_ARENA)) == 0;
+  return MI_SECURE == 0 &&
+         (mi_load_relaxed((_Atomic(uint8_t)*)&heap->flags) & (MI_HEAP_POLICY | MI_HEAP_IN_ARENA)) == 0;
 }
 
 // --- threads -------------------------------------------------------------------------------------------------

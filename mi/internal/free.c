@@ -102,7 +102,7 @@ mi_noinline void _mi_free_slow(void* p) {
       _mi_upcalls.policy_free(NULL, p);
       return;
     }
-    _mi_error(EINVAL, "mi_free: invalid pointer %p: not a block of this library\n", p);
+    _mi_misuse(EINVAL, "mi_free: invalid pointer %p: not a block of this library", p);
     return;
   }
   if (mi_unlikely(page->guard != 0)) {
@@ -133,5 +133,5 @@ mi_noinline void _mi_free_slow(void* p) {
   _mi_block_free(page, block);
   return;
 invalid:
-  _mi_error(EINVAL, "mi_free: invalid pointer %p: no block starts there\n", p);
+  _mi_misuse(EINVAL, "mi_free: invalid pointer %p: no block starts there", p);
 }

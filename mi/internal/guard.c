@@ -6,7 +6,8 @@
 //   | guard, one OS page        | OS pages ......[...............]........  | guard, one OS page and more |
 //
 // Memory. A page that nobody has (withheld, or fresh) is a guard from one end to the other; the block's body is opened
-// when it is handed out, and closed by who frees it, at once and from whatever thread. Guards are marks in the page
+// when it is handed out, and closed by who frees it, at once and from whatever thread (in a heap that is held, when the
+// page goes). Guards are marks in the page
 // tables (_mi_os_guard) where the kernel has those: closing the body also gives its memory back. Elsewhere they are
 // PROT_NONE mappings, of which a process may have some 65,000 only: PROTECTED_MAX blocks at a time get such ones, and
 // no more, which is told once.
@@ -54,7 +55,7 @@ static _Atomic(uint32_t) protected_count;  // blocks, live and withheld, whose g
 static mi_guard_t* records_start(void) {
   mi_guard_t* start = mi_load_acquire(&_mi_guards.start);
   if (mi_likely(start != NULL)) return start;
-  mi_guard_t* const made = _mi_os_reserve(RECORDS_MAX * sizeof(mi_guard_t), MI_OS_PAGE);
+  mi_guard_t* const made = _mi_os_reserve(RECORDS_MAX * sizeof(mi_guard_t), MI_OS_PAGE, MI_SECURE != 0);
   if (made == NULL) return NULL;
   if (mi_cas_strong_acq_rel(&_mi_guards.start, &start, made)) {
     // A link is in no list before its record is made, which comes after this.
@@ -174,17 +175,22 @@ static void ring_put(mi_guard_t* guard) {
   }
 }
 
-// The body of a block that was freed, or whose heap ended, is closed; what the block was is remembered.
-static void end_block(mi_guard_t* guard, const void* frame) {
-  _mi_trace_take(&guard->freed, frame);
-  mi_store_release(&guard->state, (uint32_t)MI_GUARD_FREED);
+static void close_body(mi_guard_t* guard) {
   const size_t size = (size_t)(guard->body_end - guard->body);
-  if ((guard->policy & MI_POLICY_WIPES) != 0) _mi_wipe(guard->body, size);
+  guard->is_open = false;
   if (size > WITHHELD_BLOCK_MAX) return;
   const bool was_protected = guard->is_protected;
   // Where the guards beside it are mappings, it joins them; else it costs its own.
   if (!close_pages(guard->body, size, &guard->is_protected)) return;
   if (guard->is_protected && !was_protected) mi_fetch_add_relaxed(&protected_count, 1u);
+}
+
+// A block was freed, or its heap ended: what it was is remembered, and its body is closed.
+static void end_block(mi_guard_t* guard, const void* frame) {
+  _mi_trace_take(&guard->freed, frame);
+  mi_store_release(&guard->state, (uint32_t)MI_GUARD_FREED);
+  if ((guard->policy & MI_POLICY_WIPES) != 0) _mi_wipe(guard->body, (size_t)(guard->body_end - guard->body));
+  if (!guard->is_open) close_body(guard);
 }
 
 static void check_filling(const mi_guard_t* guard);
@@ -195,6 +201,8 @@ void _mi_guard_withhold(mi_page_t* page) {
   if (mi_cas_strong_acq_rel(&guard->state, &expected, (uint32_t)MI_GUARD_ENDING)) {  // with its heap
     check_filling(guard);
     end_block(guard, NULL);
+  } else if (guard->is_open) {
+    close_body(guard);
   }
   page->used = 0;
   page->free = page->local_free = NULL;
@@ -212,7 +220,8 @@ void _mi_guard_withhold(mi_page_t* page) {
     return;
   }
   ring_put(guard);
-  while (ring_is_over(most)) {
+  // Some more than must be: a program that frees a few and allocates a few in turn then goes on with the same pages.
+  while (ring_is_over(most + most / 4)) {
     mi_guard_t* const oldest = ring_take();
     if (oldest != NULL) release(oldest);
   }
@@ -224,15 +233,16 @@ void _mi_guard_release_withheld(void) {
 
 // --- making one -----------------------------------------------------------------------------------------------------
 
-// A withheld page of one slice, closed from one end to the other, whose turn it is; NULL: none.
-static mi_guard_t* take_withheld(const mi_theap_t* theap) {
+// A withheld page of one slice, closed from one end to the other, whose turn it is, with `body` bytes of it open.
+static mi_guard_t* take_withheld(const mi_theap_t* theap, size_t body) {
   const size_t most = withheld_most();
-  if (theap->arena != NULL || theap->numa != 0 || most == 0 || !ring_is_over(most - 1)) return NULL;
+  if (theap->arena != NULL || theap->numa != 0 || body + 2 * MI_OS_PAGE > MI_SLICE_SIZE || most == 0 ||
+      !ring_is_over(most - 1))
+    return NULL;
   mi_guard_t* const guard = ring_take();
   if (guard == NULL) return NULL;
   const mi_page_t* const page = guard->page;
-  size_t index;
-  if (page->slices == 1 && !guard->is_protected && !_mi_arena_of(page->start, &index)->is_exclusive) return guard;
+  if (page->slices == 1 && !guard->is_protected && open_pages(page->start + MI_OS_PAGE, body, false)) return guard;
   release(guard);
   return NULL;
 }
@@ -262,7 +272,7 @@ static mi_guard_t* make_fresh(mi_theap_t* theap, size_t body, bool* zero) {
   if (closed) {
     guard->is_protected = !is_marked;
     bool by_mapping = false;
-    closed = (is_marked || _mi_os_protect(page->start, MI_OS_PAGE, true)) &&
+    closed = (is_marked || _mi_os_protect(page->start, MI_OS_PAGE, MI_SECURE != 0)) &&
              close_pages(behind, (size_t)(guard->end - behind), &by_mapping);
     if (by_mapping && !guard->is_protected) mi_fetch_add_relaxed(&protected_count, 1u);
     guard->is_protected |= by_mapping;
@@ -293,10 +303,9 @@ mi_guard_t* _mi_guard_make(mi_theap_t* theap, const mi_guard_request_t* request)
   const size_t body = mi_round_up(size, MI_OS_PAGE);
   _mi_fault_install();
   bool zero = true;
-  mi_guard_t* guard = (body + 2 * MI_OS_PAGE <= MI_SLICE_SIZE ? take_withheld(theap) : NULL);
+  mi_guard_t* guard = take_withheld(theap, body);
   if (guard != NULL) {
-    uint8_t* const start = guard->page->start + MI_OS_PAGE;
-    if (!open_pages(start, body, false) || !_mi_guard_page_again(theap, guard->page)) {
+    if (!_mi_guard_page_again(theap, guard->page)) {  // a limit
       release(guard);
       return NULL;
     }
@@ -311,6 +320,7 @@ mi_guard_t* _mi_guard_make(mi_theap_t* theap, const mi_guard_request_t* request)
   guard->size = size;
   guard->heap = theap->heap;
   guard->policy = theap->policy;
+  guard->is_open = false;
   guard->heap_name[0] = 0;
   guard->freed.count = 0;
   _mi_trace_take(&guard->allocated, request->frame);
@@ -406,6 +416,7 @@ mi_noinline void _mi_guard_free(mi_page_t* page, void* p) {
     (void)_mi_guard_misused("double free", p, MI_FRAME);
   } else {
     check_filling(guard);
+    guard->is_open = _mi_heap_is_held(mi_load_relaxed(&page->heap));
     end_block(guard, MI_FRAME);
     _mi_block_free(page, &guard->link);
   }

@@ -20,6 +20,7 @@ typedef struct mi_guard_s {
   mi_block_t link;          // stands for the block in lists of freed blocks: its own memory is out of reach by then
   _Atomic(uint32_t) state;  // mi_guard_state_t
   bool is_protected;        // by PROT_NONE, in part at least
+  bool is_open;             // its body stays accessible until its page goes: it was freed in a heap that was held
   uint8_t policy;           // of its heap; the page has none, since no bits tell of its block
   mi_page_t* page;
   uint8_t* block;

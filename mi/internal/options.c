@@ -75,7 +75,7 @@ mi_option_entry_t _mi_options[_mi_option_last] = {
     OPTION(report_survivors, 0, 0, NULL),
     OPTION(table_on_signal, 0, 0, NULL),
     OPTION(guarded_before, 0, 0, NULL),
-    OPTION(guarded_quarantine, 1024, 0, NULL),
+    OPTION(guarded_quarantine, 256, 0, NULL),
     OPTION(guarded_report, 1, 0, NULL),
 };
 
@@ -236,6 +236,16 @@ void _mi_corruption_stop(void) {
     return;  // the callback itself
   if (mi_load_relaxed(&corrupt_thread) == _mi_tls.tid) abort();
 }
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+void _mi_misuse(int err, const char* format, const void* p) {
+  char text[256];
+  snprintf(text, sizeof(text), format, p);
+  if (MI_SECURE) _mi_corruption(err, "%s (thread %u)\n", text, _mi_os_thread_id());
+  _mi_error(err, "%s\n", text);
+}
+#pragma GCC diagnostic pop
 
 void _mi_warning(const char* format, ...) {
   static _Atomic(long) warnings;

@@ -49,6 +49,8 @@ mi_hidden void _mi_warning(const char* format, ...) __attribute__((format(printf
 // An error that is worth a message: printed when show_errors (or verbose) is on and max_errors is not exceeded,
 // then handed to the registered error callback. Sets errno for ENOMEM, EINVAL and EOVERFLOW.
 mi_hidden void _mi_error(int err, const char* format, ...) __attribute__((format(printf, 2, 3), cold));
+// A pointer that is none of ours: an error, but in the secure build a corruption. The format takes the pointer.
+mi_hidden void _mi_misuse(int err, const char* format, const void* p) __attribute__((cold));
 // What must not go on: printed whatever the options say, handed to the registered error callback, and then the process
 // aborts, whatever the callback does (if it leaves by a jump, when its thread comes here next; if it ends the process,
 // in the library's destructor).

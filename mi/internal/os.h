@@ -7,8 +7,8 @@
 #include "mi/internal/types.h"
 
 // Reserves `size` bytes of address space aligned to `alignment`, without memory: it reads as zero and cannot be
-// written. NULL if there is none.
-mi_hidden void* _mi_os_reserve(size_t size, size_t alignment);
+// written. NULL if there is none. `anywhere`: at a random place, whatever the system would choose.
+mi_hidden void* _mi_os_reserve(size_t size, size_t alignment, bool anywhere);
 // Makes reserved memory readable and writable; false if the system refuses.
 mi_hidden bool _mi_os_commit(void* start, size_t size);
 // Gives memory back and keeps the address space. `decommit`: at once, and it reads as zero afterwards; else when the
@@ -50,6 +50,9 @@ mi_hidden bool _mi_os_protect(void* start, size_t size, bool protect);
 mi_hidden bool _mi_os_guard(void* start, size_t size);
 // Takes such marks away: the pages read as zero.
 mi_hidden bool _mi_os_unguard(void* start, size_t size);
+mi_hidden bool _mi_os_has_guards(void);  // has the kernel such marks?
+// The same by protection where there are no marks, few at a time. `on` false ends either. False: it cannot be done.
+mi_hidden bool _mi_os_guard_dear(void* start, size_t size, bool on);
 // Does the process run with raised privileges?
 mi_hidden bool _mi_os_is_secure(void);
 mi_hidden void _mi_os_yield(void);

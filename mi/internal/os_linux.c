@@ -21,11 +21,28 @@
 #include "mi/internal/stats.h"
 #include "mi/internal/track.h"
 
-void* _mi_os_reserve(size_t size, size_t alignment) {
+// A random page between 1 TiB and 96 TiB, for ranges that the kernel would put close to each other; 34 bits.
+#define PLACES_LOW ((uintptr_t)1 << 40)
+#define PLACES_SIZE ((uintptr_t)95 << 40)
+
+static uint8_t* map_reserved(size_t size, bool anywhere) {
+  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  for (int tries = 0; anywhere && tries < 8; tries++) {
+    uint8_t* const place = (uint8_t*)((PLACES_LOW + _mi_os_random() % PLACES_SIZE) & ~(MI_OS_PAGE - 1));
+    uint8_t* const p = mmap(place, size, PROT_READ, flags, -1, 0);
+    mi_count(&_mi_stats.mmap_calls, 1);
+    if (p == place) return p;
+    if (p == MAP_FAILED) break;
+    munmap(p, size);  // the place is taken: not the kernel's choice, another place
+  }
+  mi_count(&_mi_stats.mmap_calls, 1);
+  return mmap(NULL, size, PROT_READ, flags, -1, 0);
+}
+
+void* _mi_os_reserve(size_t size, size_t alignment, bool anywhere) {
   const int saved = errno;
   const size_t total = size + alignment - MI_OS_PAGE;
-  uint8_t* const p = mmap(NULL, total, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  mi_count(&_mi_stats.mmap_calls, 1);
+  uint8_t* const p = map_reserved(total, anywhere);
   errno = saved;
   if (p == MAP_FAILED) return NULL;
   uint8_t* const start = (uint8_t*)mi_round_up((uintptr_t)p, alignment);
@@ -52,10 +69,12 @@ bool _mi_os_protect(void* start, size_t size, bool protect) {
   return ok;
 }
 
+// The kernel's numbers; the C library's headers may be older.
 #ifndef MADV_GUARD_INSTALL
 #define MADV_GUARD_INSTALL 102
 #define MADV_GUARD_REMOVE 103
 #endif
+#define GUARDS_DEAR 400
 
 static bool advise(void* start, size_t size, int advice) {
   const int saved = errno;
@@ -63,8 +82,33 @@ static bool advise(void* start, size_t size, int advice) {
   errno = saved;
   return ok;
 }
-bool _mi_os_guard(void* start, size_t size) { return advise(start, size, MADV_GUARD_INSTALL); }
-bool _mi_os_unguard(void* start, size_t size) { return advise(start, size, MADV_GUARD_REMOVE); }
+
+bool _mi_os_has_guards(void) {
+  static _Atomic(uint8_t) known;  // 0: not asked yet, 1: yes, 2: no
+  uint8_t answer = mi_load_relaxed(&known);
+  if (mi_likely(answer != 0)) return answer == 1;
+  answer = (advise(NULL, 0, MADV_GUARD_INSTALL) ? 1 : 2);  // of no pages: tells what the kernel knows, and does nothing
+  mi_store_relaxed(&known, answer);
+  return answer == 1;
+}
+
+bool _mi_os_guard(void* start, size_t size) { return _mi_os_has_guards() && advise(start, size, MADV_GUARD_INSTALL); }
+bool _mi_os_unguard(void* start, size_t size) { return _mi_os_has_guards() && advise(start, size, MADV_GUARD_REMOVE); }
+
+bool _mi_os_guard_dear(void* start, size_t size, bool on) {
+  static _Atomic(int64_t) count;  // guards by protection; where some are refused marks only (locked memory), all ever
+  if (on) {
+    if (_mi_os_guard(start, size)) return true;
+    const bool ok = mi_fetch_add_relaxed(&count, 1) < GUARDS_DEAR && _mi_os_protect(start, size, true);
+    if (!ok) mi_fetch_add_relaxed(&count, -1);
+    return ok;
+  }
+  const bool unmarked = _mi_os_unguard(start, size);
+  if (mi_load_relaxed(&count) == 0) return unmarked;
+  const bool ok = _mi_os_protect(start, size, false);
+  if (ok && !_mi_os_has_guards()) mi_fetch_add_relaxed(&count, -1);
+  return ok;
+}
 
 mi_purged_t _mi_os_purge(void* start, size_t size, bool decommit) {
   const int saved = errno;

@@ -21,10 +21,6 @@
 #ifndef SYS_memfd_secret
 #define SYS_memfd_secret 447
 #endif
-#ifndef MADV_GUARD_INSTALL
-#define MADV_GUARD_INSTALL 102
-#define MADV_GUARD_REMOVE 103
-#endif
 
 bool _mi_os_close(void* start, size_t size) {
   const int saved = errno;
@@ -54,13 +50,13 @@ bool _mi_os_access(void* start, size_t size, mi_access_t access) {
 }
 
 // Asked anew each time: what a process may do can change, and where all its memory is locked there are none.
-bool _mi_os_has_guards(void) {
+bool _mi_os_may_guard(void) {
   const int saved = errno;
   void* const p = mmap(NULL, MI_OS_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  const bool has = (p != MAP_FAILED && madvise(p, MI_OS_PAGE, MADV_GUARD_INSTALL) == 0);
+  const bool may = (p != MAP_FAILED && _mi_os_guard(p, MI_OS_PAGE));
   if (p != MAP_FAILED) munmap(p, MI_OS_PAGE);
   errno = saved;
-  return has;
+  return may;
 }
 
 // --- secrets -------------------------------------------------------------------------------------------------------

@@ -25,7 +25,11 @@
 #include "mi/internal/stack.h"
 #include "mi/internal/stats.h"
 
+#if MI_SECURE
+const mi_page_t _mi_page_empty = {.bits = (mi_bits_t*)&_mi_bits_empty};
+#else
 const mi_page_t _mi_page_empty;
+#endif
 
 // --- free lists -----------------------------------------------------------------------------------------------
 
@@ -181,7 +185,7 @@ static bool page_init_policy(uint8_t policy, mi_page_t* page, mi_kind_t kind) {
 // Sets up a claimed slot for a theap. The owner word last.
 static void page_init(mi_theap_t* theap, mi_page_t* page, mi_kind_t kind, size_t bin, bool zero) {
   page->free = NULL;
-  if (theap->policy == 0) page->local_free = NULL;
+  if (page->policy == 0) page->local_free = NULL;
   page->used = page->capacity = 0;
   page->bin = (uint8_t)bin;
   page->retire = 0;
@@ -202,7 +206,7 @@ static void page_init(mi_theap_t* theap, mi_page_t* page, mi_kind_t kind, size_t
   if (theap->is_internal) {
     flags = (bin >= MI_BIN_HANDLE && mi_is_power_of_two(mi_bin_size(bin)) ? MI_OWNER_SPECIAL : MI_OWNER_INTERNAL);
   }
-  if (page->policy != 0) flags = MI_OWNER_INTERIOR;
+  if (mi_policy_is_generic(page->policy)) flags = MI_OWNER_INTERIOR;
   mi_store_release(&page->owner, mi_load_relaxed(&theap->thread->id) | flags);
   theap->page_count++;
   mi_gauge_add(&_mi_stats.pages, 1);
@@ -220,6 +224,14 @@ static mi_page_t* theap_claim_slices(mi_theap_t* theap, mi_arena_t* arena, size_
     }
   }
   return _mi_slices_claim(theap->thread, count, arena, zero);
+}
+
+// Guards are for policies; but where there are some, slices may have one of a former page.
+static inline bool page_may_have_guard(const mi_theap_t* theap) {
+  return theap->policy != 0 || mi_load_relaxed(&_mi_guards_used);
+}
+static size_t page_guard(uint8_t policy, mi_page_t* page, bool single) {
+  return _mi_slices_guard(page, mi_policy_guards(policy, single), single);
 }
 
 #define MI_COLORED_PAGES 32
@@ -243,7 +255,8 @@ static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
   }
   page->block_size = size;
   page->start = (uint8_t*)mi_page_segment(page) + mi_page_slice(page) * MI_SLICE_SIZE;
-  page->reserved = (uint32_t)(slices * MI_SLICE_SIZE / size);
+  const size_t guard = (mi_unlikely(page_may_have_guard(theap)) ? page_guard(theap->policy, page, false) : 0);
+  page->reserved = (uint32_t)((slices * MI_SLICE_SIZE - guard) / size);
   if (theap->is_internal && !zero && !is_handle && mi_is_power_of_two(size)) {
     // A block that carries no region yet must not look as if it did: its head is zero.
     for (uint8_t* b = page->start; b < page->start + page->reserved * size; b += size)
@@ -253,6 +266,7 @@ static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
     _mi_slices_release(page);
     return NULL;
   }
+  if (guard != 0) page->bits->guard = (uint32_t)guard;
   page_init(theap, page, MI_PAGE_CLASS, bin, zero);
   // The first pages of a theap begin in different cache sets: at equal offsets, 64 heaps that are used in turn evict
   // each other. By number and not by address, so that the same program meets its slow paths at the same allocations
@@ -289,6 +303,11 @@ void _mi_handle_pages_purge(void) {
   }
 }
 
+// The guard of a huge block is an OS page more than the block, and begins with the first that is behind it.
+static uint8_t* huge_guard_of(const mi_page_t* page) {
+  return (uint8_t*)mi_round_up((uintptr_t)page->start + page->block_size, MI_OS_PAGE);
+}
+
 // The slices of a page that is in no queue, and whose blocks are counted, go back.
 static void page_return_slices(mi_page_t* page) {
   mi_page_uncharge(page);
@@ -298,6 +317,12 @@ static void page_return_slices(mi_page_t* page) {
     return;
   }
   if (page->kind == MI_PAGE_HUGE) {
+    if (mi_unlikely(page->policy != 0 && mi_policy_guards(page->policy, true))) {
+      const bool guarded = (page->bits->guard != 0);
+      // Memory that cannot be made accessible again is never handed out again.
+      if (guarded && !_mi_os_guard_dear(huge_guard_of(page), MI_OS_PAGE, false)) return;
+      page->block_size += MI_OS_PAGE;
+    }
     _mi_huge_release(page);
   } else if (page->bin == MI_BIN_HANDLE && mi_load_relaxed(&page->heap) == &_mi_heap_internal) {
     mi_store_relaxed(&page->owner, MI_OWNER_INTERNAL);  // nobody's, and no place for objects: a stale free is noticed
@@ -543,7 +568,7 @@ void _mi_page_block_gone(mi_theap_t* theap, mi_page_t* page) {
     if (page->used != 0 || !page->in_full) return;  // a visitor has it pinned
     mi_queue_unlink(theap, MI_BIN_FULL, page);
     page->in_full = 0;
-    if (page_is_delaying(page) || !_mi_bits_is_due(page)) {
+    if (page_is_delaying(page) || !_mi_bits_is_due(page) || _mi_heap_is_held(theap->heap)) {
       mi_queue_link(theap, MI_BIN_LATE, page, false);
       owner_flag(page, MI_OWNER_FULL, false);
       page_end_delayed(page);
@@ -855,6 +880,17 @@ static bool page_has_free(mi_page_t* page) {
   return page->free != NULL || (page->capacity < page->reserved && page_extend(page));
 }
 
+// A page that nobody has, of the heap or of one that was merged into it. Those that a limit keeps from handing out more
+// are taken over all the same, a few of them.
+static mi_page_t* theap_reclaim_useful(mi_theap_t* theap, size_t bin) {
+  for (int tries = 0; tries < 8; tries++) {
+    mi_page_t* page = theap_reclaim_from(theap, theap->heap, bin);
+    if (page == NULL) page = _mi_upcalls.reclaim(theap, bin);
+    if (page == NULL || page_has_free(page)) return page;
+  }
+  return NULL;
+}
+
 // The first page of the class that can serve: what the queue holds (full ones leave it on the way, so the search is
 // short, amortised one step per page filled), then abandoned pages, then a fresh one. A page that a limit keeps from
 // handing out more is not full, and stays.
@@ -881,8 +917,7 @@ static mi_page_t* theap_find_page(mi_theap_t* theap, size_t bin) {
     }
     page = next;
   }
-  page = theap_reclaim_from(theap, theap->heap, bin);
-  if (page == NULL) page = _mi_upcalls.reclaim(theap, bin);
+  page = theap_reclaim_useful(theap, bin);
   if (page == NULL) {
     if (refused || !mi_theap_has_room(theap, mi_bin_size(bin))) return NULL;
     page = page_fresh(theap, bin);
@@ -891,8 +926,6 @@ static mi_page_t* theap_find_page(mi_theap_t* theap, size_t bin) {
       page_release(theap, page);
       return NULL;
     }
-  } else if (!page_has_free(page)) {
-    return NULL;
   }
   if (theap->queue[bin] != page) {
     mi_queue_unlink(theap, bin, page);
@@ -934,6 +967,7 @@ mi_page_t* _mi_theap_bit_page(mi_theap_t* theap, size_t bin) {
     page = next;
   }
   if (!found) page = theap_reclaim_from(theap, theap->heap, bin);
+  if (page == NULL) page = _mi_upcalls.reclaim(theap, bin);
   if (page == NULL) {
     if (refused || !mi_theap_has_room(theap, mi_bin_size(bin))) return NULL;
     page = page_fresh(theap, bin);
@@ -979,6 +1013,14 @@ static void* solo_failed(mi_theap_t* theap, size_t charged) {
   return NULL;
 }
 
+static void huge_guard(mi_page_t* page) {
+  size_t index;
+  page->block_size -= MI_OS_PAGE;
+  uint8_t* const guard = huge_guard_of(page);
+  if (!_mi_arena_of(guard, &index)->is_foreign && _mi_os_guard_dear(guard, MI_OS_PAGE, true))
+    page->bits->guard = MI_OS_PAGE;
+}
+
 // The one block of a page that was just made is handed out. There is no free block and never will be while it lives:
 // the page is full from the start, so that every free takes the slow path.
 static void solo_begin(mi_theap_t* theap, mi_page_t* page) {
@@ -1005,29 +1047,33 @@ static void* solo_alloc(mi_theap_t* theap, uint8_t policy, mi_arena_t* arena, si
   if (size > MI_AMOUNT_MAX) return NULL;
   const size_t charged = mi_round_up(size, MI_OS_PAGE);
   if (!mi_theap_charge(theap, charged)) return NULL;  // before memory is taken
-  if (size <= MI_SOLO_SIZE_MAX && slack <= MI_SOLO_SIZE_MAX - size) {
-    const size_t slices = (size + slack + MI_SLICE_SIZE - 1) >> MI_SLICE_SHIFT;
+  const size_t room_for_guard = (mi_policy_guards(policy, true) ? MI_OS_PAGE : 0);
+  if (size <= MI_SOLO_SIZE_MAX - room_for_guard && slack <= MI_SOLO_SIZE_MAX - room_for_guard - size) {
+    const size_t slices = (size + slack + room_for_guard + MI_SLICE_SIZE - 1) >> MI_SLICE_SHIFT;
     page = theap_claim_slices(theap, arena, slices, &is_zero);
     if (page == NULL) return solo_failed(theap, charged);
     uint8_t* const start = (uint8_t*)mi_page_segment(page) + mi_page_slice(page) * MI_SLICE_SIZE;
     page->start = (uint8_t*)(((uintptr_t)start + offset + alignment - 1) / alignment * alignment - offset);
     page->block_size = mi_round_up(size, MI_OS_PAGE);
-    const size_t room = slices * MI_SLICE_SIZE - (size_t)(page->start - start);
+    const size_t guard = (mi_unlikely(page_may_have_guard(theap)) ? page_guard(policy, page, true) : 0);
+    const size_t room = slices * MI_SLICE_SIZE - guard - (size_t)(page->start - start);
     if (page->block_size > room) page->block_size = room;
     page->reserved = 1;
     if (mi_unlikely(!page_init_policy(policy, page, MI_PAGE_SOLO))) {
       _mi_slices_release(page);
       return solo_failed(theap, charged);
     }
+    if (guard != 0) page->bits->guard = (uint32_t)guard;
     page_init(theap, page, MI_PAGE_SOLO, MI_BIN_SOLO, is_zero);
   } else {
-    page = _mi_huge_claim(size, alignment, offset, inside, arena, &is_zero);
+    page = _mi_huge_claim(size + room_for_guard, alignment, offset, inside, arena, &is_zero);
     if (page == NULL) return solo_failed(theap, charged);
     page->reserved = 1;
     if (mi_unlikely(!page_init_policy(policy, page, MI_PAGE_HUGE))) {
       _mi_huge_release(page);
       return solo_failed(theap, charged);
     }
+    if (room_for_guard != 0) huge_guard(page);
     page_init(theap, page, MI_PAGE_HUGE, MI_BIN_SOLO, is_zero);
   }
   if (mi_unlikely(page->policy != 0)) {
@@ -1196,7 +1242,7 @@ static void page_start_again(mi_page_t* page) {
   page->delayed = 0;
   page->recycled = 0;
   page->depth = 0;
-  const mi_tid_t flags = (page->policy != 0 ? MI_OWNER_INTERIOR : 0);
+  const mi_tid_t flags = (mi_policy_is_generic(page->policy) ? MI_OWNER_INTERIOR : 0);
   mi_store_relaxed(&page->owner, (mi_load_relaxed(&page->owner) & ~MI_OWNER_FLAGS) | flags);
   _Atomic(mi_thread_free_t)* const word = mi_page_word(page);
   mi_store_release(word, mi_word_base(page, mi_load_relaxed(word)) | MI_NORMAL);
@@ -1408,7 +1454,7 @@ static uint32_t list_length(const mi_block_t* block, uint32_t most) {
 // A free by a thread that is gone may have stopped between its two halves: nobody ends DELAYING. The freer may not have
 // told the theap yet, so that a full page becomes DELAYED again: the next freer tells it. `pinned`: a visitor that is
 // gone may have counted itself among the live blocks of the pages.
-static void page_settle(const mi_theap_t* theap, mi_page_t* page, bool pinned) {
+static void page_settle(mi_theap_t* theap, mi_page_t* page, bool pinned) {
   if (page->policy != 0) {
     _mi_bits_settle(theap, page);
     if (!pinned) return;
@@ -1423,7 +1469,7 @@ static void page_settle(const mi_theap_t* theap, mi_page_t* page, bool pinned) {
     mi_store_relaxed(&page->thread_free, MI_WITH_STATE(tf, state));
     page->delayed = 0;
     const size_t size = page->reserved * page->block_size;
-    const mi_block_t* block = mi_load_acquire(&((mi_theap_t*)theap)->delayed_free);
+    const mi_block_t* block = mi_load_acquire(&theap->delayed_free);
     for (; block != NULL; block = block->next) {
       if ((size_t)((const uint8_t*)block - page->start) < size || mi_guard_link_page(block) == page) page->delayed++;
     }

@@ -19,7 +19,7 @@ static inline size_t mi_direct_low(const mi_theap_t* theap, size_t bin) {
 // direct[w] serves sizes of 8 * w bytes (and up to 7 fewer): it is the first page of the size's queue.
 static inline void mi_direct_update(mi_theap_t* theap, size_t bin) {
   // Where every allocation is checked, or the heap has a policy, none is short.
-  if (MI_CHECKED || bin > MI_BIN_DIRECT_LAST || theap->policy != 0) return;
+  if (MI_CHECKED || bin > MI_BIN_DIRECT_LAST || mi_policy_is_generic(theap->policy)) return;
   mi_page_t* const page = (theap->queue[bin] != NULL ? theap->queue[bin] : MI_PAGE_EMPTY);
   const size_t high = mi_bin_size(bin) / 8;
   for (size_t w = mi_direct_low(theap, bin); w <= high; w++) theap->direct[w] = page;

@@ -120,9 +120,10 @@ static _Atomic(uint64_t) early_ms;    // when that was, or the last of it was ta
 
 // What ticks purge may be a mistake too: a program whose memory goes up and down more slowly than the delay takes
 // again, and clears again, what it has just given back. So ticks count what they purge; where memory is taken anew
-// while some of that is out, as much is *spared* by later ticks, to an eighth of what is in use. Both counts fade
-// within seconds of ticks.
+// while some of that is out, as much is *spared* by later ticks, to an eighth of what is in use in segments that are in
+// use, and to half of it in others. Both counts fade within seconds of ticks.
 #define MI_SPARED_SHARE 8
+#define MI_SPARED_WHOLE 2            // huge blocks, which are dear to clear
 #define MI_SPARED_FADE 256           // ticks
 static _Atomic(int64_t) tick_count;  // what ticks purged and was not taken again
 static _Atomic(int64_t) spared;      // what they leave
@@ -219,15 +220,15 @@ static mi_noinline void held_regret(int64_t count) {
 // Memory was taken that had none behind it while what ticks purged is out.
 static mi_noinline void spared_regret(int64_t count) {
   const int64_t out = mi_load_relaxed(&tick_count), again = (count < out ? count : out);
-  const int64_t most = mi_load_relaxed(&held_used) / MI_SPARED_SHARE;
+  const int64_t most = mi_load_relaxed(&held_used) / MI_SPARED_WHOLE;
   const int64_t sum = mi_load_relaxed(&spared) + again;
   mi_store_relaxed(&tick_count, out - again);
   mi_store_relaxed(&spared, sum < most ? sum : most > 0 ? most : 0);
 }
 
 // What a tick leaves.
-static int64_t spared_now(void) {
-  const int64_t most = mi_load_relaxed(&held_used) / MI_SPARED_SHARE, sum = mi_load_relaxed(&spared);
+static int64_t spared_now(int64_t share) {
+  const int64_t most = mi_load_relaxed(&held_used) / share, sum = mi_load_relaxed(&spared);
   return (sum < most ? sum : most > 0 ? most : 0);
 }
 
@@ -367,6 +368,59 @@ static mi_page_t* slices_search(mi_thread_t* thread, size_t count, mi_arena_t* o
   return NULL;
 }
 
+// --- guards -------------------------------------------------------------------------------------------------------
+// A guard stays when its slices are free, so that a page of the same shape finds it in place, and is noted in
+// `guarded`. It is taken away when its slice is to hold something else.
+
+_Atomic(bool) _mi_guards_used;
+
+static uint8_t* guard_of(const mi_arena_t* arena, size_t index, size_t slice, size_t* size) {
+  uint8_t* const start = mi_arena_segment(arena, index) + slice * MI_SLICE_SIZE;
+  const size_t lead = (slice == 0 ? sizeof(mi_segment_t) : MI_SLICE_SIZE - MI_OS_PAGE);
+  *size = MI_SLICE_SIZE - lead;
+  return start + lead;
+}
+
+// Ends the guards of some slices, which the caller holds.
+static void guards_end(mi_arena_t* arena, size_t index, uint64_t slices) {
+  mi_segment_info_t* const info = &arena->info[index];
+  for (uint64_t rest = slices & mi_load_relaxed(&info->guarded); rest != 0; rest &= rest - 1) {
+    size_t size;
+    uint8_t* const guard = guard_of(arena, index, mi_ctz(rest), &size);
+    if (_mi_os_guard_dear(guard, size, false)) mi_fetch_and_acq_rel(&info->guarded, ~(rest & (0 - rest)));
+  }
+}
+
+bool _mi_segments_unguard(mi_arena_t* arena, size_t index, size_t count) {
+  bool ended = true;
+  for (size_t i = index; i < index + count; i++) {
+    guards_end(arena, i, ~(uint64_t)0);
+    if (mi_load_relaxed(&arena->info[i].guarded) != 0) ended = false;
+  }
+  return ended;
+}
+
+static bool guard_begin(mi_arena_t* arena, size_t index, size_t slice, bool dear) {
+  mi_segment_info_t* const info = &arena->info[index];
+  const uint64_t bit = (uint64_t)1 << slice;
+  if ((mi_load_relaxed(&info->guarded) & bit) != 0) return true;
+  size_t size;
+  uint8_t* const guard = guard_of(arena, index, slice, &size);
+  if (arena->is_foreign) return false;
+  if (!(dear ? _mi_os_guard_dear(guard, size, true) : _mi_os_guard(guard, size))) return false;
+  mi_fetch_or_acq_rel(&info->guarded, bit);
+  if (!mi_load_relaxed(&_mi_guards_used)) mi_store_relaxed(&_mi_guards_used, true);
+  return true;
+}
+
+size_t _mi_slices_guard(mi_page_t* page, bool on, bool dear) {
+  size_t index = 0;
+  mi_arena_t* const arena = _mi_arena_of((uint8_t*)page + 1, &index);
+  const size_t last = mi_page_slice(page) + page->slices - 1;
+  guards_end(arena, index, mi_run_mask(mi_page_slice(page), page->slices) & ~(on ? (uint64_t)1 << last : 0));
+  return (on && guard_begin(arena, index, last, dear) ? MI_OS_PAGE : 0);
+}
+
 // Takes a segment from the arena and makes it NORMAL, with the caller's run claimed from the start.
 static mi_page_t* segment_open(mi_thread_t* thread, size_t count, mi_arena_t* only, bool* zero) {
   mi_arena_t* arena;
@@ -379,6 +433,7 @@ static mi_page_t* segment_open(mi_thread_t* thread, size_t count, mi_arena_t* on
   mi_fetch_or_acq_rel(&info->dirty, 1);
   set_backed(info, 1);
   mi_gauge_add(&_mi_stats.segments, 1);
+  if (MI_SECURE >= 2) guard_begin(arena, index, 0, true);
   if (mi_unlikely(mi_load_relaxed(&arena->bits_ready) != 0)) _mi_bits_forget(segment, 0);
   mi_store_release(&arena->kind[index], (uint8_t)MI_SEGMENT_NORMAL);
   const uint64_t run = mi_run_mask(1, count);
@@ -484,6 +539,7 @@ mi_page_t* _mi_huge_claim(size_t size, size_t alignment, size_t offset, size_t i
   *zero = true;
   for (size_t i = index; i < index + count; i++) {
     mi_segment_info_t* const info = &arena->info[i];
+    if (mi_unlikely(mi_load_relaxed(&info->guarded) != 0)) guards_end(arena, i, ~(uint64_t)0);
     const uint64_t dirty = mi_load_relaxed(&info->dirty);
     if (i == index) {
       if ((dirty & 1) != 0) memset(segment, 0, sizeof(*segment));
@@ -682,6 +738,8 @@ static uint64_t purge_unused(mi_arena_t* arena, size_t index, bool force, int64_
 // that are in use go back if they are at least so long.
 static void purge_pass(bool force, bool all, size_t least, int64_t spare) {
   mi_count(&_mi_stats.arena_purges, 1);
+  int64_t more = (spare > 0 ? spared_now(MI_SPARED_WHOLE) : 0);
+  int64_t* const spare_unused = (force ? &spare : &more);
   for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
     mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[i]);
     if (arena == NULL) break;
@@ -704,7 +762,7 @@ static void purge_pass(bool force, bool all, size_t least, int64_t spare) {
             if (mi_load_acquire(&info->free) == MI_SLICES_ALL && segment_may_close(arena, index)) still = 1;
             break;
           case MI_SEGMENT_UNUSED:
-            refused = purge_unused(arena, index, force, &spare);
+            refused = purge_unused(arena, index, force, spare_unused);
             still = mi_load_acquire(&info->backed) & ~refused;
             break;
           default:
@@ -737,7 +795,7 @@ void _mi_purge(bool force) {
   const uint64_t period = (delay > 1 ? (uint64_t)delay / 2 + 1 : 1);
   if (now < due || !mi_cas_strong_acq_rel(&next_tick, &due, now + period)) return;
   held_tick();
-  purge_pass(false, false, least, spared_now());
+  purge_pass(false, false, least, spared_now(MI_SPARED_SHARE));
 }
 
 void _mi_purge_spared(void) {

@@ -226,9 +226,11 @@ static void page_release(mi_space_t* space, mi_page_t* page) {
   }
 }
 
-// Closes a page without live blocks, unless somebody else does, or takes a block of it.
+// Closes a page without live blocks, unless somebody else does, or takes a block of it, or the heap is held: then it is
+// one of those that stay, for a collect.
 static void page_close(mi_space_t* space, mi_page_t* page) {
   uint64_t state = mi_load_relaxed(mi_space_state(page));
+  if ((state & MI_SPACE_OPEN) == 0 || mi_space_live(state) != 0 || _mi_heap_is_held(space->heap)) return;
   do {
     if ((state & MI_SPACE_OPEN) == 0 || mi_space_live(state) != 0) return;
     // Acquire: the last writes of who freed.

@@ -22,6 +22,7 @@
 
 #include "mi/internal/core.h"
 #include "mi/internal/os.h"
+#include "mi/internal/random.h"
 #include "mi/internal/stats.h"
 
 const mi_theap_t _mi_theap_empty = {
@@ -41,7 +42,8 @@ void _mi_theap_init(mi_theap_t* theap, mi_heap_t* heap, mi_thread_t* thread) {
   theap->tidy_count = 0;
   theap->collect_bin = 0;
   theap->numa = 0;
-  theap->policy = 0;
+  theap->policy = (MI_SECURE && heap != &_mi_heap_internal ? MI_POLICY_SECURE : 0);
+  theap->random = (theap->policy != 0 ? mi_random_next(thread) : 0);
   theap->frees = 0;
   theap->depth = heap->home.depth;
   theap->supplied_blocks = theap->supplied_bytes = 0;

@@ -139,10 +139,11 @@ typedef enum mi_segment_kind_e {
 } mi_segment_kind_t;
 
 typedef struct mi_segment_info_s {
-  _Atomic(uint64_t) free;    // slices that nobody holds; 0 unless NORMAL. Claim: CAS. Release: fetch_or.
-  _Atomic(uint64_t) aged;    // slices that were free at the last purge tick; cleared by release
-  _Atomic(uint64_t) dirty;   // slices that may hold something else than zeros; only their holder changes a bit
-  _Atomic(uint64_t) backed;  // slices that may have memory behind them; only their holder changes a bit
+  _Atomic(uint64_t) free;     // slices that nobody holds; 0 unless NORMAL. Claim: CAS. Release: fetch_or.
+  _Atomic(uint64_t) aged;     // slices that were free at the last purge tick; cleared by release
+  _Atomic(uint64_t) dirty;    // slices that may hold something else than zeros; only their holder changes a bit
+  _Atomic(uint64_t) backed;   // slices that may have memory behind them; only their holder changes a bit
+  _Atomic(uint64_t) guarded;  // slices whose last OS page is a guard; of slice 0 all behind the slots. As `backed`
 } mi_segment_info_t;
 
 typedef bool mi_commit_memory_fun(bool commit, void* start, size_t size, bool* is_zero, void* arg);
@@ -186,6 +187,9 @@ enum {
   // What is found to be wrong ends the process.
   MI_POLICY_STOPS = MI_POLICY_SECURE | MI_POLICY_HARDENED | MI_POLICY_ISOLATED | MI_POLICY_SECRET,
 };
+
+// Is there more to do for a heap with this policy than the fast paths do? They do the secure build's checks.
+static inline bool mi_policy_is_generic(uint32_t policy) { return (policy & ~(uint32_t)MI_POLICY_SECURE) != 0; }
 
 // --- statistics -------------------------------------------------------------------------------------
 
@@ -367,6 +371,7 @@ struct mi_thread_s {
   mi_visit_t* visits;           // its visits in progress, the innermost first
   mi_heap_t* callback_heap;     // the heap that called back: may not be ended from the callback
   mi_callback_t* callbacks;     // of heaps, the innermost first
+  mi_part_t* reset_last;        // of the heap that it reset last: compared, never read (heap/nursery.c)
   uint32_t page_color;          // of the last page that it made
   bool alarm;                   // a soft limit was passed: on_limit is to be called
   mi_refusal_t refusal;         // of the last charge that failed
@@ -442,14 +447,14 @@ struct mi_part_s {
   uint32_t bytes;             // of both lists
   uint8_t step;               // how far region sizes have grown
   uint8_t fills;              // how often it was filled over several regions (nursery.c)
-  uint16_t depth;             // in the handle: marks that the heap has; of a closed heap, those that its target had
+  uint16_t young;             // KiB of its regions in use, but for the embedded one of a handle
   _Atomic(mi_slot_t*) slot;   // of the theap
   // line 2: of the handle, see mi_heap_s; unused in lanes
   uint64_t handle_line[8];
   // line 3
   _Atomic(uint16_t)
       young_max;     // KiB of regions in use up to which none is asked for (account.c). Owner; 0 by any thread
-  uint16_t young;    // KiB of its regions in use, but for the embedded one of a handle
+  uint16_t depth;    // in the handle: marks that the heap has; of a closed heap, those that its target had
   uint8_t seen[58];  // KiB of regions that each class of object sizes asked for (nursery.c), saturating at 255
   uint8_t is_shut;   // the embedded region is not to be used (yet): it is not charged
   uint8_t padding;

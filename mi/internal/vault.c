@@ -73,7 +73,7 @@ static mi_arena_t* vault_make(size_t segments) {
     goal = 2 * (last->segment_count << MI_SEGMENT_SHIFT);
   goal = mi_round_up(goal < least ? least : goal, MI_SEGMENT_SIZE);
   for (;;) {
-    uint8_t* const start = _mi_os_reserve(goal, MI_SEGMENT_SIZE);
+    uint8_t* const start = _mi_os_reserve(goal, MI_SEGMENT_SIZE, MI_SECURE != 0);
     if (start != NULL) {
       const mi_area_t area = {
           .start = start, .size = goal, .is_zero = true, .is_exclusive = true, .is_vault = true, .numa_node = -1};
@@ -121,6 +121,11 @@ mi_space_segment_t* _mi_vault_claim(mi_space_t* space, size_t count, size_t alig
   count++;
   while (!segments_claim(count, alignment, phase, &arena, &index)) {
     if (!_mi_vault_make_room(count + (alignment >> MI_SEGMENT_SHIFT))) return NULL;
+  }
+  // A segment that held handles may have a guard behind its slots.
+  if (!_mi_segments_unguard(arena, index, count)) {
+    _mi_segments_release(arena, index, count);
+    return NULL;
   }
   uint8_t* const start = mi_arena_segment(arena, index);
   if (mi_load_relaxed(&arena->info[index].dirty) != 0) memset(start, 0, MI_SPACE_HEAD);

@@ -28,24 +28,6 @@ static inline void keep(void* p) { __asm__ volatile("" : : "r"(p) : "memory"); }
     mi_free(p);                           \
   }
 
-static __attribute__((noinline)) void run_inline_theap(const mi_inline_thread_t* thread, const mi_inline_theap_t* theap,
-                                                       unsigned long n) {
-  for (unsigned long i = 0; i < n; i++) {
-    void* p = mi_inline_theap_malloc_small(theap, kSize);
-    keep(p);
-    mi_inline_free_small(thread, p);
-  }
-}
-
-static __attribute__((noinline)) void run_inline_heap(const mi_inline_thread_t* thread, mi_heap_t* heap,
-                                                      unsigned long n) {
-  for (unsigned long i = 0; i < n; i++) {
-    void* p = mi_inline_heap_malloc_small(thread, heap, kSize);
-    keep(p);
-    mi_inline_free_small(thread, p);
-  }
-}
-
 static void* batch[kBatch];
 static _Atomic(int) turn;  // 0: allocate, 1: free, 2: the end
 
@@ -73,6 +55,24 @@ static void run_batches(unsigned long n, bool remote) {
   }
 }
 
+static __attribute__((noinline)) void run_inline_theap(const mi_inline_thread_t* thread, const mi_inline_theap_t* theap,
+                                                       unsigned long n) {
+  for (unsigned long i = 0; i < n; i++) {
+    void* p = mi_inline_theap_malloc_small(theap, kSize);
+    keep(p);
+    mi_inline_free_small(thread, p);
+  }
+}
+
+static __attribute__((noinline)) void run_inline_heap(const mi_inline_thread_t* thread, mi_heap_t* heap,
+                                                      unsigned long n) {
+  for (unsigned long i = 0; i < n; i++) {
+    void* p = mi_inline_heap_malloc_small(thread, heap, kSize);
+    keep(p);
+    mi_inline_free_small(thread, p);
+  }
+}
+
 static void run(const char* which, mi_heap_t* heap, unsigned long n) {
   if (strcmp(which, "malloc") == 0) {
     PAIRS(mi_malloc(kSize))
@@ -85,6 +85,8 @@ static void run(const char* which, mi_heap_t* heap, unsigned long n) {
   } else if (strcmp(which, "theap") == 0) {
     mi_theap_t* theap = mi_heap_theap(heap);
     PAIRS(mi_theap_malloc(theap, kSize))
+  } else if (strcmp(which, "batch") == 0 || strcmp(which, "remote") == 0) {
+    run_batches(n, which[0] == 'r');
   } else if (strcmp(which, "loop") == 0) {
     for (unsigned long i = 0; i < n; i++) keep(heap);
   } else if (strncmp(which, "inline", 6) == 0) {
@@ -99,8 +101,6 @@ static void run(const char* which, mi_heap_t* heap, unsigned long n) {
     } else {
       run_inline_heap(&thread, heap, n);
     }
-  } else if (strcmp(which, "batch") == 0 || strcmp(which, "remote") == 0) {
-    run_batches(n, which[0] == 'r');
   } else {
     fprintf(stderr, "no such path: %s\n", which);
     exit(2);

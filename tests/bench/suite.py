@@ -13,7 +13,8 @@ the talk (redis, a reference-counted program, larson, xmalloc-test, cache-scratc
 --test runs every program of suite/ with hardly any work, alone and with this library preloaded, and compares what it
 gives with suite_expected.json; it measures nothing.
 
-Usage: suite.py MEASURED LIBRARY [--quick] [--rounds N] [--row REGEX] [--json FILE] [--figures DIRECTORY] [--test]
+Usage: suite.py MEASURED LIBRARY [--quick] [--rounds N] [--percent P] [--row REGEX] [--json FILE] [--figures DIRECTORY]
+       suite.py MEASURED LIBRARY --test | --from-json FILE [--figures DIRECTORY]
 """
 
 import argparse
@@ -186,12 +187,18 @@ def test(measured, library, scratch):
     print("%d programs" % len(ROWS))
 
 
+def write_json(name, result):
+    if name:
+        with open(name, "w") as file:
+            json.dump(result, file, indent=1)
+
+
 def measure_all(arguments, scratch):
     measured = os.path.realpath(arguments.measured)
     allocators = runs.find_allocators(arguments.library, programs.TOOLS)
     draw = random.Random(arguments.seed)
     percent, rounds = (QUICK_PERCENT, QUICK_ROUNDS) if arguments.quick else (FULL_PERCENT, FULL_ROUNDS)
-    rounds = arguments.rounds or rounds
+    percent, rounds = arguments.percent or percent, arguments.rounds or rounds
     # Whose malloc a program has is looked at in a run with hardly any work, if there can be one.
     every = {row.name: (command(measured, row, TEST_PERCENT), command(measured, row, percent), rounds) for row in ROWS}
     real = programs.programs(scratch, measured)
@@ -207,6 +214,7 @@ def measure_all(arguments, scratch):
         summary = runs.summarize(measurements)
         print_row(name, summary)
         result["rows"][name] = {"summary": summary, "rounds": measurements}
+        write_json(arguments.json, result)  # a run takes long: what is measured stays if it is stopped
     return result
 
 
@@ -227,6 +235,7 @@ def main():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--test", action="store_true")
     parser.add_argument("--rounds", type=int)
+    parser.add_argument("--percent", type=int, help="of the work of the quick mode")
     parser.add_argument("--row", metavar="REGEX", default="", help="only rows whose name matches")
     parser.add_argument("--seed", type=int, default=1, help="of the orders")
     parser.add_argument("--json", metavar="FILE")
@@ -250,9 +259,7 @@ def main():
         else:
             result = measure_all(arguments, scratch)
     rows = report(result)
-    if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump(result, file, indent=1)
+    write_json(arguments.json, result)
     if arguments.figures:
         draw_figures(arguments.figures, rows)
 

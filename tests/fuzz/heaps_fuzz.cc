@@ -3,8 +3,8 @@
 // library says is compared with the model; the first thing that does not agree ends the process by abort().
 //
 // The same function serves libFuzzer (run_fuzzer.sh) and the program that replays a corpus (replay.cc). Nothing depends
-// on time, addresses or chance: threads take turns, each call being made by one of three while the others wait. Memory of
-// the model is the C library's, so that every block of the library is one that the sequence asked for.
+// on time, addresses or chance: threads take turns, each call being made by one of three while the others wait. Memory
+// of the model is the C library's, so that every block of the library is one that the sequence asked for.
 #include <mimalloc.h>
 
 #include <algorithm>
@@ -23,17 +23,17 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
 
 namespace {
 
-#define EXPECT(condition, ...)                                                   \
-  do {                                                                           \
-    if (!(condition)) {                                                          \
-      fprintf(stderr, "heaps_fuzz: line %d: %s\n  ", __LINE__, #condition);      \
-      fprintf(stderr, __VA_ARGS__);                                              \
-      fprintf(stderr, "\n");                                                     \
-      abort();                                                                   \
-    }                                                                            \
+#define EXPECT(condition, ...)                                              \
+  do {                                                                      \
+    if (!(condition)) {                                                     \
+      fprintf(stderr, "heaps_fuzz: line %d: %s\n  ", __LINE__, #condition); \
+      fprintf(stderr, __VA_ARGS__);                                         \
+      fprintf(stderr, "\n");                                                \
+      abort();                                                              \
+    }                                                                       \
   } while (0)
 
-constexpr int kHeaps = 8;      // the first one is the main heap
+constexpr int kHeaps = 8;  // the first one is the main heap
 constexpr size_t kBlocks = 256;
 constexpr size_t kCalls = 2000;
 
@@ -151,8 +151,8 @@ class Model {
  private:
   // --- contents
   static uint8_t ByteAt(uint8_t seed, size_t i) { return static_cast<uint8_t>(seed + i * 31 + (i >> 8)); }
-  // The bytes that are written and looked at in a block of `extent` bytes, those below `to`: all of a small one; of a large
-  // one the ends, and a byte of each OS page.
+  // The bytes that are written and looked at in a block of `extent` bytes, those below `to`: all of a small one; of a
+  // large one the ends, and a byte of each OS page.
   template <typename Function>
   static void EachByte(size_t extent, size_t to, Function function) {
     to = std::min(to, extent);
@@ -195,13 +195,15 @@ class Model {
   }
   void CheckPlace(const Block& b) {
     EXPECT((reinterpret_cast<uintptr_t>(b.p) + b.offset) % b.alignment == 0, "%p, alignment %zu", b.p, b.alignment);
-    if (b.size >= 16) EXPECT(reinterpret_cast<uintptr_t>(b.p + b.offset) % std::min<size_t>(b.alignment, 16) == 0, "%p", b.p);
+    if (b.size >= 16)
+      EXPECT(reinterpret_cast<uintptr_t>(b.p + b.offset) % std::min<size_t>(b.alignment, 16) == 0, "%p", b.p);
     EXPECT(mi_heap_of(b.p) == heaps_[b.heap].heap, "block %p of heap %d", b.p, b.heap);
     const uintptr_t from = reinterpret_cast<uintptr_t>(b.p), to = from + std::max<size_t>(b.extent, 1);
     for (const Block& other : blocks_) {
       if (other.p == nullptr || &other == &b) continue;
       const uintptr_t start = reinterpret_cast<uintptr_t>(other.p);
-      EXPECT(to <= start || from >= start + std::max<size_t>(other.extent, 1), "blocks %p and %p overlap", b.p, other.p);
+      EXPECT(to <= start || from >= start + std::max<size_t>(other.extent, 1), "blocks %p and %p overlap", b.p,
+             other.p);
     }
   }
   void Add(Block* slot, void* p, size_t size, int heap, bool zeroing, size_t alignment = 1, size_t offset = 0) {
@@ -569,7 +571,7 @@ class Model {
   uint64_t now_ = 0;
   Heap heaps_[kHeaps];
   Block blocks_[kBlocks];
-  int thread_ = 0;                // whose turn it is: 0 or 1 + a worker's number
+  int thread_ = 0;               // whose turn it is: 0 or 1 + a worker's number
   int defaults_[3] = {0, 0, 0};  // of each thread
   std::unique_ptr<Worker> workers_[2];
 };

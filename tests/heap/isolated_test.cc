@@ -223,6 +223,43 @@ TEST_P(Isolated, TheQuarantineIsBoundedAndGivesTheOldestBackFirst) {
   EXPECT_LT(MappingCount(), 20000u);
 }
 
+TEST(IsolatedHeap, SegmentsOfHandlesServeForBlocksLater) {
+  constexpr size_t kHeaps = 1400;  // more than the quarantine holds, by some segments
+  std::vector<mi_heap_t*> heaps;
+  for (size_t i = 0; i < kHeaps; i++) heaps.push_back(NewApart(MI_HEAP_ISOLATED));
+  for (mi_heap_t* heap : heaps) mi_heap_destroy(heap);
+  heaps.clear();
+  mi_collect(true);
+  mi_collect(true);
+  for (size_t i = 0; i < 200; i++) {
+    heaps.push_back(NewApart(MI_HEAP_ISOLATED));
+    void* p = mi_heap_malloc(heaps.back(), 100);
+    ASSERT_NE(p, nullptr);
+    memset(p, 1, 100);
+    EXPECT_TRUE(mi_heap_check(heaps.back()));
+  }
+  for (mi_heap_t* heap : heaps) mi_heap_destroy(heap);
+}
+
+TEST_P(Isolated, MemoryOfAHeldHeapStays) {
+  mi_heap_t* heap = New();
+  ASSERT_TRUE(mi_heap_hold_pages(heap));
+  std::vector<void*> freed;
+  for (size_t size : Sizes()) {
+    if (size < 100) continue;
+    for (int i = 0; i < (size < 10000 ? 100 : 1); i++) freed.push_back(mi_heap_malloc(heap, size));
+  }
+  for (void* p : freed) mi_free(p);
+  mi_heap_collect(heap, true);
+  for (void* p : freed) EXPECT_TRUE(CanWrite(p));
+  EXPECT_TRUE(mi_heap_check(heap));
+  EXPECT_TRUE(mi_heap_release_pages(heap));
+  for (void* p : freed) EXPECT_FALSE(CanWrite(p));
+  EXPECT_EQ(mi_heap_used(heap), 0u);
+  EXPECT_TRUE(mi_heap_check(heap));
+  mi_heap_destroy(heap);
+}
+
 TEST_P(Isolated, EveryMisuseEndsTheProgramWithTheHeapsName) {
   const uint32_t flags = GetParam();
   const auto with = [flags](const std::function<void(mi_heap_t*, char*)>& body, size_t size = 100) {

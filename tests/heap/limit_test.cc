@@ -1,6 +1,7 @@
 // Limits of heaps and what heaps hold: every way to allocate against a limit, callbacks at it, headroom, soft limits,
 // families whose members are moved while they are at work, merges, resets, threads.
 #include <errno.h>
+#include <stddef.h>
 
 #include <algorithm>
 #include <atomic>
@@ -10,6 +11,7 @@
 
 #include "gtest/gtest.h"
 #include "mi/heap/heap.h"
+#include "mi/mimalloc-stats.h"
 #include "mi/mimalloc.h"
 #include "tests/test_support.h"
 
@@ -112,6 +114,24 @@ TEST(HeapUsed, OfTheMainHeapFollowsItsBlocks) {
   InThread([p] { mi_free(p); });
   mi_collect(true);
   EXPECT_LE(mi_heap_used(mi_heap_main()), before);
+}
+
+TEST(HeapUsed, StandsInTheHeapsCountsAlsoForACallerWithAnOlderStruct) {
+  mi_heap_t* heap = Limited(kMiB);
+  mi_free(mi_heap_malloc(heap, 500 * kKiB));
+  ASSERT_NE(mi_heap_malloc(heap, 200 * kKiB), nullptr);
+  mi_heap_counts_t counts = {};
+  counts.size = sizeof(counts);
+  ASSERT_TRUE(mi_heap_counts_get(heap, &counts));
+  EXPECT_EQ(counts.used, 200 * kKiB);
+  EXPECT_EQ(counts.used_peak, 500 * kKiB);
+  EXPECT_EQ(counts.limit, kMiB);
+  counts.used = 77;
+  counts.size = offsetof(mi_heap_counts_t, used);
+  ASSERT_TRUE(mi_heap_counts_get(heap, &counts));
+  EXPECT_EQ(counts.blocks, 1u);
+  EXPECT_EQ(counts.used, 77u);
+  mi_heap_destroy(heap);
 }
 
 TEST(HeapUsed, BadHeapsAreReported) {

@@ -353,12 +353,12 @@ probe_cache_t probe_cache(const void* record) {
   c.balance = thread->heap_balance;
   for (mi_heap_t* h = thread->handle_cache; h != NULL; h = (mi_heap_t*)h->home.region.next) {
     c.listed++;
-    c.listed_bytes += probe_part(h).spare_bytes;
+    c.listed_bytes += probe_part(h).regions_bytes + probe_part(h).spare_bytes;
   }
   c.returned_bytes = mi_load_acquire(&thread->returned_bytes);
   for (mi_heap_t* h = mi_load_acquire(&thread->returned); h != NULL; h = (mi_heap_t*)h->home.region.next) {
     c.returned++;
-    c.returned_listed_bytes += probe_part(h).spare_bytes;
+    c.returned_listed_bytes += probe_part(h).regions_bytes + probe_part(h).spare_bytes;
   }
   return c;
 }

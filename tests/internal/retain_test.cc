@@ -41,14 +41,16 @@ TEST(RetainTest, AHeapThatIsFilledOverSeveralRegionsTwiceGetsOneThatHoldsAsMuch)
     size_t regions = probe_part(heap).regions;
     ASSERT_GE(regions, 3u);
     mi_heap_reset(heap);
-    EXPECT_EQ(probe_part(heap).spare, regions) << "once is not enough";
+    EXPECT_EQ(probe_part(heap).regions, 1u) << "the next objects go there at once";
+    EXPECT_EQ(probe_part(heap).spare, regions - 1) << "once is not enough";
     Fill(heap, 6000, 100);
     ASSERT_GE(probe_part(heap).regions, 3u);
     size_t bytes = probe_part(heap).bytes;
     mi_heap_reset(heap);
-    EXPECT_EQ(probe_part(heap).spare, 1u);
-    EXPECT_GE(probe_part(heap).spare_bytes, bytes);
-    EXPECT_LT(probe_part(heap).spare_bytes, 2 * bytes);
+    EXPECT_EQ(probe_part(heap).spare, 0u);
+    EXPECT_EQ(probe_part(heap).regions, 1u);
+    EXPECT_GE(probe_part(heap).regions_bytes, bytes);
+    EXPECT_LT(probe_part(heap).regions_bytes, 2 * bytes);
     for (int i = 0; i < 10; i++) {
       Fill(heap, 6000, 100);
       EXPECT_EQ(probe_part(heap).regions, 1u);
@@ -179,6 +181,180 @@ TEST(RetainTest, WhatAThreadDoesNotUseForAWhileGoesHome) {
 }
 
 // Pages that stay are as good as new: zeroed blocks are zero, counts agree, whoever frees what.
+void Round(mi_heap_t* heap, size_t bytes) {
+  Fill(heap, bytes, 100);
+  EXPECT_TRUE(mi_heap_check(heap));
+  mi_heap_reset(heap);
+  EXPECT_EQ(CountBlocks(heap), 0u);
+  EXPECT_TRUE(mi_heap_check(heap));
+}
+
+// A heap whose region waits for the next object, since `other` was reset before it.
+mi_heap_t* RestingHeap(mi_heap_t* other) {
+  mi_heap_t* heap = mi_heap_new();
+  for (int i = 0; i < 5; i++) Round(heap, 6000);
+  EXPECT_EQ(probe_part(heap).regions, 1u) << "reset again, it keeps its region";
+  Round(other, 100);
+  Round(heap, 6000);
+  EXPECT_EQ(probe_part(heap).regions, 0u);
+  EXPECT_EQ(probe_part(heap).spare, 1u);
+  return heap;
+}
+
+bool IsInOwnRegion(mi_heap_t* heap, void* p) {
+  return reinterpret_cast<uintptr_t>(p) / 512 == reinterpret_cast<uintptr_t>(heap) / 512;
+}
+
+TEST(RetainTest, AHeapThatIsResetAgainKeepsItsRegionAndOneThatIsResetInTurnRests) {
+  InThread([] {
+    mi_heap_t* other = mi_heap_new();
+    mi_heap_t* heap = RestingHeap(other);
+    EXPECT_FALSE(IsInOwnRegion(heap, mi_heap_malloc(heap, 100)));
+    mi_heap_reset(heap);
+    EXPECT_TRUE(IsInOwnRegion(heap, mi_heap_malloc(heap, 100))) << "the last round was a small one";
+    mi_heap_destroy(heap);
+
+    heap = RestingHeap(other);
+    memset(mi_heap_malloc(heap, 8192), 1, 8192);  // its region is too small for that
+    EXPECT_EQ(CountBlocks(heap), 1u);
+    Round(heap, 6000);
+    mi_heap_destroy(heap);
+
+    heap = RestingHeap(other);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(mi_heap_malloc_aligned(heap, 64, 256)) % 256, 0u);
+    EXPECT_EQ(CountBlocks(heap), 1u);
+    Round(heap, 6000);
+    mi_heap_destroy(heap);
+
+    heap = RestingHeap(other);
+    mi_heap_mark_t mark = mi_heap_mark(heap);
+    for (int i = 0; i < 3; i++) {
+      Fill(heap, 6000, 100);
+      EXPECT_TRUE(mi_heap_rewind(heap, mark));
+      EXPECT_EQ(CountBlocks(heap), 0u);
+      EXPECT_TRUE(mi_heap_check(heap));
+    }
+    mi_heap_destroy(heap);
+
+    heap = RestingHeap(other);
+    mi_heap_collect(heap, true);
+    EXPECT_EQ(probe_part(heap).bytes, 0u);
+    Round(heap, 6000);
+    mi_heap_delete(heap);
+    mi_heap_destroy(other);
+  });
+}
+
+TEST(RetainTest, WhatAnEmptiedHeapHoldsGoesBackOnCollect) {
+  InThread([] {
+    mi_heap_t* heap = mi_heap_new();
+    for (int i = 0; i < 5; i++) {
+      Fill(heap, 6000, 100);
+      mi_heap_reset(heap);
+    }
+    ASSERT_EQ(probe_part(heap).regions, 1u);
+    mi_heap_collect(heap, true);
+    EXPECT_EQ(probe_part(heap).bytes, 0u);
+    EXPECT_TRUE(mi_heap_check(heap));
+    Fill(heap, 6000, 100);
+    EXPECT_TRUE(mi_heap_check(heap));
+    mi_heap_destroy(heap);
+  });
+}
+
+TEST(RetainTest, TheHandleOfAHeapThatWasMergedIsAsNew) {
+  InThread([] {
+    const size_t before = mi_heap_used(mi_heap_main());
+    for (int i = 0; i < 20; i++) {
+      mi_heap_t* heap = mi_heap_new();
+      EXPECT_EQ(mi_heap_used(heap), 0u);
+      EXPECT_TRUE(mi_heap_check(heap));
+      Fill(heap, 6000, 100);
+      if (i % 4 == 1) {
+        mi_heap_t* into = mi_heap_new();
+        mi_heap_merge(heap, into);
+        mi_heap_destroy(into);
+      } else if (i % 4 == 2) {
+        mi_heap_reset(heap);
+        mi_heap_delete(heap);  // empty, with the region that it opened for what was to come
+      } else if (i % 4 == 3) {
+        mi_heap_reset(heap);
+        EXPECT_TRUE(mi_heap_set_limit(heap, 3000));
+        EXPECT_EQ(mi_heap_used(heap), 0u);
+        EXPECT_NE(mi_heap_malloc(heap, 100), nullptr);
+        EXPECT_LE(mi_heap_used(heap), 3000u);
+        mi_heap_destroy(heap);
+      } else {
+        mi_heap_destroy(heap);
+      }
+    }
+    EXPECT_EQ(mi_heap_used(mi_heap_main()), before);
+  });
+}
+
+// Plain heaps, reset by turns and again, ended and made anew, by who has them and by others.
+TEST(RetainTest, HeapsThatAreEmptiedAgainAndAgainAreSound) {
+  for (uint64_t seed = 1; seed <= 4; seed++) {
+    SCOPED_TRACE(testing::Message() << "seed " << seed);
+    Random random(seed);
+    Worker owner, other;
+    std::vector<mi_heap_t*> heaps(3, nullptr);
+    size_t usual = 3000;
+    for (int round = 0; round < Scaled(1500); round++) {
+      size_t which = random.Below(random.OneIn(2) ? 1 : heaps.size());
+      mi_heap_t*& heap = heaps[which];
+      std::vector<void*> blocks;
+      if (random.OneIn(30)) usual = random.Below(20000);
+      (random.OneIn(20) ? other : owner).Run([&] {
+        if (heap == nullptr) heap = mi_heap_new();
+        size_t bytes = (random.OneIn(8) ? random.Below(30000) : usual);
+        for (size_t got = 0; got < bytes;) {
+          size_t size = (random.OneIn(40) ? random.Below(9000) : random.Below(500));
+          void* p = (random.OneIn(30) ? mi_heap_malloc_aligned(heap, size, 16u << random.Below(5))
+                                      : mi_heap_malloc(heap, size));
+          ASSERT_NE(p, nullptr);
+          ASSERT_EQ(mi_heap_of(p), heap);
+          memset(p, 0xee, size);
+          blocks.push_back(p);
+          got += size + 8;
+        }
+      });
+      ASSERT_EQ(CountBlocks(heap), blocks.size());
+      size_t freed = (random.OneIn(3) ? random.Below(blocks.size() + 1) : 0);
+      (random.OneIn(2) ? owner : other).Run([&] {
+        for (size_t i = 0; i < freed; i++) mi_free(blocks[i]);
+      });
+      ASSERT_EQ(CountBlocks(heap), blocks.size() - freed);
+      if (random.OneIn(10)) {
+        EXPECT_TRUE(mi_heap_check(heap));
+      }
+      (random.OneIn(20) ? other : owner).Run([&] {
+        if (random.OneIn(3)) {
+          if (random.OneIn(3)) {
+            mi_heap_t* into = mi_heap_new();
+            mi_heap_merge(heap, into);
+            if (random.OneIn(2)) {
+              EXPECT_NE(mi_heap_malloc(into, random.Below(2000)), nullptr);
+            }
+            heap = into;
+          }
+          random.OneIn(10) ? mi_heap_delete(heap) : mi_heap_destroy(heap);
+          heap = nullptr;
+          return;
+        }
+        mi_heap_reset(heap);
+        ASSERT_EQ(CountBlocks(heap), 0u);
+        ASSERT_TRUE(mi_heap_check(heap));
+        if (random.OneIn(20)) mi_heap_collect(heap, random.OneIn(2));
+      });
+      if (random.OneIn(50)) owner.Run([] { mi_collect(true); });
+    }
+    owner.Run([&] {
+      for (mi_heap_t* heap : heaps) mi_heap_destroy(heap);
+    });
+  }
+}
+
 TEST(RetainTest, AHeapIsSoundOverManyResets) {
   for (uint64_t seed = 1; seed <= 4; seed++) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);

@@ -30,7 +30,9 @@ for name in MI_PADDING MI_GUARDED MI_TRACK_VALGRIND MI_TRACK_ASAN MI_TRACK_TSAN 
 done
 for value in 4 8 ON; do refused "MI_DEBUG must be" "-DMI_DEBUG=$value"; done
 for value in 0 4 32 ON; do refused "MI_MIN_ALIGN must be 8 or 16" "-DMI_MIN_ALIGN=$value"; done
-for value in 1 4 ON; do refused "MI_SECURE must be 0: the secure build is not available yet" "-DMI_SECURE=$value"; done
+for value in 5 ON; do refused "MI_SECURE must be 0, 1, 2, 3 or 4" "-DMI_SECURE=$value"; done
+for value in 1 4; do accepted "-DMI_SECURE=$value"; done
+refused "MI_SECURE does not go with" -DMI_SECURE=4 -DMI_PADDING=1
 refused "MI_TRACK_VALGRIND, MI_TRACK_ASAN and MI_TRACK_TSAN exclude each other" -DMI_TRACK_VALGRIND=1 -DMI_TRACK_ASAN=1
 refused "MI_GUARDED does not go with MI_TRACK_VALGRIND" -DMI_GUARDED=1 -DMI_TRACK_VALGRIND=1
 refused "MI_TRACK_TSAN needs -fsanitize=thread" -DMI_TRACK_TSAN=1

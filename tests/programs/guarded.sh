@@ -4,7 +4,7 @@ set -eu
 
 /usr/bin/python3 - << 'END'
 import collections, gzip, hashlib, json, re, threading
-data = {str(i): [i, i / 7, "x" * (i % 300), None, {"k": list(range(i % 20))}] for i in range(3000)}
+data = {str(i): [i, i / 7, "x" * (i % 300), None, {"k": list(range(i % 20))}] for i in range(800)}
 text = json.dumps(data)
 assert json.loads(text) == data
 words = collections.Counter(re.findall(r"[0-9]+", text))
@@ -18,7 +18,7 @@ print(len(text), len(words), words.most_common(3), sorted(results))
 END
 sqlite3 -batch -bail :memory: << 'END'
 create table t(a integer primary key, b text, c real);
-with recursive n(x) as (select 1 union all select x + 1 from n where x < 5000)
+with recursive n(x) as (select 1 union all select x + 1 from n where x < 1500)
   insert into t select x, printf('%08x-%s', x * 2654435761 % 4294967296, hex(zeroblob(x % 50))), x / 3.0 from n;
 create index i on t(b);
 select count(*), sum(a), min(b), max(b), round(sum(c), 3) from t where b > '8';
@@ -47,7 +47,7 @@ redis-cli -s socket dbsize
 redis-cli -s socket bgsave > /dev/null
 while redis-cli -s socket info persistence | grep -q "^rdb_bgsave_in_progress:1"; do sleep 0.05; done
 redis-cli -s socket info persistence | grep '^rdb_last_bgsave_status' | tr -d '\r'
-redis-benchmark -s socket -q -c 10 -n 2000 -r 1000 -d 100 -P 8 -t set,get,lpush,lrange_100,zadd | tr '\r' '\n' | grep -c "requests per second"
+redis-benchmark -s socket -q -c 10 -n 600 -r 300 -d 100 -P 8 -t set,get,lpush,lrange_100,zadd | tr '\r' '\n' | grep -c "requests per second"
 redis-cli -s socket flushall sync
 redis-cli -s socket shutdown nosave
 wait "$server"
