@@ -957,7 +957,7 @@ static void* solo_alloc(mi_theap_t* theap, mi_arena_t* arena, size_t size, size_
   page->used = page->capacity = page->reserved = 1;
   if (mi_unlikely(page->policy != 0)) {
     mi_bits_t* const bits = mi_bits_of(page);
-    bits->inside = (uint8_t)inside;
+    bits->inside = (uint16_t)inside;
     page->recycled = 1;
     mi_store_relaxed(&bits->words[0].live, (uint64_t)1);
   }
