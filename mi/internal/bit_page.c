@@ -240,7 +240,7 @@ void _mi_bits_refill(mi_theap_t* theap, mi_page_t* page) {
   const bool in_row = (MI_SECURE && !mi_policy_is_generic(page->policy));
   const size_t last = (bits->current == NULL ? 0 : (size_t)(bits->current - bits->words));
   size_t w = (in_row && last < count ? last : (random >> 16 & 0xffff) * count >> 16);
-  bits->turn = (uint16_t)(in_row ? random >> 32 & 127 : MI_TURN_ANY);
+  bits->turn = (uint16_t)(!in_row ? MI_TURN_ANY : bits->current == NULL ? random >> 32 & 63 : 0);
   while ((bits->avail = free_bits(page, &bits->words[w], w)) == 0) w = (w + 1 < count ? w + 1 : 0);
   bits->current = &bits->words[w];
   bits->base = page->start + 64 * w * page->block_size;

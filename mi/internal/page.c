@@ -1362,6 +1362,7 @@ static void page_settle(const mi_theap_t* theap, mi_page_t* page, bool pinned) {
 // The queues are walked as if they could be broken: a program may fork in a signal handler, and then do nothing in the
 // child that needs them.
 void _mi_theap_settle(mi_theap_t* theap, bool pinned) {
+  if (theap->policy != 0) theap->random = _mi_os_random();  // the child's order of blocks is its own
   uint32_t left = theap->page_count;
   for (size_t bin = 1; bin < MI_BIN_COUNT; bin++) {
     mi_page_t* const first = theap->queue[bin];

@@ -15,7 +15,7 @@
 // MUTANT COLLECT_BITS_FIRST | empty_page_is_released | the collect takes the bits before it clears the signal
 // MUTANT RELEASE_WHILE_QUEUED | delayed_list_names_a_page | an empty page is released although it is queued
 // MUTANT FULL_WITH_SIGNAL | full_page_is_found | NORMAL becomes DELAYED although there is a signal
-// MUTANT QUEUED_CLEARED_LATE | full_page_is_found | the drain collects first and clears `queued` then
+// MUTANT QUEUED_CLEARED_LATE | empty_page_is_released | the drain collects first and clears `queued` then
 // MUTANT NO_DELAYING | page_outlives | DELAYED becomes NORMAL before the page is on the theap's list
 // MUTANT ABANDON_BY_STORE | empty_page_is_released | ABANDONED is stored, not swapped in from (NORMAL, no signal)
 // MUTANT EXIT_BEFORE_NORMAL | theap_outlives | exit does not wait for a freer that is DELAYING
