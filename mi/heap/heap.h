@@ -89,10 +89,10 @@ typedef enum mi_heap_flag_e {
   MI_HEAP_HARDENED = 2,          ///< every free and resize is checked; what is wrong ends the process (see above)
   MI_HEAP_GUARDED = 4,           ///< a sample of the blocks lies between inaccessible pages (mi_heap_guarded_...)
   MI_HEAP_QUARANTINE = 8,        ///< a freed block is not handed out again before 1,024 others were freed by its thread
-  MI_HEAP_WIPE = 16,             ///< a block is zeroed, to its last byte, before a free, destroy, reset or rewind returns
-  MI_HEAP_ZERO = 32,             ///< every block is zero when it is allocated, and where it grows, to its last byte
-  MI_HEAP_ISOLATED = 64,         ///< memory of its own between guards, in quarantine after its end; may be sealed
-  MI_HEAP_SECRET = 128,          ///< isolated, and kept out of swap, core files, children and freed memory
+  MI_HEAP_WIPE = 16,      ///< a block is zeroed, to its last byte, before a free, destroy, reset or rewind returns
+  MI_HEAP_ZERO = 32,      ///< every block is zero when it is allocated, and where it grows, to its last byte
+  MI_HEAP_ISOLATED = 64,  ///< memory of its own between guards, in quarantine after its end; may be sealed
+  MI_HEAP_SECRET = 128,   ///< isolated, and kept out of swap, core files, children and freed memory
 } mi_heap_flag_t;
 
 /// What protects a heap: bits of a set, for `required` of a configuration and from mi_heap_protections.
