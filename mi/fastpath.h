@@ -51,23 +51,37 @@ mi_always_inline void* mi_fast_zalloc(size_t size, mi_malloc_slow_fun* slow) {
 }
 
 #if MI_SECURE
-// Frees what is a live block of a page of the calling thread. False: another case, or none of ours, or something is
-// wrong with it; nothing happened. The kind of the segment comes first: in a huge block anything may look like a page.
-mi_always_inline bool mi_secure_free(void* p) {
+// The page of a class in which a live block begins at p, and the block's number. NULL: another case, or none of ours.
+// The kind of the segment comes first: in a huge block anything may look like a page.
+mi_always_inline mi_page_t* mi_secure_find(const void* p, size_t* index) {
   size_t offset;
-  if (mi_unlikely(!mi_span_offset(p, &offset))) return false;
-  if (mi_unlikely(mi_load_relaxed(&_mi_span_kind[offset >> MI_SEGMENT_SHIFT]) != MI_SEGMENT_NORMAL)) return false;
+  if (mi_unlikely(!mi_span_offset(p, &offset))) return NULL;
+  if (mi_unlikely(mi_load_relaxed(&_mi_span_kind[offset >> MI_SEGMENT_SHIFT]) != MI_SEGMENT_NORMAL)) return NULL;
   mi_page_t* const page = mi_slot_of_offset(p, offset);
-  if (mi_unlikely(mi_load_relaxed(&page->owner) != _mi_tls.tid)) return false;
+  if (mi_unlikely(page->policy == 0 || page->kind != MI_PAGE_CLASS)) return NULL;
+  const mi_bits_t* const bits = page->bits;
+  *index = mi_bits_index(page, bits, p);
+  if (mi_unlikely(page->start + *index * page->block_size != p || *index >= page->reserved)) return NULL;
+  return (mi_likely(mi_bits_state(bits, *index) == MI_BLOCK_LIVE) ? page : NULL);
+}
+
+// Frees what is a live block of a page of the calling thread. False: another case, or something is wrong with it;
+// nothing happened.
+mi_always_inline bool mi_secure_free(void* p) {
+  size_t index;
+  mi_page_t* const page = mi_secure_find(p, &index);
+  if (mi_unlikely(page == NULL)) return false;
+  const mi_tid_t other = mi_load_relaxed(&page->owner) ^ _mi_tls.tid;
+  if (mi_unlikely((other & ~MI_OWNER_FULL) != 0)) return false;
   mi_bits_t* const bits = page->bits;
-  const size_t index = mi_bits_index(page, bits, p), size = page->block_size;
-  uint8_t* const end = page->start + index * size + size;
-  if (mi_unlikely(end - size != p || index >= page->reserved)) return false;
-  mi_bit_word_t* const word = &bits->words[index / 64];
-  const uint64_t mask = (uint64_t)1 << (index % 64), live = mi_load_relaxed(&word->live);
-  if (mi_unlikely((live & ~mi_load_relaxed(&word->remote) & mask) == 0)) return false;
+  uint8_t* const end = (uint8_t*)p + page->block_size;
   if (MI_SECURE >= 4 && mi_unlikely(!mi_padding_is_whole(end, mi_bits_slack(bits, index)))) return false;
-  mi_store_relaxed(&word->live, live & ~mask);
+  if (mi_unlikely(other != 0)) {
+    _mi_bits_free_local(page, bits, index);
+    return true;
+  }
+  mi_bit_word_t* const word = &bits->words[index / 64];
+  mi_store_relaxed(&word->live, mi_load_relaxed(&word->live) & ~((uint64_t)1 << (index % 64)));
   if (mi_unlikely(--page->used == 0)) _mi_page_retire(page);
   return true;
 }
@@ -135,8 +149,14 @@ mi_always_inline mi_page_t* mi_fast_page(const void* p) {
 }
 
 mi_always_inline size_t mi_fast_usable_size(const void* p) {
+#if MI_SECURE
+  size_t index;
+  mi_page_t* const its = mi_secure_find(p, &index);
+  return (mi_likely(its != NULL) ? its->block_size - mi_bits_slack(its->bits, index) : _mi_usable_size(p));
+#else
   const mi_page_t* const page = mi_fast_page(p);
   return (mi_likely(page != NULL) ? page->block_size : _mi_usable_size(p));
+#endif
 }
 
 // Resizes what the calling thread has in pages of its default heap: the page is looked up once, for the size, the copy
