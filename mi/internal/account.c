@@ -342,7 +342,9 @@ void _mi_account_move(mi_account_t* account, mi_account_t* above, bool alone) {
     add_up(above, word >> 1);
     add_up(former, -(word >> 1));
   }
-  if (!alone && former != NULL && former != &_mi_account_main) {
+  // Also where it counted nowhere: who changed the word before may not have looked at the former entry yet, which the
+  // next move writes. (What counts in the main heap is moved once more at most, to nowhere.)
+  if (!alone && former != &_mi_account_main) {
     _mi_threads_each(wait_for, _mi_tls.thread);
     while (mi_load_seq_cst(&nobody_charging) != 0) _mi_os_yield();
   }
