@@ -21,6 +21,8 @@ mi_hidden bool _mi_account_charge(mi_account_t* account, size_t n);
 mi_hidden bool _mi_account_fits(mi_account_t* account, size_t n);
 // `n` bytes more or less, whatever the limits.
 mi_hidden void _mi_account_add(mi_account_t* account, int64_t n);
+// `n` bytes of `from` are bytes of `to` from now on, where `from` counts as a rule: then nothing falls there or rises.
+mi_hidden void _mi_account_pass(mi_account_t* from, mi_account_t* to, int64_t n);
 // The heap's first part charged (or added) `prepaid` bytes, and has just changed by them: whatever else it changed by
 // follows.
 mi_hidden void _mi_account_settle(mi_account_t* account, int64_t prepaid);
