@@ -204,6 +204,18 @@ void _mi_account_add(mi_account_t* account, int64_t n) {
   walk_end(thread);
 }
 
+void _mi_account_pass(mi_account_t* from, mi_account_t* to, int64_t n) {
+  mi_thread_t* const thread = _mi_tls.thread;
+  walk_begin(thread);
+  const int64_t word = mi_fetch_sub_acq_rel(&from->word, 2 * n);
+  mi_account_t* const above = above_of(from, word);
+  if (above != to) {
+    add_up(to, n);
+    add_up(above, -n);
+  }
+  walk_end(thread);
+}
+
 // Takes `n` bytes back that the levels below `refused` were charged with; bit k of `path` is the way that level k had.
 static void take_back(mi_account_t* account, mi_account_t* refused, size_t depth, uint64_t path, int64_t n) {
   for (size_t level = 0; level < depth; level++) {
@@ -357,7 +369,9 @@ void _mi_account_move(mi_account_t* account, mi_account_t* above, bool alone) {
     add_up(above, word >> 1);
     add_up(former, -(word >> 1));
   }
-  if (!alone && former != NULL && former != &_mi_account_main) {
+  // Also where it counted nowhere: who changed the word before may not have looked at the former entry yet, which the
+  // next move writes. (What counts in the main heap is moved once more at most, to nowhere.)
+  if (!alone && former != &_mi_account_main) {
     _mi_threads_each(wait_for, _mi_tls.thread);
     while (mi_load_seq_cst(&nobody_charging) != 0) _mi_os_yield();
   }

@@ -21,6 +21,8 @@ mi_hidden bool _mi_account_charge(mi_account_t* account, size_t n);
 mi_hidden bool _mi_account_fits(mi_account_t* account, size_t n);
 // `n` bytes more or less, whatever the limits.
 mi_hidden void _mi_account_add(mi_account_t* account, int64_t n);
+// `n` bytes of `from` are bytes of `to` from now on, where `from` counts as a rule: then nothing falls there or rises.
+mi_hidden void _mi_account_pass(mi_account_t* from, mi_account_t* to, int64_t n);
 // The heap's first part charged (or added) `prepaid` bytes, and has just changed by them: whatever else it changed by
 // follows.
 mi_hidden void _mi_account_settle(mi_account_t* account, int64_t prepaid);
@@ -31,6 +33,11 @@ mi_hidden int64_t _mi_account_total(mi_account_t* account);
 mi_hidden size_t _mi_account_held(mi_heap_t* heap);        // by the heap's first part
 mi_hidden size_t _mi_account_held_alone(mi_heap_t* heap);  // the same, to be shown, of a heap that has no account
 mi_hidden void _mi_accounts_after_fork(void);
+// The thread ended. Where it stopped on its way through accounts, it is not on its way any more.
+static inline void mi_account_thread_ends(mi_thread_t* thread) {
+  const uint64_t charging = mi_load_relaxed(&thread->charging);
+  if (mi_unlikely(charging % 2 != 0)) mi_store_release(&thread->charging, charging + 1);
+}
 // For the first part of a heap that counts in no other: has it room for `n` bytes / is it about to hold `n` less?
 mi_hidden bool _mi_account_fits_alone(mi_account_t* account, size_t n);
 mi_hidden void _mi_account_fell_alone(mi_account_t* account, size_t n);

@@ -739,10 +739,8 @@ static void page_give_up(mi_page_t* page, bool may_stay) {
 // Links a page that the caller claimed into its theap.
 static void page_adopt(mi_theap_t* theap, mi_page_t* page) {
   mi_heap_t* const from = mi_load_relaxed(&page->heap);
-  if (mi_unlikely(from != theap->heap)) {
-    mi_page_uncharge(page);
-    mi_theap_add(theap, mi_page_charged(page));
-  }
+  if (mi_unlikely(from != theap->heap))
+    _mi_account_pass(mi_account_of(from), mi_theap_account(theap), mi_page_charged(page));
   mi_store_relaxed(&page->heap, theap->heap);
   mi_store_relaxed(&page->theap, theap);
   const mi_tid_t flags = mi_load_relaxed(&page->owner) & (MI_OWNER_INTERIOR | MI_OWNER_SPECIAL);

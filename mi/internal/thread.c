@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <string.h>
 
+#include "mi/internal/account.h"
 #include "mi/internal/core.h"
 #include "mi/internal/options.h"
 #include "mi/internal/os.h"
@@ -266,6 +267,7 @@ mi_cold mi_thread_t* _mi_thread_make(void) {
 
 void _mi_thread_exit(mi_thread_t* thread) {
   if (thread->callback_depth > 0 || thread->visits != NULL) return;  // not from inside a callback or a visitor
+  mi_account_thread_ends(thread);
   if (_mi_tls.theap != &thread->main_theap) {
     mi_theap_t* const former = _mi_tls.theap;
     _mi_tls.theap = &thread->main_theap;

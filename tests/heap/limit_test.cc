@@ -872,6 +872,30 @@ TEST(MergeLimit, WhatIsDeletedCountsInTheMainHeap) {
   mi_heap_destroy(parent);
 }
 
+TEST(MergeLimit, PagesThatATargetTakesOverAreNoReasonToCallAgain) {
+  int calls = 0;
+  std::function<bool(mi_heap_t*, size_t)> on_limit = [&](mi_heap_t*, size_t) { return ++calls, false; };
+  mi_heap_t* into = Config().OnLimit(&on_limit).Make();
+  mi_heap_t* from = mi_heap_new();
+  std::vector<void*> blocks;
+  for (int i = 0; i < 4000; i++) {
+    blocks.push_back(mi_heap_malloc(from, 500));
+    ASSERT_NE(mi_heap_malloc(into, 500), nullptr);  // it has pages of this class too
+  }
+  mi_heap_merge(from, into);
+  for (size_t i = 0; i < blocks.size(); i++) {
+    if (i % 3 != 0) mi_free(blocks[i]);
+  }
+  ASSERT_TRUE(mi_heap_set_soft_limit(into, mi_heap_used(into) - kKiB));
+  const size_t used = mi_heap_used(into);
+  for (int i = 0; i < 4000; i++) ASSERT_NE(mi_heap_malloc(into, 500), nullptr);
+  EXPECT_LT(mi_heap_used(into), used + kMiB);  // it took some over
+  EXPECT_EQ(calls, 1);
+  EXPECT_EQ(mi_heap_peak(into), mi_heap_used(into));
+  EXPECT_TRUE(mi_heap_check(into));
+  mi_heap_destroy(into);
+}
+
 TEST(MergeLimit, AHeapThatAllocatedNothingLeavesTheMainHeapAsItWas) {
   void* keep = mi_malloc(kMiB);
   const size_t before = mi_heap_used(mi_heap_main());

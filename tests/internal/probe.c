@@ -417,3 +417,8 @@ size_t probe_object_halfway(mi_heap_t* heap) {
 void probe_spare_regions_in_use(mi_heap_t* heap, bool on) { heap->home.spare = (on ? heap->home.regions : NULL); }
 
 uint32_t probe_fork_stamp(void) { return _mi_fork_stamp; }
+
+void probe_account_walk_begin(void) {
+  _Atomic(uint64_t)* const charging = &_mi_tls.thread->charging;
+  mi_store_relaxed(charging, mi_load_relaxed(charging) + 1);
+}

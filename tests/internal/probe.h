@@ -194,6 +194,8 @@ typedef struct probe_region_s {
 } probe_region_t;
 bool probe_region_of(const void* p, probe_region_t* region);  // false: not an object of a region
 
+void probe_account_walk_begin(void);  // the calling thread is on its way through accounts
+
 typedef struct probe_part_s {
   size_t regions, spare;  // how many
   size_t regions_bytes, spare_bytes;

@@ -120,6 +120,25 @@ TEST(ThreadTest, AnEndedThreadsTheapsHoldNothing) {
   for (void* block : kept) mi_free(block);
 }
 
+TEST(ThreadTest, AThreadThatEndsOnItsWayThroughAccountsIsNotWaitedFor) {
+  mi_heap_t* parents[2] = {mi_heap_new(), mi_heap_new()};
+  mi_heap_t* child = mi_heap_new();
+  std::set<const void*> records;
+  for (int i = 0; i < 3; i++) {
+    InThread([&] {
+      ASSERT_NE(mi_heap_malloc(child, 100 * kKiB), nullptr);
+      records.insert(probe_thread_record());
+      if (i == 0) probe_account_walk_begin();
+    });
+    // The child was used by other threads: a move waits for all that are on their way.
+    ASSERT_TRUE(mi_heap_set_parent(child, parents[i % 2]));
+    EXPECT_EQ(mi_heap_used(parents[i % 2]), mi_heap_used(child));
+    EXPECT_EQ(mi_heap_used(parents[1 - i % 2]), 0u);
+  }
+  EXPECT_EQ(records.size(), 1u);
+  for (mi_heap_t* heap : {child, parents[0], parents[1]}) mi_heap_destroy(heap);
+}
+
 TEST(ThreadTest, AForcedCollectReachesOtherThreadsByMail) {
   Worker other;
   const void* record = nullptr;

@@ -7,9 +7,11 @@
  * heap, changed by CAS as here), and the families' lock: there is one mover.
  *
  * Threads: 0 and 1 charge the child and give it back, or keep it; 2 moves the middle from the first parent to the
- * second, whereupon the first ends, then the child to the second parent, whereupon the middle ends.
+ * second, whereupon the first ends, then the child to the second parent, whereupon the middle ends. With JOINS the child
+ * counts nowhere at first, and comes to the middle, then to the second parent.
  */
 // STATES 1000000
+// STATES 100000 -DJOINS
 // MUTANT NO_WAIT | account_is_not_touched_after_its_end | a mover does not wait for who is on the way
 // MUTANT NUMBER_LATE | account_is_not_touched_after_its_end | the number becomes odd after the first word was changed
 // MUTANT BIT_APART | nothing_lost | the bit is read before the word is changed, in a step of its own
@@ -18,6 +20,7 @@
 // MUTANT TAKEN_BACK_BLINDLY | nothing_lost | what is taken back below does not look at the bit
 // MUTANT TAKEN_BACK_HALF | nothing_lost | a turned bit is seen, but the old way does not get what it never had
 // MUTANT WAIT_ONCE | account_is_not_touched_after_its_end | a mover waits after its last move only
+// MUTANT NO_WAIT_FROM_NONE -DJOINS | nothing_lost | a mover does not wait where the heap counted nowhere before
 // MUTANT CHECKED_APART | limit_holds | whether there is room is looked at before the word is changed
 
 #ifdef SMALL
@@ -215,8 +218,15 @@ inline move(x, to) {
   :: else
   fi;
 #else
+#ifdef NO_WAIT_FROM_NONE
+  if
+  :: former != NONE -> wait(0); wait(1)
+  :: else
+  fi;
+#else
   wait(0);
   wait(1);
+#endif
 #endif
 #endif
   if
@@ -230,8 +240,12 @@ proctype mover() {
   byte a, former, seen;
   short amount;
   bit w, former_bit;
+#ifdef JOINS
+  move(CHILD, MIDDLE);
+#else
   move(MIDDLE, SECOND);
   d_step { live[former] = false; former = 0 } /* FIRST is a parent of nobody any more, and ends */
+#endif
   move(CHILD, SECOND);
   d_step { live[former] = false; former = 0 }
   done++
@@ -240,7 +254,10 @@ proctype mover() {
 init {
   d_step {
     live[CHILD] = true; live[MIDDLE] = true; live[FIRST] = true; live[SECOND] = true;
-    above0[CHILD] = MIDDLE; above0[MIDDLE] = FIRST
+#ifndef JOINS
+    above0[CHILD] = MIDDLE;
+#endif
+    above0[MIDDLE] = FIRST
   }
   atomic { run charger(0); run charger(1); run mover() }
   done == 3;
