@@ -177,10 +177,14 @@ static void end_block(mi_guard_t* guard, const void* frame) {
   _mi_trace_take(&guard->freed, frame);
   mi_store_release(&guard->state, (uint32_t)MI_GUARD_FREED);
   const size_t size = (size_t)(guard->body_end - guard->body);
-  if (size > WITHHELD_BLOCK_MAX) return;
+  if (size > WITHHELD_BLOCK_MAX) {
+    (void)_mi_os_purge(guard->body, size, true);
+    return;
+  }
   const bool was_protected = guard->is_protected;
-  // Where the guards beside it are mappings, it joins them; else it costs its own.
-  if (!close_pages(guard->body, size, &guard->is_protected)) return;
+  // Where the guards beside it are mappings, it joins them; else it costs its own. What stays open must not serve the
+  // next block as if it were zero.
+  if (!close_pages(guard->body, size, &guard->is_protected)) guard->is_protected = true;
   if (guard->is_protected && !was_protected) mi_fetch_add_relaxed(&protected_count, 1u);
 }
 
