@@ -298,7 +298,7 @@ mi_guard_t* _mi_guard_make(mi_theap_t* theap, const mi_guard_request_t* request)
   bool zero = true;
   mi_guard_t* guard = take_withheld(theap, body);
   if (guard != NULL) {
-    _mi_guard_page_again(theap, guard->page);
+    _mi_guard_page_again(theap, guard->page, body + 2 * MI_OS_PAGE);
   } else {
     guard = make_fresh(theap, body, &zero);
     if (guard == NULL) return NULL;

@@ -825,7 +825,8 @@ mi_page_t* _mi_guard_page_fresh(mi_theap_t* theap, size_t size, bool* zero) {
   return page;
 }
 
-void _mi_guard_page_again(mi_theap_t* theap, mi_page_t* page) {
+void _mi_guard_page_again(mi_theap_t* theap, mi_page_t* page, size_t size) {
+  page->block_size = size;
   page_init(theap, page, MI_PAGE_SOLO, MI_BIN_SOLO, true);
   solo_begin(theap, page);
 }
