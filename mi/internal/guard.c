@@ -178,10 +178,14 @@ static void ring_put(mi_guard_t* guard) {
 static void close_body(mi_guard_t* guard) {
   const size_t size = (size_t)(guard->body_end - guard->body);
   guard->is_open = false;
-  if (size > WITHHELD_BLOCK_MAX) return;
+  if (size > WITHHELD_BLOCK_MAX) {
+    (void)_mi_os_purge(guard->body, size, true);
+    return;
+  }
   const bool was_protected = guard->is_protected;
-  // Where the guards beside it are mappings, it joins them; else it costs its own.
-  if (!close_pages(guard->body, size, &guard->is_protected)) return;
+  // Where the guards beside it are mappings, it joins them; else it costs its own. What stays open must not serve the
+  // next block as if it were zero.
+  if (!close_pages(guard->body, size, &guard->is_protected)) guard->is_protected = true;
   if (guard->is_protected && !was_protected) mi_fetch_add_relaxed(&protected_count, 1u);
 }
 
@@ -305,7 +309,7 @@ mi_guard_t* _mi_guard_make(mi_theap_t* theap, const mi_guard_request_t* request)
   bool zero = true;
   mi_guard_t* guard = take_withheld(theap, body);
   if (guard != NULL) {
-    if (!_mi_guard_page_again(theap, guard->page)) {  // a limit
+    if (!_mi_guard_page_again(theap, guard->page, body + 2 * MI_OS_PAGE)) {  // a limit
       release(guard);
       return NULL;
     }

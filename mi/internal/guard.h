@@ -89,7 +89,7 @@ mi_hidden void _mi_guard_print(const mi_guard_t* guard, const mi_trace_t* here, 
 
 // The pages of fresh and withheld guarded blocks (page.c).
 mi_hidden mi_page_t* _mi_guard_page_fresh(mi_theap_t* theap, size_t size, bool* zero);
-mi_hidden bool _mi_guard_page_again(mi_theap_t* theap, mi_page_t* page);  // false: a limit refuses it
+mi_hidden bool _mi_guard_page_again(mi_theap_t* theap, mi_page_t* page, size_t size);  // false: a limit refuses it
 mi_hidden void _mi_guard_page_release(mi_page_t* page);
 
 // --- the report of a fault (fault.c) ------------------------------------------------------------------------------

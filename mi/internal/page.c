@@ -1105,8 +1105,9 @@ mi_page_t* _mi_guard_page_fresh(mi_theap_t* theap, size_t size, bool* zero) {
   return page;
 }
 
-bool _mi_guard_page_again(mi_theap_t* theap, mi_page_t* page) {
-  if (!mi_theap_charge(theap, page->block_size)) return false;
+bool _mi_guard_page_again(mi_theap_t* theap, mi_page_t* page, size_t size) {
+  if (!mi_theap_charge(theap, size)) return false;
+  page->block_size = size;
   page_init(theap, page, MI_PAGE_SOLO, MI_BIN_SOLO, true);
   solo_begin(theap, page);
   return true;

@@ -2,7 +2,7 @@
 """What guarded blocks cost real programs: processor time of the guarded build, preloaded, against the default build.
 
 Each round runs a program once with either library, in an order drawn anew; a figure is the median of the ratios within
-rounds, with quartiles. The programs are those of preload.py."""
+rounds, with quartiles. The programs are those of programs.py."""
 
 import argparse
 import contextlib
@@ -14,14 +14,17 @@ import sys
 import tempfile
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-import preload  # noqa: E402
+import programs  # noqa: E402
+import runs  # noqa: E402
 
 PROGRAMS = ("redis-server", "sqlite3", "python3", "git gc")
 BAR = 1.01
+TIME, PEAK = (runs.FIGURES.index(name) for name in ("time", "peak"))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("measured", help="the program that runs others and measures them")
     parser.add_argument("library", help="libmimalloc.so, default build")
     parser.add_argument("guarded", help="libmimalloc.so, built with MI_GUARDED")
     parser.add_argument("history", help="the script that makes the repository")
@@ -38,19 +41,19 @@ def main():
     results = {}
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="guarded.", dir="/tmp"))
-        programs = preload.programs(scratch, arguments.history)
+        every = programs.programs(scratch, os.path.realpath(arguments.measured), arguments.history)
         for name in arguments.program or PROGRAMS:
             rounds = []
             for _ in range(arguments.rounds):
                 order = list(libraries)
                 draw.shuffle(order)
-                rounds.append({rate: programs[name].run(scratch, libraries[rate],
-                                                        MIMALLOC_GUARDED_SAMPLE_RATE=str(rate or 0))[0]
+                rounds.append({rate: every[name].run(scratch, libraries[rate],
+                                                     MIMALLOC_GUARDED_SAMPLE_RATE=str(rate or 0))[0].values
                                for rate in order})
             for rate in rates:
-                time = preload.quartiles([one[rate].time / one[None].time for one in rounds])
-                peak = preload.quartiles([one[rate].peak / one[None].peak for one in rounds])
-                plain = statistics.median(one[None].time for one in rounds)
+                time = runs.quartiles([one[rate][TIME] / one[None][TIME] for one in rounds])
+                peak = runs.quartiles([one[rate][PEAK] / one[None][PEAK] for one in rounds])
+                plain = statistics.median(one[None][TIME] for one in rounds)
                 results["%s at 1/%d" % (name, rate)] = {"time": time, "peak": peak, "plain": plain}
                 print("%-28s %7.3f s   time %.4f (%.4f to %.4f)   peak %.3f   %s" %
                       ("%s at 1/%d" % (name, rate), plain, time["median"], *time["quartiles"], peak["median"],
@@ -58,7 +61,7 @@ def main():
                 sys.stdout.flush()
     if arguments.json:
         with open(arguments.json, "w") as file:
-            json.dump({"machine": preload.machine(), "rounds": arguments.rounds, "results": results}, file, indent=1)
+            json.dump({"machine": runs.machine(programs.PACKAGES), "rounds": arguments.rounds, "results": results}, file, indent=1)
 
 
 if __name__ == "__main__":
