@@ -287,6 +287,18 @@ TEST_P(Policy, ASoftLimitIsToldOfByTheAllocationThatPassesIt) {
   }
 }
 
+// Pages of these heaps may end with a guard, which stays until the memory serves for something else: handles, say.
+TEST_P(Policy, HandlesLieWhereItsPagesWere) {
+  std::vector<mi_heap_t*> heaps;
+  for (int round = 0; round < 3; round++) {
+    mi_heap_t* heap = NewHeap(GetParam());
+    for (int i = 0; i < 10000; i++) ASSERT_NE(mi_heap_malloc(heap, 100), nullptr);
+    mi_heap_destroy(heap);
+    for (int i = 0; i < 2000; i++) heaps.push_back(mi_heap_new());
+  }
+  for (mi_heap_t* heap : heaps) mi_heap_destroy(heap);
+}
+
 // What held a block larger than a page's keeps it, and goes with the hold.
 TEST_P(Policy, MemoryOfAHeldHeapStays) {
   mi_heap_t* heap = NewHeap(GetParam());
