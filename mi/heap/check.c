@@ -322,7 +322,8 @@ static bool check_queued(check_t* check, const mi_theap_t* theap, mi_page_t* pag
   if (page->depth > theap->depth || (page->depth < theap->depth && bin <= MI_BIN_LAST))
     return page_breach(check, page, "in queue %zu at depth %u of %u marks", bin, page->depth, theap->depth);
   if (bin == MI_BIN_FULL && !check_full(check, theap, page, tf)) return false;
-  if (bin != MI_BIN_LATE && (page_delayed(page) < 0 || page_delayed(page) > page->used))
+  // A bit page may be on the list when all that others freed was collected.
+  if (bin != MI_BIN_LATE && page->policy == 0 && (page_delayed(page) < 0 || page_delayed(page) > page->used))
     return page_breach(check, page, "%lld blocks of it wait on its theap's list", (long long)page_delayed(page));
   return check_blocks(check, page, bin == MI_BIN_LATE);
 }

@@ -171,13 +171,14 @@ static _Atomic(uint32_t) handle_pages_warm;  // how many of them have memory beh
 
 // The policy of a claimed slot, whose kind, block size and number of blocks are set. False: no memory for its bits.
 static bool page_init_policy(uint8_t policy, mi_page_t* page, mi_kind_t kind) {
-  if (mi_likely((policy | page->policy) == 0)) return true;
-  page->kind = (uint8_t)kind;
-  if (policy == 0) {
-    _mi_bits_forget(mi_page_segment(page), mi_page_slice(page));
-  } else if (!_mi_bits_begin(page, policy)) {
-    return false;
+  for (size_t i = 0; policy == 0 && (i == 0 || i < page->slices); i++) {
+    if (mi_likely(page[i].policy == 0)) continue;
+    _mi_bits_forget(mi_page_segment(page), mi_page_slice(page) + i);
+    page[i].policy = 0;
   }
+  if (mi_likely(policy == 0)) return true;
+  page->kind = (uint8_t)kind;
+  if (!_mi_bits_begin(page, policy)) return false;
   page->policy = policy;
   return true;
 }
@@ -240,7 +241,7 @@ static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
   // Regions of up to 64 KiB come and go with their heaps: small pages of them empty, and go back, sooner.
   const size_t slices = (size <= 8 * MI_KiB || theap->is_internal ? 1 : 8);
   const bool is_handle = (bin == MI_BIN_HANDLE && theap->heap == &_mi_heap_internal);
-  bool zero;
+  bool zero, made = false;
   mi_page_t* page = NULL;
   if (is_handle && (page = mi_stack_pop(&handle_pages, PAGE_LINK)) != NULL) {
     zero = page->fresh_zero;
@@ -248,15 +249,16 @@ static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
   } else {
     page = theap_claim_slices(theap, theap->arena, slices, &zero);
     if (page == NULL) return NULL;
-    if (is_handle && !zero) {  // who enumerates the handles reads all of the page: an id of 0 is no heap
-      memset((uint8_t*)mi_page_segment(page) + mi_page_slice(page) * MI_SLICE_SIZE, 0, MI_SLICE_SIZE);
-      zero = true;
-    }
+    made = true;
   }
   page->block_size = size;
   page->start = (uint8_t*)mi_page_segment(page) + mi_page_slice(page) * MI_SLICE_SIZE;
   const size_t guard = (mi_unlikely(page_may_have_guard(theap)) ? page_guard(theap->policy, page, false) : 0);
   page->reserved = (uint32_t)((slices * MI_SLICE_SIZE - guard) / size);
+  if (is_handle && made && !zero) {  // who enumerates the handles reads all of the page: an id of 0 is no heap
+    memset(page->start, 0, MI_SLICE_SIZE);
+    zero = true;
+  }
   if (theap->is_internal && !zero && !is_handle && mi_is_power_of_two(size)) {
     // A block that carries no region yet must not look as if it did: its head is zero.
     for (uint8_t* b = page->start; b < page->start + page->reserved * size; b += size)
@@ -1147,7 +1149,7 @@ static void theap_for_each(mi_theap_t* theap, void (*fn)(mi_theap_t*, mi_page_t*
 static void collect_page(mi_theap_t* theap, mi_page_t* page, bool force) {
   if (mi_page_is_single(page)) return;
   _mi_page_collect(page);
-  if (page->policy != 0 && force) _mi_bits_release_old(page, true);  // memory is short: quarantine ends
+  if (page->policy != 0 && force) _mi_bits_release_old(page, true);              // memory is short: quarantine ends
   if (page->in_full && page_empty_opens(theap, page)) page_unfull(theap, page);  // it was sealed when it was held
   if (page->used == 0 && !page_is_delaying(page) && (force || page->next != page || page->retire == 0) &&
       !_mi_heap_is_held(theap->heap)) {

@@ -287,6 +287,33 @@ TEST_P(Policy, ASoftLimitIsToldOfByTheAllocationThatPassesIt) {
   }
 }
 
+// Pages of such a heap end with a guard, which stays until the memory serves for something else: handles, say.
+TEST(HardenedHeap, HandlesLieWhereItsPagesWere) {
+  mi_heap_t* heap = NewHeap(MI_HEAP_HARDENED);
+  for (int i = 0; i < 5000; i++) ASSERT_NE(mi_heap_malloc(heap, 100), nullptr);
+  mi_heap_destroy(heap);
+  std::vector<mi_heap_t*> heaps;
+  for (int i = 0; i < 3000; i++) heaps.push_back(mi_heap_new());
+  for (mi_heap_t* made : heaps) mi_heap_destroy(made);
+}
+
+// A mistake with blocks of a plain heap does not end the program, whatever was in their place before.
+TEST(HardenedHeap, ItsPolicyIsForgottenWhereItsPagesWere) {
+#if defined(MI_SECURE) && MI_SECURE
+  GTEST_SKIP() << "in a secure build every mistake ends the program";
+#endif
+  mi_heap_t* heap = NewHeap(MI_HEAP_HARDENED);
+  for (int i = 0; i < 200; i++) ASSERT_NE(mi_heap_malloc(heap, 20000), nullptr);
+  mi_heap_destroy(heap);
+  heap = mi_heap_new();
+  std::vector<void*> blocks;
+  for (int i = 0; i < 100; i++) blocks.push_back(mi_heap_malloc(heap, 20000));
+  mi_heap_destroy(heap);
+  mi_test::ErrorRecorder errors;
+  for (void* p : blocks) mi_free(p);
+  EXPECT_EQ(errors.count(EINVAL), static_cast<int>(blocks.size()));
+}
+
 // What held a block larger than a page's keeps it, and goes with the hold.
 TEST_P(Policy, MemoryOfAHeldHeapStays) {
   mi_heap_t* heap = NewHeap(GetParam());
