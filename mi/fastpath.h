@@ -91,7 +91,10 @@ mi_always_inline bool mi_secure_free(void* p) {
 typedef void mi_free_sized_slow_fun(void* p, size_t size);
 mi_always_inline void mi_fast_free_sized(void* p, size_t size, mi_free_sized_slow_fun* slow) {
 #if MI_SECURE
-  slow(p, size);
+  size_t index;
+  const mi_page_t* const page = mi_secure_find(p, &index);
+  const bool fits = (page != NULL && page->block_size - mi_bits_slack(page->bits, index) == size + (size == 0));
+  if (mi_unlikely(!fits || !mi_secure_free(p))) slow(p, size);
 #else
   size_t offset;
   if (mi_unlikely(!mi_span_offset(p, &offset))) {

@@ -273,7 +273,19 @@ void* NAME(_Zna, St11align_val_tRKSt9nothrow_t)(size_t size, size_t alignment, c
     (void)unused;                       \
     target(p);                          \
   }
+#if MI_SECURE
+// The secure build compares the size, where the plain operator is not the program's.
+EXPORT_WEAK void NAME(_ZdlPv, )(void* p, size_t size);
+void NAME(_ZdlPv, )(void* p, size_t size) {
+  if (mi_likely(_ZdlPv == free)) {
+    mi_fast_free_sized(p, size, _mi_free_sized_slow);
+  } else {
+    _ZdlPv(p);
+  }
+}
+#else
 DELETE(NAME(_ZdlPv, ), _ZdlPv, size_t)
+#endif
 DELETE(NAME(_ZdaPv, ), _ZdaPv, size_t)
 DELETE(_ZdlPvRKSt9nothrow_t, _ZdlPv, const void*)
 DELETE(_ZdaPvRKSt9nothrow_t, _ZdaPv, const void*)

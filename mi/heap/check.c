@@ -276,8 +276,9 @@ static int64_t page_delayed(const mi_page_t* page) {
 
 static bool check_full(const check_t* check, const mi_theap_t* theap, const mi_page_t* page, mi_thread_free_t tf) {
   const bool sealed = (page->depth < theap->depth);  // waits there for the end of a mark
-  if (page->kind == MI_PAGE_CLASS && !sealed &&
-      (page->used != page->reserved || page->free != NULL || (page->policy == 0 && page->local_free != NULL)))
+  const bool has_list = (page->free != NULL || (page->policy == 0 && page->local_free != NULL));
+  const bool may_have_some = (MI_SECURE != 0 && !mi_policy_is_generic(page->policy));
+  if (page->kind == MI_PAGE_CLASS && !sealed && !may_have_some && (page->used != page->reserved || has_list))
     return page_breach(check, page, "%u of %u blocks are in use, but it is on the full list", page->used,
                        page->reserved);
   if (page->kind != MI_PAGE_CLASS && page->used != 1)

@@ -565,6 +565,14 @@ void _mi_page_free_local(mi_page_t* page, mi_block_t* block) {
   if (page->used == 0) _mi_page_retire(page);
 }
 
+// In the secure build a page leaves the full list when a few blocks of it are free (8, or a 32nd), so that the way
+// there and back is not gone for each; but at once if another thread told the theap of it.
+static bool page_stays_full(const mi_page_t* page) {
+  if (MI_SECURE == 0 || mi_policy_is_generic(page->policy)) return false;
+  const uint32_t few = (page->reserved >= 256 ? 8 : page->reserved / 32);
+  return page->used + few > page->reserved && MI_STATE(mi_load_relaxed(mi_page_word(page))) == MI_DELAYED;
+}
+
 void _mi_page_block_gone(mi_theap_t* theap, mi_page_t* page) {
   if (mi_page_is_single(page)) {
     if (page->used != 0 || !page->in_full) return;  // a visitor has it pinned
@@ -582,6 +590,7 @@ void _mi_page_block_gone(mi_theap_t* theap, mi_page_t* page) {
   }
   if (page->in_full) {
     if (mi_unlikely(page->depth < theap->depth) && !page_empty_opens(theap, page)) return;  // sealed
+    if (page_stays_full(page)) return;
     page_unfull(theap, page);
   }
   if (page->used == 0) _mi_page_retire(page);

@@ -229,6 +229,21 @@ TEST_P(Policy, BlocksKeepTheirBytesWhenTheyAreResized) {
   mi_heap_destroy(heap);
 }
 
+TEST_P(Policy, PagesThatAreFullAreSoundAndServeAgain) {
+  mi_heap_t* heap = NewHeap(GetParam());
+  std::vector<void*> blocks;
+  for (int i = 0; i < 20000; i++) blocks.push_back(mi_heap_malloc(heap, 48));
+  EXPECT_TRUE(mi_heap_check(heap));
+  for (size_t i = 0; i < blocks.size(); i += 100) mi_free(blocks[i]);
+  std::thread([&blocks] {
+    for (size_t i = 50; i < blocks.size(); i += 100) mi_free(blocks[i]);
+  }).join();
+  EXPECT_TRUE(mi_heap_check(heap));
+  for (int i = 0; i < 400; i++) EXPECT_NE(mi_heap_malloc(heap, 48), nullptr);
+  EXPECT_TRUE(mi_heap_check(heap));
+  mi_heap_destroy(heap);
+}
+
 TEST_P(Policy, VisitorsSeeEveryLiveBlockOnce) {
   mi_heap_t* heap = NewHeap(GetParam());
   std::vector<void*> live;
