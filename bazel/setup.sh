@@ -3,7 +3,7 @@
 #
 #   bazel/setup.sh demo|check|ci|bench
 #
-# demo: the library and the examples; check: the tests and benchmarks as well; ci: clang as well;
+# demo: the library and the request server; check: the other examples, tests and benchmarks as well; ci: clang as well;
 # bench: what some benchmarks use besides.
 # Works as root, or through sudo. Installs nothing else and changes nothing else.
 set -euo pipefail
@@ -14,10 +14,9 @@ programs=(git libpython3.11-testsuite lua5.4 nodejs openjdk-17-jdk-headless perl
   ruby sqlite3 xz-utils zstd)
 check=("${demo[@]}" "${programs[@]}" clang-format cmake fakeroot gdb gnuplot-nox googletest libabsl-dev libapr1-dev
   libbenchmark-dev libexpat1-dev libjemalloc2 liblua5.4-dev libmimalloc2.0 libsodium-dev libsqlite3-dev libssl-dev
-  libtalloc-dev libtcmalloc-minimal4 make
-  man-db mandoc spin valgrind)
+  libtalloc-dev libtcmalloc-minimal4 make man-db mandoc spin valgrind)
 ci=("${check[@]}" clang)
-bench=("${check[@]}" gnuplot-nox strace wrk)
+bench=("${check[@]}" strace wrk)
 
 case "${1:-}" in
   demo) packages=("${demo[@]}") ;;

@@ -377,7 +377,7 @@ typedef enum mi_option_e {
   mi_option_report_survivors,  // 0: 1 reports what is alive in a heap that is destroyed, and at the end of the process
   mi_option_table_on_signal,   // 0: 1 prints the table of heaps by name on SIGUSR2, another number n on signal n
   mi_option_guarded_before,    // 0: 1 puts guarded blocks behind a guard page instead of before one, 2 at random
-  mi_option_guarded_quarantine,  // 1024: so many guarded blocks that were freed stay inaccessible (2048 at most)
+  mi_option_guarded_quarantine,  // 256: so many guarded blocks that were freed stay inaccessible (2048 at most)
   mi_option_guarded_report,      // 1: 0 leaves faults alone, without a report of the guarded block
   _mi_option_last,
   // older names

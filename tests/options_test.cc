@@ -83,7 +83,7 @@ const struct Known {
     {mi_option_report_survivors, "report_survivors", 0, false, true, nullptr},
     {mi_option_table_on_signal, "table_on_signal", 0, false, true, nullptr},
     {mi_option_guarded_before, "guarded_before", 0, false, true, nullptr},
-    {mi_option_guarded_quarantine, "guarded_quarantine", 1024, false, true, nullptr},
+    {mi_option_guarded_quarantine, "guarded_quarantine", 256, false, true, nullptr},
     {mi_option_guarded_report, "guarded_report", 1, false, true, nullptr},
 };
 

@@ -60,25 +60,29 @@ static inline void* page_take(mi_page_t* page, mi_block_t* block, bool zero) {
   return block;
 }
 
-// From the first page of a class, if that has a free block or (for blocks of more than 1 KiB, of which a page holds
-// few) room that was never used. Not a slow path: that comes when the page has neither.
-static inline void* theap_pop_class(mi_theap_t* theap, size_t bin, bool zero) {
-  bin = mi_theap_bin(theap, bin);
-  mi_page_t* const page = theap->queue[bin];
-  if (page == NULL) return NULL;
-  mi_block_t* block = page->free;
-  if (block != NULL) return page_take(page, block, zero);
-  if (page->block_size <= MI_DIRECT_SIZE_MAX || page->local_free != NULL || page->capacity >= page->reserved ||
-      !mi_theap_charge(theap, page->block_size))
-    return NULL;
+// Room of a page that was never used, for blocks of more than 1 KiB; NULL: a limit forbids it.
+static mi_noinline void* page_pop_fresh(mi_theap_t* theap, mi_page_t* page, bool zero) {
+  if (!mi_theap_charge(theap, page->block_size)) return NULL;
   uint32_t index = page->capacity + page->color;
   if (index >= page->reserved) index -= page->reserved;
-  block = (mi_block_t*)(page->start + index * page->block_size);
+  mi_block_t* const block = (mi_block_t*)(page->start + index * page->block_size);
   page->capacity++;
   page->used++;
   if (zero && !page->fresh_zero) memset(block, 0, page->block_size);
   if (mi_unlikely(theap->thread->alarm)) _mi_limit_alarm(theap->thread, theap->heap);
   return block;
+}
+
+// From the first page of a class, if that has a free block or (for blocks of more than 1 KiB, of which a page holds
+// few) room that was never used. Not a slow path: that comes when the page has neither.
+static inline void* theap_pop_class(mi_theap_t* theap, size_t bin, bool zero) {
+  mi_page_t* const page = theap->queue[mi_theap_bin(theap, bin)];
+  if (page == NULL) return NULL;
+  mi_block_t* const block = page->free;
+  if (block != NULL) return page_take(page, block, zero);
+  if (page->block_size <= MI_DIRECT_SIZE_MAX || page->local_free != NULL || page->capacity >= page->reserved)
+    return NULL;
+  return page_pop_fresh(theap, page, zero);
 }
 
 // The first page of a class has run dry and the thread has freed blocks of it since: a slow path of which only the

@@ -24,6 +24,7 @@
 #endif
 
 #include "mi/internal/os.h"
+#include "mi/internal/space.h"
 #include "mi/mimalloc.h"
 
 #if MI_TAIL
@@ -40,6 +41,7 @@ _Static_assert(sizeof(tail_t) == MI_TAIL_SIZE, "a tail is what MI_TAIL_SIZE says
 typedef enum state_e {
   BLOCK_NONE,     // no block starts there, as far as the core knows
   BLOCK_GUARDED,  // lies between guards, and has no tail
+  BLOCK_APART,    // of an isolated heap: nothing is written into it, and it may not even be readable
   BLOCK_LIVE,
   BLOCK_FREED,
   BLOCK_BROKEN,  // tail overwritten, or the pointer is not what was handed out
@@ -53,9 +55,11 @@ static uint32_t check_word(const void* p, uint64_t size, uint32_t inside) {
 }
 
 static state_t block_look(const void* p, tail_t** found) {
-  const size_t room = _mi_block_size(p);
+  mi_page_t* const page = _mi_page_of_any(p);
+  if (page != NULL && page->kind == MI_PAGE_SPACE) return BLOCK_APART;
+  const size_t room = _mi_block_size_in(page, p);
   if (room == 0) return BLOCK_NONE;
-  if (_mi_page_of_any(p)->guard != 0) return BLOCK_GUARDED;
+  if (page->guard != 0) return BLOCK_GUARDED;
   if (room < sizeof(tail_t)) return BLOCK_BROKEN;
   tail_t* const tail = (tail_t*)((uint8_t*)p + room - sizeof(tail_t));
   if (tail->size > room - sizeof(tail_t)) return BLOCK_BROKEN;
@@ -88,6 +92,10 @@ static void tail_write(void* p, tail_t* tail, size_t size, uint32_t inside) {
 }
 
 static void block_dress(void* p, size_t size, bool zero) {
+  if (_mi_page_of_any(p)->kind == MI_PAGE_SPACE) {
+    _mi_track_alloc(p, _mi_block_size(p), zero);
+    return;
+  }
   tail_t* const tail = (tail_t*)((uint8_t*)p + _mi_block_size(p) - sizeof(tail_t));
   tail_write(p, tail, size, block_inside(p));
   _mi_track_alloc(p, size, zero);
@@ -115,6 +123,12 @@ static void block_undress(void* p, tail_t* tail) {
   block_check_filling(p, tail);
   tail->check = ~tail->check;
   _mi_track_free(p, tail->size);
+}
+
+// The tool is told, unless the core will refuse; what is no block ends the program here already.
+static void apart_undress(mi_page_t* page, void* p) {
+  const size_t size = _mi_space_block_size(page, p, "mi_free");
+  if (_mi_space_refusal(mi_space_segment_of(page)->space) == NULL) _mi_track_free(p, size);
 }
 
 static void block_report(const char* function, void* p, state_t state, const tail_t* tail) {
@@ -151,6 +165,9 @@ bool _mi_checked_free(void* p) {
   switch (state) {
     case BLOCK_GUARDED:
       return true;
+    case BLOCK_APART:
+      apart_undress(_mi_page_of_any(p), p);
+      return true;
     case BLOCK_LIVE:
       block_undress(p, tail);
       return true;
@@ -170,9 +187,11 @@ bool _mi_checked_free(void* p) {
 
 #if MI_TAIL
 static bool end_block(const mi_heap_t* heap, const mi_heap_area_t* area, void* block, size_t size, void* arg) {
-  (void)heap, (void)area, (void)size, (void)arg;
+  (void)heap, (void)area, (void)arg;
   tail_t* tail;
-  if (block != NULL && block_look(block, &tail) == BLOCK_LIVE) block_undress(block, tail);
+  const state_t state = (block == NULL ? BLOCK_NONE : block_look(block, &tail));
+  if (state == BLOCK_LIVE) block_undress(block, tail);
+  if (state == BLOCK_APART) _mi_track_free(block, size);
   return true;
 }
 #endif
@@ -215,6 +234,7 @@ size_t _mi_checked_size(const void* p) {
   tail_t* tail;
   switch (block_look(p, &tail)) {
     case BLOCK_GUARDED:
+    case BLOCK_APART:
       return _mi_block_size(p);
     case BLOCK_LIVE:
       return tail->size;
@@ -224,6 +244,7 @@ size_t _mi_checked_size(const void* p) {
 }
 
 void _mi_checked_show(void** block, size_t* size) {
+  if (_mi_page_of_any(*block)->kind == MI_PAGE_SPACE) return;
   const tail_t* const tail = (const tail_t*)((uint8_t*)*block + *size - sizeof(tail_t));
   if (*size < sizeof(tail_t) || tail->inside > *size - sizeof(tail_t)) return;
   void* const p = (uint8_t*)*block + tail->inside;
@@ -289,6 +310,7 @@ void __asan_on_error(void) {
 void* _mi_checked_realloc(mi_heap_t* heap, void* p, size_t newsize, size_t alignment, size_t offset, bool zero) {
   tail_t* tail = NULL;
   const state_t state = block_look(p, &tail);
+  if (state == BLOCK_APART) return _mi_isolated_realloc(heap, _mi_page_of_any(p), p, newsize, alignment, offset, zero);
   if (state != BLOCK_LIVE && state != BLOCK_GUARDED) {
     _mi_track_free_invalid(p);
     if (state == BLOCK_NONE) {
@@ -312,6 +334,7 @@ void* _mi_checked_expand(void* p, size_t newsize) {
   tail_t* tail;
   switch (p == NULL ? BLOCK_NONE : block_look(p, &tail)) {
     case BLOCK_GUARDED:
+    case BLOCK_APART:
       return (newsize <= _mi_block_size(p) ? p : NULL);
     case BLOCK_LIVE: {
       if (newsize > (size_t)((uint8_t*)tail - (uint8_t*)p)) return NULL;

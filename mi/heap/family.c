@@ -105,6 +105,7 @@ void _mi_heap_account_move(mi_heap_t* heap, mi_account_t* above) {
   if (above != NULL) {
     mi_store_relaxed(&heap->home.young_max, 0);
     _mi_account_settle(account, 0);
+    if (above != &_mi_account_main) _mi_part_ask(above->heap);
   }
   _mi_account_move(account, above, is_alone(heap));
 }

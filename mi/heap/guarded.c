@@ -57,19 +57,10 @@ static mi_guard_settings_t* heap_settings(mi_heap_t* heap) {
 }
 
 static mi_guard_settings_t* heap_settings_make(mi_heap_t* heap) {
-  mi_heap_extra_t* extra = mi_load_acquire(mi_heap_extra_word(heap));
+  mi_heap_extra_t* const extra = _mi_heap_extra_make(heap);
   if (extra == NULL) {
-    mi_thread_t* const thread = mi_thread();
-    mi_heap_extra_t* const made = (thread == NULL ? NULL : _mi_internal_zalloc(thread, sizeof(*made)));
-    if (made == NULL) {
-      _mi_error(ENOMEM, "no memory for the guard settings of heap %p (%s)\n", (void*)heap, mi_heap_name(heap));
-      return NULL;
-    }
-    if (mi_cas_strong_acq_rel(mi_heap_extra_word(heap), &extra, made)) {
-      extra = made;
-    } else {
-      _mi_internal_free(made);
-    }
+    _mi_error(ENOMEM, "no memory for the guard settings of heap %p (%s)\n", (void*)heap, mi_heap_name(heap));
+    return NULL;
   }
   mi_guard_settings_t* const guard = &extra->guard;
   if (mi_load_acquire(&guard->is_set) == 0) {

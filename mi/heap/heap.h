@@ -77,16 +77,22 @@ typedef bool mi_heap_limit_fun(mi_heap_t* heap, size_t need, void* arg);
 /// allocate and free, but must not end or reset `heap` (refused, EINVAL reported). See mi_heap_register_deferred_free.
 typedef void mi_heap_deferred_free_fun(mi_heap_t* heap, bool force, unsigned long long heartbeat, void* arg);
 
-/// Flags of a configuration.
+/// Flags of a configuration. A heap with one from MI_HEAP_HARDENED on has a policy: each of its allocations and frees
+/// takes the generic path (some 20 to 50 ns), mi_usable_size of its blocks is exactly what was asked for, nothing is
+/// kept in free blocks, and bytes behind a block up to the end of its class are checked when it is freed or resized. In
+/// a hardened heap a double free, a free of what is no block of it, a wrong size in mi_free_size, a resize or
+/// mi_usable_size of what is not alive, and a byte written behind a block are corruptions: a message on standard error,
+/// the error callback (EAGAIN, EINVAL or EFAULT), and abort(), whatever the callback does. With other flags the same is
+/// reported as an error, and nothing else happens. README.md (Safe heaps) says what each does not stop.
 typedef enum mi_heap_flag_e {
   MI_HEAP_REPORT_SURVIVORS = 1,  ///< destroy reports what was still alive, by size: see mi_register_survivors
-  MI_HEAP_HARDENED = 2,          ///< not available yet: refused
+  MI_HEAP_HARDENED = 2,          ///< every free and resize is checked; what is wrong ends the process (see above)
   MI_HEAP_GUARDED = 4,           ///< a sample of the blocks lies between inaccessible pages (mi_heap_guarded_...)
-  MI_HEAP_QUARANTINE = 8,        ///< not available yet: refused
-  MI_HEAP_WIPE = 16,             ///< not available yet: refused
-  MI_HEAP_ZERO = 32,             ///< every block is zero when it is allocated, and where it grows, to its last byte
-  MI_HEAP_ISOLATED = 64,         ///< memory of its own between guards, in quarantine after its end; may be sealed
-  MI_HEAP_SECRET = 128,          ///< isolated, and kept out of swap, core files, children and freed memory
+  MI_HEAP_QUARANTINE = 8,        ///< a freed block is not handed out again before 1,024 others were freed by its thread
+  MI_HEAP_WIPE = 16,      ///< a block is zeroed, to its last byte, before a free, destroy, reset or rewind returns
+  MI_HEAP_ZERO = 32,      ///< every block is zero when it is allocated, and where it grows, to its last byte
+  MI_HEAP_ISOLATED = 64,  ///< memory of its own between guards, in quarantine after its end; may be sealed
+  MI_HEAP_SECRET = 128,   ///< isolated, and kept out of swap, core files, children and freed memory
 } mi_heap_flag_t;
 
 /// What protects a heap: bits of a set, for `required` of a configuration and from mi_heap_protections.
@@ -330,9 +336,9 @@ mi_decl_nodiscard mi_decl_export size_t mi_heap_deferred_budget(mi_heap_t* heap)
 // heap's deferred_free was called with force and the calling thread gave back what it can of the heap, with another
 // try, and on_limit was called, with another try each time that it returns true and there is any effect. After a
 // failure as many bytes as `headroom` says are served above the limit, for the way of the error, until the heap has as
-// much room below its limit again. A heap may get over its limit where a child or a heap that is merged into it brings
-// more with it, or where the limit is lowered: then what needs more memory fails until it is below; blocks that were
-// supplied before are still served.
+// much room below its limit again, or is empty. A heap may get over its limit where a child or a heap that is merged
+// into it brings more with it, or where the limit is lowered: then what needs more memory fails until it is below;
+// blocks that were supplied before are still served.
 
 /// Sets the heap's limit in bytes (0: none) or soft limit (0: none). True, or false with EINVAL reported for NULL and
 /// the main heap, EFAULT for a heap that ended, errno = ENOMEM without memory. Any thread at any time, also in

@@ -142,7 +142,7 @@ mi_heap_t* _mi_isolated_new(const mi_heap_config_t* config) {
   space->policy = (uint8_t)config->flags;
   space->is_secret = (config->flags & MI_HEAP_SECRET) != 0;
   space->wipes = space->is_secret || (config->flags & MI_HEAP_WIPE) != 0;
-  space->has_guards = space->is_secret || _mi_os_has_guards();
+  space->has_guards = space->is_secret || _mi_os_may_guard();
   space->opened = 1;
   mi_store_relaxed(&space->stamp, _mi_fork_stamp);
   if (space->is_secret) _mi_os_secret_probe(&space->secret);

@@ -3,10 +3,11 @@
 //
 // An allocation that finds a limit on its way up, its heap's own or an ancestor's, does this, in this order, and is
 // tried again after each step that may have made room: the heap's deferred_free with force, and that of the heap whose
-// limit it is; a collect of the heap; on_limit of the heap whose limit it is, as long as it says so, and a bounded
-// number of times if that does not help. Then it fails, and the headroom of that heap serves what is allocated next, on
-// the way of the error. It serves until the heap has as much room below its limit again: from then on it is not needed,
-// and a heap that hits its limit again fails again.
+// limit it is, and a collect of both; on_limit of the heap whose limit it is, and a collect, as long as it says so, and
+// a bounded number of times if that does not help. Then it fails, and the headroom of that heap serves what is
+// allocated next, on the way of the error. It serves until the heap has as much room below its limit again (or, if the
+// limit is less than the headroom, is empty): from then on it is not needed, and a heap that hits its limit again fails
+// again.
 //
 // Callbacks run with nothing held: whatever the thread had looked at is looked at anew afterwards, from the handle on.
 // Neither the heap that allocates nor the one whose limit it is may end in one.
@@ -15,7 +16,7 @@
 #include "mi/heap/checked.h"
 #include "mi/internal/os.h"
 
-#define CALLS_MAX 16  // of on_limit for one allocation without any effect
+#define CALLS_MAX 16  // of on_limit for one allocation: at a limit without any effect, at soft limits at all
 
 // --- at a limit ---------------------------------------------------------------------------------------------------
 
@@ -48,16 +49,23 @@ static bool fail(mi_heap_t* heap, size_t size, const mi_refusal_t* refusal) {
   return false;
 }
 
+// What was freed in the heap, and in the one whose limit it is, counts until its pages and regions go.
+static void collect(mi_heap_t* heap, const mi_refusal_t* refusal) {
+  _mi_heap_collect_parts(heap, true);
+  if (refusal->heap != heap && refusal_is_current(refusal)) _mi_heap_collect_parts(refusal->heap, true);
+}
+
 bool _mi_limit_try_again(mi_thread_t* thread, mi_heap_t* heap, size_t size, mi_limit_tries_t* tries) {
   const mi_refusal_t refusal = thread->refusal;
   if (tries->count == 0) {
     tries->id = mi_load_relaxed(&heap->home.id);
     _mi_deferred_call(thread, heap, true);
     if (refusal.heap != heap && refusal_is_current(&refusal)) _mi_deferred_force(thread, refusal.heap);
-    if (mi_load_relaxed(&heap->home.id) == tries->id) _mi_heap_collect_parts(heap, true);
+    if (mi_load_relaxed(&heap->home.id) == tries->id) collect(heap, &refusal);
   } else {
     if (tries->count > CALLS_MAX && refusal.need >= tries->need) return fail(heap, size, &refusal);
     if (!call(thread, heap, &refusal)) return fail(heap, size, &refusal);
+    if (mi_load_relaxed(&heap->home.id) == tries->id) collect(heap, &refusal);
     tries->need = refusal.need;
   }
   tries->count++;
@@ -72,7 +80,9 @@ void _mi_limit_alarm(mi_thread_t* thread, mi_heap_t* heap) {
   if (heap == &_mi_heap_main) return;
   const uint64_t id = mi_load_relaxed(&heap->home.id);
   mi_refusal_t alarm;
-  while (mi_load_relaxed(&heap->home.id) == id && _mi_account_alarm(mi_account_of(heap), &alarm)) {
+  // A call may take the heap below its soft limit and above it again. What is left is given on the next slow path.
+  for (int calls = 0; calls < CALLS_MAX && mi_load_relaxed(&heap->home.id) == id; calls++) {
+    if (!_mi_account_alarm(mi_account_of(heap), &alarm)) return;
     (void)call(thread, heap, &alarm);
   }
 }
@@ -91,8 +101,7 @@ void _mi_limit_configure(mi_heap_extra_t* extra, const mi_heap_config_t* config)
 static void states_look_again(mi_account_t* account) {
   const int64_t total = _mi_account_total(account);
   const size_t limit = mi_load_relaxed(&account->limit), soft = mi_load_relaxed(&account->soft_limit);
-  if (limit == 0 || total <= (int64_t)limit - (int64_t)account->headroom)
-    mi_store_relaxed(&account->tripped, (uint8_t)0);
+  if (limit == 0 || mi_account_recovered(account, total)) mi_store_relaxed(&account->tripped, (uint8_t)0);
   if (soft == 0 || total < (int64_t)soft) mi_store_relaxed(&account->alarm, (uint8_t)MI_ALARM_NONE);
 }
 
@@ -156,7 +165,7 @@ static size_t used_of(mi_heap_t* heap) {
     return (total > 0 ? (size_t)total : 0);
   }
   mi_account_t* const account = mi_account_of(heap);
-  return (account == NULL ? _mi_account_held(heap) : (size_t)_mi_account_total(account));
+  return (account == NULL ? _mi_account_held_alone(heap) : (size_t)_mi_account_total(account));
 }
 
 size_t mi_heap_used(mi_heap_t* heap) { return (check(heap, "mi_heap_used") ? used_of(heap) : 0); }

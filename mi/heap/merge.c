@@ -160,6 +160,7 @@ static mi_account_t* account_to_count_in(mi_heap_t* heap) {
 // A closed heap counts in its target. One without an account, which goes into the main heap, is counted there.
 static void account_close(mi_heap_t* heap, mi_heap_t* target) {
   if (mi_account_of(heap) == NULL) {
+    mi_store_relaxed(&heap->home.young_max, 0);  // a region that it opened for nothing counts, since it will go
     _mi_account_main_add((int64_t)_mi_account_held(heap));
     return;
   }

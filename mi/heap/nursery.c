@@ -113,14 +113,6 @@ void _mi_part_init(mi_part_t* part, mi_heap_t* heap, mi_tid_t owner, uint8_t shi
   mi_store_relaxed(&region->owner, owner);
 }
 
-// The part's own region, empty again.
-static inline __attribute__((always_inline)) void part_rewind_embedded(mi_part_t* part) {
-  region_clear(&part->region);
-  part_set_current(part, &part->region);
-  part->step = 0;
-  part_forget_counts(part);
-}
-
 static inline void part_close_current(mi_part_t* part) {
   mi_region_t* const current = part->current;
   mi_store_release(&current->end, (uint16_t)((mi_load_relaxed(&part->bump) - (uint8_t*)current) / MI_GRANULE));
@@ -268,7 +260,7 @@ void _mi_part_shut(mi_part_t* part) {
 // region has takes a spare one at once when it is empty: that is put down to no class, and saves the way through its
 // own region and a slow path. While it holds all that is allocated, emptying the part is to clear the bits that were
 // used. (In a part whose `step` is 0 nothing was put down to a class, `seen` is 0, and if such a region is the current
-// one, the part's own is empty.) Heaps with an account open no region that they did not ask for: it would be charged.
+// one, the part's own is empty.) Where a limit would have to be asked, nothing is opened.
 //
 // A reset leaves even the bits to the next allocation if the thread reset another heap before: they are no longer in
 // the processor's nearest cache, nor would they be when they are needed. The part *rests*: its own region is the
@@ -370,7 +362,17 @@ static mi_noinline void part_empty_handle(mi_part_t* part) {
   part_spare_regions(part);
   if (mi_unlikely(part_opened_several(part))) part_join_spare(part);
   part_empty(part, (size_t)1 << MI_REGION_SHIFT_MIN);
-  if (reopens) part_reopen(part);
+  if (reopens && part->spare != NULL && !part_asks(part, region_kib(part->spare))) part_reopen(part);
+}
+
+static inline void part_recycle(mi_part_t* part) {
+  if (part->regions == NULL) {
+    part_empty(part, (size_t)1 << MI_REGION_SHIFT_MIN);
+  } else if (mi_likely(mi_part_owner(part) == _mi_tls.tid && part_repeats(part))) {
+    part_empty_again(part);
+  } else {
+    part_empty_handle(part);
+  }
 }
 
 // All regions of an empty part become spare.
@@ -483,7 +485,6 @@ static mi_noinline mi_heap_t* handle_alloc_slow(mi_thread_t* thread) {
     thread->handle_cache = (mi_heap_t*)heap->home.region.next;
     thread->handle_cache_count--;
     thread->handle_cache_bytes -= heap->home.bytes;
-    part_rewind_embedded(&heap->home);
     return heap;
   }
   if (mi_load_relaxed(&thread->returned) != NULL) {
@@ -527,15 +528,17 @@ bool _mi_handle_keep_prepared(mi_thread_t* thread, mi_heap_t* heap) {
   if (thread->heap_balance < 0 || thread->handle_cache_count >= MI_CACHE_COUNT_MAX) return false;
   mi_store_relaxed(&part->id, 0);  // first, as below
   mi_stores_in_order();
-  part_spare_regions(part);
+  part_recycle(part);
   mi_store_relaxed(&part->region.owner, MI_TID_NONE);
-  if (mi_unlikely(part_opened_several(part))) part_join_spare(part);
   if (thread->heap_balance > -MI_BALANCE_MAX) thread->heap_balance--;
+  if (part_asks(part, 0)) part_fold(part);  // its limit was higher than the configuration's
   if (mi_unlikely(thread->handle_cache_bytes + part->bytes > thread->handle_cache_limit)) {
     const uint32_t limit = thread->handle_cache_limit;
+    part_fold(part);
     part_trim_spare(part, thread->handle_cache_bytes < limit ? limit - thread->handle_cache_bytes : 0);
     thread->handle_trims++;
   }
+  if (part->is_shut != 0 && part->regions == NULL) part->limit = part_first(part);
   part->region.next = (mi_region_t*)thread->prepared;
   thread->prepared = heap;
   thread->handle_cache_count++;
@@ -549,8 +552,6 @@ void _mi_handle_take_prepared(mi_thread_t* thread, mi_heap_t* heap) {
   thread->prepared = (mi_heap_t*)part->region.next;
   thread->handle_cache_count--;
   thread->handle_cache_bytes -= part->bytes;
-  part_rewind_embedded(part);
-  if (part->is_shut != 0) part->limit = mi_load_relaxed(&part->bump);
   mi_store_relaxed(&part->region.owner, mi_load_relaxed(&thread->id) | MI_OWNER_YOUNG);
 }
 
@@ -561,7 +562,7 @@ static void prepared_yield(mi_thread_t* thread) {
   thread->handle_cache_count--;
   thread->handle_cache_bytes -= heap->home.bytes;
   _mi_prepared_strip(heap);
-  part_rewind_embedded(&heap->home);
+  if (heap->home.regions == NULL) part_empty(&heap->home, (size_t)1 << MI_REGION_SHIFT_MIN);
   handle_keep(thread, heap);
 }
 
@@ -587,13 +588,7 @@ void _mi_handle_free(mi_thread_t* thread, mi_heap_t* heap) {
   mi_part_t* const part = &heap->home;
   mi_store_relaxed(&part->id, 0);  // first: from here on nobody is shown the heap
   mi_stores_in_order();
-  if (part->regions == NULL) {
-    part_empty(part, (size_t)1 << MI_REGION_SHIFT_MIN);
-  } else if (mi_likely(mi_part_owner(part) == _mi_tls.tid && part_repeats(part))) {
-    part_empty_again(part);
-  } else {
-    part_empty_handle(part);
-  }
+  part_recycle(part);
   mi_store_relaxed(&part->region.owner, MI_TID_NONE);
   if (mi_unlikely(thread == NULL)) {
     handle_free_slow(thread, heap);
@@ -685,8 +680,27 @@ bool _mi_region_is_empty(const mi_region_t* region) {
   return true;
 }
 
-// Gives back spare regions, and regions without live objects, the current one apart. By the owner of an open part, or
-// by who has a closed heap.
+static inline bool region_may_go(const mi_part_t* part, const mi_region_t* region) {
+  return region->marked == 0 && _mi_region_is_empty(region) && !_mi_heap_is_held(part->heap);
+}
+
+// The current region, which is empty, is not current any more: the part's own goes on where it ended.
+static void part_retreat(mi_part_t* part) {
+  mi_region_t* const region = &part->region;
+  _mi_deferred_count(part);
+  part_close_current(part);
+  mi_stores_in_order();
+  uint8_t* const at = region_at(region, mi_load_relaxed(&region->end));
+  part->current = region;
+  part->limit = (part->is_shut != 0 ? at : (uint8_t*)region + ((size_t)1 << region->shift));
+  mi_store_release(&part->bump, at);
+  // Release, and last: its objects have an end at any moment.
+  mi_store_release(&region->end, (uint16_t)0);
+  _mi_deferred_rewound(part);
+}
+
+// Gives back spare regions, and regions without live objects. By the owner of an open part, or by who has a closed
+// heap.
 void _mi_part_release_empty(mi_part_t* part) {
   if (part_is_open_for_nothing(part)) {
     if (mi_account_of(part->heap) != NULL) _mi_part_leave(part, part->current);
@@ -694,11 +708,11 @@ void _mi_part_release_empty(mi_part_t* part) {
   }
   part_trim_spare(part, 0);
   if (mi_heap_is_visited(part->heap)) return;
+  if (part->current != &part->region && region_may_go(part, part->current)) part_retreat(part);
   mi_region_t* last = NULL;
   for (mi_region_t** link = &part->regions; *link != NULL;) {
     mi_region_t* const region = *link;
-    if (region != part->current && region->marked == 0 && _mi_region_is_empty(region) &&
-        !_mi_heap_is_held(part->heap)) {
+    if (region != part->current && region_may_go(part, region)) {
       *link = region->next;
       part->bytes -= 1u << region->shift;
       _mi_part_leave(part, region);
@@ -732,7 +746,7 @@ static inline void part_rotate_regions(mi_part_t* part) {
 void _mi_part_release_step(mi_part_t* part) {
   mi_region_t* const region = part->regions;
   if (region == NULL || region == part->regions_last || mi_heap_is_visited(part->heap)) return;
-  if (region != part->current && region->marked == 0 && _mi_region_is_empty(region) && !_mi_heap_is_held(part->heap)) {
+  if (region != part->current && region_may_go(part, region)) {
     part->regions = region->next;
     part->bytes -= 1u << region->shift;
     _mi_part_leave(part, region);

@@ -28,8 +28,7 @@ static bool part_adopt(mi_thread_t* thread, mi_part_t* part) {
   return true;
 }
 
-// What the heap's first part holds is not all any more that counts against a limit.
-static void limits_ask(mi_heap_t* heap) {
+void _mi_part_ask(mi_heap_t* heap) {
   const mi_account_t* const account = mi_account_of(heap);
   if (account->limit != 0 || account->soft_limit != 0) mi_store_relaxed(&heap->home.young_max, 0);
 }
@@ -52,7 +51,7 @@ static mi_part_t* part_find(mi_thread_t* thread, mi_heap_t* heap) {
   if (part == NULL) return NULL;
   _mi_part_init(part, heap, self, MI_LANE_SHIFT);
   mi_store_relaxed(&part->young_max, 0);
-  limits_ask(heap);
+  _mi_part_ask(heap);
   _mi_part_shut(part);
   if (!mi_heap_has_regions(heap)) _mi_part_close_young(part);
   mi_part_t* head = mi_load_relaxed(&heap->parts);
@@ -89,7 +88,7 @@ mi_theap_t* _mi_part_theap(mi_thread_t* thread, mi_part_t* part) {
   if (mi_unlikely(part->heap->home.depth != 0) && !_mi_abandoned_ready(part->heap)) return NULL;
   const mi_heap_extra_t* const extra = _mi_heap_extra_make(part->heap);  // with the account of its pages
   if (extra == NULL) return NULL;
-  limits_ask(part->heap);
+  _mi_part_ask(part->heap);
   theap = (arena == NULL ? _mi_internal_alloc(thread, sizeof(mi_theap_t))
                          : _mi_internal_alloc_in(thread, arena, sizeof(mi_theap_t)));
   if (theap == NULL) return NULL;

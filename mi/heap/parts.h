@@ -62,7 +62,7 @@ mi_hidden void _mi_part_release_step(mi_part_t* part);
 mi_hidden void _mi_part_reset(mi_part_t* part, size_t retain);  // 0: what is usual
 mi_hidden void _mi_part_reset_home(mi_part_t* part);
 mi_hidden void _mi_part_account(mi_part_t* part);  // of a heap that was given an account
-mi_hidden void _mi_part_trim(mi_part_t* part);  // gives back spare regions, but for what stays warm
+mi_hidden void _mi_part_trim(mi_part_t* part);     // gives back spare regions, but for what stays warm
 // Objects of this size have pages from now on.
 mi_hidden void _mi_part_earned(mi_part_t* part, size_t size);
 mi_hidden void _mi_part_settle(mi_part_t* part);
@@ -101,6 +101,8 @@ static inline void* mi_young_malloc(mi_part_t* part, size_t size) {
 
 // A region of the part goes out of use: it is not charged any more.
 mi_hidden void _mi_part_leave(mi_part_t* part, const mi_region_t* region);
+// What the heap's first part holds is not all any more that counts against a limit: it asks from now on.
+mi_hidden void _mi_part_ask(mi_heap_t* heap);
 // Nothing is handed out of the embedded region, which is not charged.
 mi_hidden void _mi_part_shut(mi_part_t* part);
 

@@ -3,8 +3,9 @@
 // is the configuration, byte by byte: it was checked when the first of them was made.
 //
 // Only heaps that never grew beyond their first part are kept like this (as in the short way of mi_heap_destroy), of
-// configurations without what ties a heap to others or to a place: no name, parent or arena. They stand in a list of
-// their own, so that mi_heap_new never meets them, and within the same bounds as other recycled handles.
+// configurations without what ties a heap to others or to a place: no name, parent or arena; nor with protections,
+// whose presence was not a matter of the configuration alone. They stand in a list of their own, so that mi_heap_new
+// never meets them, and within the same bounds as other recycled handles.
 //
 // Invariant: the account of a handle in the list is empty, its deferred_free carries no id, and its limits are those
 // of its configuration.
@@ -41,7 +42,7 @@ void _mi_prepared_begin(mi_heap_t* heap, const mi_heap_config_t* config) {
   extra->unasked = unasked(config);
   mi_store_relaxed(&heap->home.young_max, extra->unasked);
   if (config->size != sizeof(*config) || config->name != NULL || config->parent != NULL || config->arena != NULL ||
-      config->retain != 0 || config->flags != 0)
+      config->retain != 0 || config->flags != 0 || config->required != 0)
     return;
   extra->config = *config;
   extra->is_prepared = true;
@@ -108,7 +109,8 @@ static inline bool is_simple(mi_heap_t* heap, const mi_heap_extra_t* extra) {
   return ((uintptr_t)mi_load_relaxed(&heap->home.slot) | (uintptr_t)mi_load_acquire(&heap->parts) |
           (uintptr_t)mi_load_relaxed(&heap->abandoned) | mi_load_relaxed(&heap->is_target) | heap->flags |
           (uintptr_t)family->children | (uintptr_t)family->cleanups | (uintptr_t)family->marks |
-          (uintptr_t)mi_load_relaxed(&family->parent) | mi_load_relaxed(&family->ender) | (unsigned)extra->tag) == 0;
+          (uintptr_t)mi_load_relaxed(&family->parent) | mi_load_relaxed(&family->ender) | (unsigned)extra->tag |
+          (uintptr_t)mi_load_relaxed(&extra->hold) | mi_load_relaxed(&extra->guard.is_set)) == 0;
 }
 
 mi_prepared_end_t _mi_prepared_end(mi_thread_t* thread, mi_heap_t* heap) {

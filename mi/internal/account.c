@@ -77,21 +77,26 @@ static MI_RACY size_t embedded_held(const mi_part_t* home) {
   return 0;
 }
 
-// Has the part nothing but a region that it opened when it was empty, and that is empty still? (nursery.c)
-static MI_RACY bool is_open_for_nothing(const mi_part_t* home) {
-  const mi_region_t* const region = mi_racy(home->current);
-  return mi_load_relaxed((_Atomic(uint16_t)*)&home->young_max) == MI_YOUNG_UNASKED && mi_racy(home->step) == 0 &&
-         region == mi_racy(home->regions) && region == mi_racy(home->regions_last) &&
-         mi_load_relaxed((_Atomic(uint8_t*)*)&home->bump) ==
-             (const uint8_t*)region + (size_t)mi_racy(region->first) * 16;
-}
-
-static MI_RACY uint32_t part_held(const mi_part_t* home) {
-  if (is_open_for_nothing(home)) return 0;
+// All that the part holds.
+static MI_RACY uint32_t part_held_in_all(const mi_part_t* home) {
   return mi_racy(home->young) * (uint32_t)MI_KiB + (uint32_t)embedded_held(home);
 }
 
-size_t _mi_account_held(mi_heap_t* heap) { return part_held(&heap->home); }
+size_t _mi_account_held(mi_heap_t* heap) { return part_held_in_all(&heap->home); }
+
+// A region that the part opened when it was empty (nursery.c) does not count before there is something in it, as long
+// as the part need not ask for its regions.
+static MI_RACY uint32_t part_held(const mi_part_t* home) {
+  const mi_region_t* const region = mi_racy(home->current);
+  const bool is_empty =
+      region != &home->region && mi_racy(home->step) == 0 && region == mi_racy(home->regions) &&
+      region == mi_racy(home->regions_last) &&
+      mi_load_relaxed((_Atomic(uint16_t)*)&home->young_max) >= mi_racy(home->young) &&
+      mi_load_relaxed((_Atomic(uint8_t*)*)&home->bump) == (const uint8_t*)region + (size_t)mi_racy(region->first) * 16;
+  return (is_empty ? 0 : part_held_in_all(home));
+}
+
+size_t _mi_account_held_alone(mi_heap_t* heap) { return part_held(&heap->home); }
 
 // Bytes of the heap's first part that are not in the word.
 static inline int64_t pending(mi_account_t* account) {
@@ -137,9 +142,7 @@ static void fell(mi_account_t* account, int64_t total, int64_t n) {
   const int64_t now = total - n;
   if (mi_load_relaxed(&account->alarm) != MI_ALARM_NONE && now < (int64_t)mi_load_relaxed(&account->soft_limit))
     mi_store_relaxed(&account->alarm, (uint8_t)MI_ALARM_NONE);
-  // The headroom serves until there is as much room below the limit.
-  if (mi_load_relaxed(&account->tripped) != 0 &&
-      now <= (int64_t)mi_load_relaxed(&account->limit) - (int64_t)account->headroom)
+  if (mi_load_relaxed(&account->tripped) != 0 && mi_account_recovered(account, now))
     mi_store_relaxed(&account->tripped, (uint8_t)0);
 }
 
@@ -214,6 +217,22 @@ static void take_back(mi_account_t* account, mi_account_t* refused, size_t depth
   }
 }
 
+// One level. `*word` is what it was.
+static inline bool charge_level(mi_thread_t* thread, mi_account_t* account, size_t n, int64_t* word) {
+  if (mi_likely((mi_load_relaxed(&account->limit) | mi_load_relaxed(&account->soft_limit)) == 0)) {
+    *word = mi_fetch_add_acq_rel(&account->word, 2 * (int64_t)n);
+    return true;
+  }
+  *word = mi_load_relaxed(&account->word);
+  int64_t total;
+  do {
+    total = (*word >> 1) + pending(account);
+    if (!has_room(thread, account, total, n)) return false;
+  } while (!mi_cas_weak_acq_rel(&account->word, word, *word + 2 * (int64_t)n));
+  look_at_soft_limit(thread, account, total + (int64_t)n);
+  return true;
+}
+
 #define PATH_MAX 64
 
 bool _mi_account_charge(mi_account_t* account, size_t n) {
@@ -226,13 +245,8 @@ bool _mi_account_charge(mi_account_t* account, size_t n) {
       _mi_account_main_add((int64_t)n);
       break;
     }
-    int64_t word = mi_load_relaxed(&at->word), total;
-    bool room;
-    do {
-      total = (word >> 1) + pending(at);
-      room = has_room(thread, at, total, n);
-    } while (room && !mi_cas_weak_acq_rel(&at->word, &word, word + 2 * (int64_t)n));
-    if (mi_unlikely(!room)) {
+    int64_t word;
+    if (mi_unlikely(!charge_level(thread, at, n, &word))) {
       if (depth <= PATH_MAX) {
         take_back(account, at, depth, path, (int64_t)n);
       } else {  // a deep family: as if it had been served, and was freed
@@ -242,7 +256,6 @@ bool _mi_account_charge(mi_account_t* account, size_t n) {
       walk_end(thread);
       return false;
     }
-    look_at_soft_limit(thread, at, total + (int64_t)n);
     if (depth < PATH_MAX) path |= (uint64_t)(word & 1) << depth;
     at = above_of(at, word);
   }

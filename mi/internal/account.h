@@ -28,7 +28,8 @@ mi_hidden void _mi_account_settle(mi_account_t* account, int64_t prepaid);
 // its way through it; else it waits for those that may be.
 mi_hidden void _mi_account_move(mi_account_t* account, mi_account_t* above, bool alone);
 mi_hidden int64_t _mi_account_total(mi_account_t* account);
-mi_hidden size_t _mi_account_held(mi_heap_t* heap);  // by the heap's first part
+mi_hidden size_t _mi_account_held(mi_heap_t* heap);        // by the heap's first part
+mi_hidden size_t _mi_account_held_alone(mi_heap_t* heap);  // the same, to be shown, of a heap that has no account
 mi_hidden void _mi_accounts_after_fork(void);
 // For the first part of a heap that counts in no other: has it room for `n` bytes / is it about to hold `n` less?
 mi_hidden bool _mi_account_fits_alone(mi_account_t* account, size_t n);
@@ -37,6 +38,11 @@ mi_hidden void _mi_account_note_peak(mi_account_t* account);
 mi_hidden int64_t _mi_account_main_total(void);
 static inline mi_account_t* mi_account_above(mi_account_t* account) {
   return mi_load_acquire(&account->above[mi_load_acquire(&account->word) & 1]);
+}
+// The headroom serves until there is as much room below the limit, or nothing at all is held.
+static inline bool mi_account_recovered(mi_account_t* account, int64_t total) {
+  const size_t limit = mi_load_relaxed(&account->limit), room = account->headroom;
+  return total <= 0 || (limit > room && (size_t)total <= limit - room);
 }
 // An allocation failed at the limit of `heap`, an account on the way up from this one: the headroom serves.
 mi_hidden void _mi_account_trip(mi_account_t* account, mi_heap_t* heap);
@@ -77,9 +83,10 @@ static inline bool mi_theap_has_room(const mi_theap_t* theap, size_t n) {
 
 // Bytes of blocks that a page has supplied: what it is charged with.
 static inline int64_t mi_page_charged(const mi_page_t* page) { return (int64_t)(page->capacity * page->block_size); }
+// The account of a heap that is being destroyed counts nowhere any more.
 static inline void mi_page_uncharge(mi_page_t* page) {
   mi_heap_t* const heap = mi_load_relaxed(&page->heap);
-  if (heap == &_mi_heap_internal || page->capacity == 0) return;
+  if (heap == &_mi_heap_internal || page->capacity == 0 || mi_load_relaxed(&heap->state) == MI_HEAP_DYING) return;
   if (heap == &_mi_heap_main) {
     _mi_account_main_add(-mi_page_charged(page));
   } else {

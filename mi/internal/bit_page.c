@@ -146,6 +146,7 @@ bool _mi_bits_begin(mi_page_t* page, uint32_t policy) {
   bits->guard = 0;
   bits->stamp = 0;
   bits->avail = 0;
+  bits->current = NULL;
   bits->inside = 0;
   memset(at, 0, words);
   mi_store_relaxed(&bits->queued, 0u);
@@ -240,7 +241,11 @@ void _mi_bits_refill(mi_theap_t* theap, mi_page_t* page) {
   // Sometimes there is more to choose from before it must be.
   if (page->capacity < page->reserved && random % 16 == 0) (void)_mi_bits_extend(theap, page);
   const size_t count = ((size_t)page->capacity + 63) / 64;
-  size_t w = (random >> 16 & 0xffff) * count >> 16;
+  // In the secure build the words in turn, from where the last one was; else any.
+  const bool in_row = (MI_SECURE && !mi_policy_is_generic(page->policy));
+  const size_t last = (bits->current == NULL ? 0 : (size_t)(bits->current - bits->words));
+  size_t w = (in_row && last < count ? last : (random >> 16 & 0xffff) * count >> 16);
+  bits->turn = (uint16_t)(!in_row ? MI_TURN_ANY : bits->current == NULL ? random >> 32 & 63 : 0);
   while ((bits->avail = free_bits(page, &bits->words[w], w)) == 0) w = (w + 1 < count ? w + 1 : 0);
   bits->current = &bits->words[w];
   bits->base = page->start + 64 * w * page->block_size;

@@ -220,7 +220,8 @@ void _mi_guard_withhold(mi_page_t* page) {
     return;
   }
   ring_put(guard);
-  while (ring_is_over(most)) {
+  // Some more than must be: a program that frees a few and allocates a few in turn then goes on with the same pages.
+  while (ring_is_over(most + most / 4)) {
     mi_guard_t* const oldest = ring_take();
     if (oldest != NULL) release(oldest);
   }
@@ -232,15 +233,16 @@ void _mi_guard_release_withheld(void) {
 
 // --- making one -----------------------------------------------------------------------------------------------------
 
-// A withheld page of one slice, closed from one end to the other, whose turn it is; NULL: none.
-static mi_guard_t* take_withheld(const mi_theap_t* theap) {
+// A withheld page of one slice, closed from one end to the other, whose turn it is, with `body` bytes of it open.
+static mi_guard_t* take_withheld(const mi_theap_t* theap, size_t body) {
   const size_t most = withheld_most();
-  if (theap->arena != NULL || theap->numa != 0 || most == 0 || !ring_is_over(most - 1)) return NULL;
+  if (theap->arena != NULL || theap->numa != 0 || body + 2 * MI_OS_PAGE > MI_SLICE_SIZE || most == 0 ||
+      !ring_is_over(most - 1))
+    return NULL;
   mi_guard_t* const guard = ring_take();
   if (guard == NULL) return NULL;
   const mi_page_t* const page = guard->page;
-  size_t index;
-  if (page->slices == 1 && !guard->is_protected && !_mi_arena_of(page->start, &index)->is_exclusive) return guard;
+  if (page->slices == 1 && !guard->is_protected && open_pages(page->start + MI_OS_PAGE, body, false)) return guard;
   release(guard);
   return NULL;
 }
@@ -301,10 +303,9 @@ mi_guard_t* _mi_guard_make(mi_theap_t* theap, const mi_guard_request_t* request)
   const size_t body = mi_round_up(size, MI_OS_PAGE);
   _mi_fault_install();
   bool zero = true;
-  mi_guard_t* guard = (body + 2 * MI_OS_PAGE <= MI_SLICE_SIZE ? take_withheld(theap) : NULL);
+  mi_guard_t* guard = take_withheld(theap, body);
   if (guard != NULL) {
-    uint8_t* const start = guard->page->start + MI_OS_PAGE;
-    if (!open_pages(start, body, false) || !_mi_guard_page_again(theap, guard->page)) {
+    if (!_mi_guard_page_again(theap, guard->page)) {  // a limit
       release(guard);
       return NULL;
     }

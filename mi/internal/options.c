@@ -75,7 +75,7 @@ mi_option_entry_t _mi_options[_mi_option_last] = {
     OPTION(report_survivors, 0, 0, NULL),
     OPTION(table_on_signal, 0, 0, NULL),
     OPTION(guarded_before, 0, 0, NULL),
-    OPTION(guarded_quarantine, 1024, 0, NULL),
+    OPTION(guarded_quarantine, 256, 0, NULL),
     OPTION(guarded_report, 1, 0, NULL),
 };
 

@@ -49,6 +49,16 @@ bool _mi_os_access(void* start, size_t size, mi_access_t access) {
   return ok;
 }
 
+// Asked anew each time: what a process may do can change, and where all its memory is locked there are none.
+bool _mi_os_may_guard(void) {
+  const int saved = errno;
+  void* const p = mmap(NULL, MI_OS_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  const bool may = (p != MAP_FAILED && _mi_os_guard(p, MI_OS_PAGE));
+  if (p != MAP_FAILED) munmap(p, MI_OS_PAGE);
+  errno = saved;
+  return may;
+}
+
 // --- secrets -------------------------------------------------------------------------------------------------------
 
 // A file of so many bytes, mapped at `start` (NULL: anywhere). 0, or the error.

@@ -13,6 +13,7 @@ typedef enum mi_access_e { MI_ACCESS_NONE, MI_ACCESS_READ, MI_ACCESS_WRITE } mi_
 mi_hidden bool _mi_os_close(void* start, size_t size);
 // Maps fresh memory over a stretch: it reads as zero and can be written.
 mi_hidden bool _mi_os_reopen(void* start, size_t size);
+mi_hidden bool _mi_os_may_guard(void);  // does _mi_os_guard work here, for memory that is not locked by itself?
 mi_hidden bool _mi_os_access(void* start, size_t size, mi_access_t access);
 
 // How the memory of secrets is made.

@@ -1080,7 +1080,7 @@ static void* solo_alloc(mi_theap_t* theap, uint8_t policy, mi_arena_t* arena, si
   }
   if (mi_unlikely(page->policy != 0)) {
     mi_bits_t* const bits = mi_bits_of(page);
-    bits->inside = (uint8_t)inside;
+    bits->inside = (uint16_t)inside;
     page->recycled = 1;
     mi_store_relaxed(&bits->words[0].live, (uint64_t)1);
   }
@@ -1492,6 +1492,7 @@ static void page_settle(mi_theap_t* theap, mi_page_t* page, bool pinned) {
 // The queues are walked as if they could be broken: a program may fork in a signal handler, and then do nothing in the
 // child that needs them.
 void _mi_theap_settle(mi_theap_t* theap, bool pinned) {
+  if (theap->policy != 0) theap->random = _mi_os_random();  // the child's order of blocks is its own
   uint32_t left = theap->page_count;
   for (size_t bin = 1; bin < MI_BIN_COUNT; bin++) {
     mi_page_t* const first = theap->queue[bin];

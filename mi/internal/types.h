@@ -284,9 +284,8 @@ struct mi_theap_s {
   mi_page_t* queue[MI_BIN_COUNT];  // circular lists: head; head->prev is the last
   mi_heap_t* heap;
   mi_thread_t* thread;
-  mi_part_t* part;    // NULL for the main and the internal heap
-  mi_slot_t* slot;    // NULL for those that live in the record
-  mi_arena_t* arena;  // where its pages come from; NULL: any that is not exclusive
+  mi_part_t* part;  // NULL for the main and the internal heap
+  mi_slot_t* slot;  // NULL for those that live in the record
   uint32_t page_count;
   uint32_t tidy_count;
   uint8_t retire_low, retire_high;  // bins that may hold a retired page
@@ -299,10 +298,11 @@ struct mi_theap_s {
   uint16_t depth;          // marks that its heap has
   size_t supplied_blocks;  // blocks that came to free lists, to be handed out, since the last deferred_free
   size_t supplied_bytes;   // and their bytes (heap/deferred.c)
-  uint64_t frees;          // blocks that went into quarantine (bit_page.c)
   uint64_t random;         // which block comes next
   _Atomic(mi_block_t*) delayed_free __attribute__((aligned(MI_CACHE_LINE)));
   _Atomic(uint64_t) remote_frees;  // frees by others, as far as they were collected; written by who has the theap
+  mi_arena_t* arena;               // where its pages come from; NULL: any that is not exclusive; as the next
+  uint64_t frees;                  // blocks that went into quarantine (bit_page.c); by the owner
 } __attribute__((aligned(MI_CACHE_LINE)));
 
 // A visit in progress (visit.c): the theaps that it has made BUSY.

@@ -131,6 +131,18 @@ TEST(GuardedHeap, OtherHeapsHaveNoGuardsWhateverTheyAskFor) {
 // --- blocks like others
 // -----------------------------------------------------------------------------------------------
 
+TEST(GuardedHeap, SettingsOfAPlainHeapLeaveWhatItHoldsAndItsLimitAlone) {
+  mi_heap_t* heap = mi_heap_new();
+  mi_heap_guarded_set_sample_rate(heap, 1000, 1);
+  EXPECT_EQ(mi_heap_used(heap), 0u);
+  ASSERT_NE(mi_heap_malloc(heap, size_t{100} << 10), nullptr);
+  EXPECT_GE(mi_heap_used(heap), size_t{100} << 10);
+  EXPECT_TRUE(mi_heap_set_limit(heap, size_t{200} << 10));
+  EXPECT_EQ(mi_heap_malloc(heap, size_t{150} << 10), nullptr);
+  EXPECT_TRUE(mi_heap_check(heap));
+  mi_heap_destroy(heap);
+}
+
 TEST(GuardedHeap, BlocksOfEverySizeHoldTheirBytesAndGrow) {
   mi_heap_t* heap = NewHeap(1);
   for (size_t size : {1, 8, 16, 100, 4095, 4096, 4097, 60000, 65536, 1000000, 4200000, 9000000}) {

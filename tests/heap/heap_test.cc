@@ -453,7 +453,7 @@ TEST(HeapConfigTest, WhatIsRefusedNamesTheFieldAndMakesNothing) {
       {"arena", [](mi_heap_config_t* config) { config->arena = &no_arena; }},
       {"deferred_arg", [](mi_heap_config_t* config) { config->deferred_arg = config; }},
       {"flags", [](mi_heap_config_t* config) { config->flags = uint32_t{1} << 31; }},
-      {"required", [](mi_heap_config_t* config) { config->required = 1; }},
+      {"required", [](mi_heap_config_t* config) { config->required = uint32_t{1} << 31; }},
   };
   const std::set<mi_heap_t*> before = AllHeaps();
   for (const Case& refused : cases) {

@@ -163,6 +163,20 @@ TEST(HoldTest, HoldsNestAndOneTooFewIsRefused) {
   EXPECT_EQ(recorder.count(EFAULT), 2) << recorder.text();
 }
 
+TEST(HoldTest, EndsWithAHeapWhoseHandleIsKeptForTheNext) {
+  mi_heap_config_t config = {};
+  config.size = sizeof(config);
+  config.limit = kMiB;
+  ErrorRecorder errors;
+  for (int i = 0; i < 3; i++) {
+    mi_heap_t* heap = mi_heap_new_with(&config);
+    EXPECT_FALSE(mi_heap_release_pages(heap));  // it is not held
+    EXPECT_EQ(errors.count(EINVAL), i + 1);
+    ASSERT_TRUE(mi_heap_hold_pages(heap));
+    mi_heap_destroy(heap);
+  }
+}
+
 TEST(HoldTest, OtherHeapsAreNotHeld) {
   mi_heap_t* held = mi_heap_new();
   mi_heap_t* heap = mi_heap_new();

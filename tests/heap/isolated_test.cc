@@ -1,5 +1,6 @@
 // Isolated heaps: memory of their own between guards, in quarantine after their end, sealed and opened, and what is
 // said to who misuses them.
+#include <atomic>
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
@@ -343,8 +344,15 @@ TEST_P(Isolated, SealedItCanBeReadOrNotEvenThatAndIsLeftAlone) {
       EXPECT_EQ(errors.count(EPERM), 4);
       EXPECT_NE(errors.text().find("is sealed"), std::string::npos);
     }
+    // What can be known of it needs no look at the blocks.
     EXPECT_TRUE(mi_heap_check(heap));
     EXPECT_GE(mi_usable_size(p), size);
+    EXPECT_EQ(mi_heap_of(p), heap);
+    EXPECT_GE(CountBlocks(heap), 1u);
+    mi_heap_counts_t counts{};
+    counts.size = sizeof(counts);
+    EXPECT_TRUE(mi_heap_counts_get(heap, &counts));
+    EXPECT_EQ(counts.blocks, CountBlocks(heap));
     ASSERT_TRUE(mi_heap_protect(heap, MI_PROTECT_READ_WRITE));
     EXPECT_EQ(p[size - 1], 'z');
     p[0] = 'b';
@@ -477,6 +485,62 @@ TEST_P(Isolated, ThreadsAllocateAndFreeInItAtOnceAndEnd) {
   mi_heap_destroy(heap);
 }
 
+TEST_P(Isolated, CollectsMayComeAtAnyTime) {
+  mi_heap_t* heap = New();
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> collectors;
+  for (int t = 0; t < 2; t++) {
+    collectors.emplace_back([&] {
+      while (!stop.load()) mi_heap_collect(heap, true);
+    });
+  }
+  InThreads(3, [&](int t) {
+    for (int round = 0; round < Scaled(5000); round++) {
+      void* blocks[4];
+      for (int i = 0; i < 4; i++) {
+        const size_t size = 16 + static_cast<size_t>((round + 100 * i + t) % 700);
+        blocks[i] = Opaque(mi_heap_malloc(heap, Opaque(size)));
+        ASSERT_NE(blocks[i], nullptr);
+        Fill(blocks[i], size, static_cast<uint64_t>(round));
+      }
+      for (int i = 0; i < 4; i++) {
+        const size_t size = 16 + static_cast<size_t>((round + 100 * i + t) % 700);
+        ASSERT_TRUE(Holds(blocks[i], size, static_cast<uint64_t>(round)));
+        mi_free(blocks[i]);
+      }
+    }
+  });
+  stop = true;
+  for (std::thread& thread : collectors) thread.join();
+  EXPECT_TRUE(mi_heap_check(heap));
+  EXPECT_TRUE(ShowsExactly(heap, {}));
+  mi_heap_destroy(heap);
+}
+
+TEST_P(Isolated, HasALimit) {
+  mi_heap_config_t config{};
+  config.size = sizeof(config);
+  config.flags = GetParam();
+  config.name = "limited";
+  config.limit = 200 * kKiB;
+  mi_heap_t* heap = mi_heap_new_with(&config);
+  ASSERT_NE(heap, nullptr);
+  for (int round = 0; round < 3; round++) {
+    std::vector<void*> blocks;
+    for (void* p; (p = mi_heap_malloc(heap, 1000)) != nullptr;) blocks.push_back(p);
+    EXPECT_EQ(errno, ENOMEM);
+    EXPECT_GT(blocks.size(), 150u);
+    EXPECT_LE(blocks.size(), 200u);
+    EXPECT_LE(mi_heap_used(heap), 200 * kKiB);
+    EXPECT_GE(mi_heap_used(heap), blocks.size() * 1000);
+    EXPECT_EQ(mi_heap_malloc(heap, 300 * kKiB), nullptr);
+    for (void* p : blocks) mi_free(p);
+    mi_heap_collect(heap, true);
+    EXPECT_EQ(mi_heap_used(heap), 0u);
+  }
+  mi_heap_destroy(heap);
+}
+
 TEST_P(Isolated, AVisitorMayFreeWhatItIsShown) {
   mi_heap_t* heap = New();
   for (int i = 0; i < 3000; i++) ASSERT_NE(mi_heap_malloc(heap, static_cast<size_t>(i) % 700), nullptr);
@@ -558,6 +622,78 @@ TEST(IsolatedHeap, TheQuarantineYieldsWhereAddressSpaceIsLimited) {
               return 0;
             }),
             0);
+}
+
+// Kernels before 6.13.
+TEST(IsolatedHeap, WithoutLightGuardsItsSegmentsHaveGuardsAndItsMemoryIsClean) {
+  if (kSanitized) GTEST_SKIP() << "a sanitizer needs madvise";
+  EXPECT_EQ(InChild([&] {
+              if (!RefuseCall(SYS_madvise, EINVAL)) return 1;
+              mi_heap_t* heap = NewApart(MI_HEAP_ISOLATED);
+              if (heap == nullptr) return 2;
+              const mi_protections_t got = mi_heap_protections(heap);
+              if ((got & MI_PROTECTED_PAGE_GUARDS) != 0 || (got & MI_PROTECTED_GUARDS) == 0) return 3;
+              for (int round = 0; round < 20; round++) {
+                std::vector<char*> blocks;
+                for (size_t size : {16, 100, 5000, 40000, 200000, 5000000}) {
+                  for (int i = 0; i < 5; i++) {
+                    char* p = Bytes(mi_heap_zalloc(heap, size));
+                    if (p == nullptr || !IsZero(p, 0, size)) return 4;
+                    memset(p, 0x5a, size);
+                    blocks.push_back(p);
+                  }
+                }
+                char* last = blocks.back();
+                char* behind = reinterpret_cast<char*>((SegmentOf(blocks[0]) + 1) * kSegment);
+                if (CanRead(behind)) return 5;
+                if (!mi_heap_check(heap)) return 6;
+                for (char* p : blocks) mi_free(p);
+                mi_heap_collect(heap, true);
+                if (CanRead(last)) return 7;
+              }
+              char* p = Bytes(mi_heap_malloc(heap, 100));
+              mi_heap_destroy(heap);
+              return CanRead(p) ? 8 : 0;
+            }),
+            0);
+}
+
+TEST(IsolatedHeap, ThreadsThatUseItWhileTheProcessForksLeaveTheChildAHeapThatWorks) {
+  mi_heap_t* heap = NewApart(MI_HEAP_ISOLATED);
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 2; t++) {
+    threads.emplace_back([&, t] {
+      for (size_t round = 0; !stop.load(); round++) {
+        void* p = mi_heap_malloc(heap, 16 + (round * 97 + static_cast<size_t>(t)) % 70000);
+        if (p != nullptr) *Bytes(p) = 1;
+        mi_free(p);
+        if (round % 50 == 0) mi_heap_destroy(NewApart(MI_HEAP_ISOLATED));
+      }
+    });
+  }
+  for (int round = 0; round < Scaled(20); round++) {
+    EXPECT_EQ(InChild([&] {
+                for (size_t i = 0; i < 500; i++) {
+                  char* p = Bytes(mi_heap_malloc(heap, 16 + i * 131));
+                  if (p == nullptr) return 1;
+                  memset(p, 1, 16 + i * 131);
+                  mi_free(p);
+                }
+                if (!mi_heap_check(heap)) return 2;
+                if (!mi_heap_protect(heap, MI_PROTECT_READ)) return 3;
+                mi_heap_destroy(heap);
+                mi_heap_t* own = NewApart(MI_HEAP_ISOLATED);
+                if (own == nullptr || mi_heap_malloc(own, 100) == nullptr) return 4;
+                mi_heap_destroy(own);
+                return 0;
+              }),
+              0);
+  }
+  stop = true;
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_TRUE(mi_heap_check(heap));
+  mi_heap_destroy(heap);
 }
 
 TEST(IsolatedHeap, ProtectionsAreNamedAndRequired) {

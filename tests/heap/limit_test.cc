@@ -168,6 +168,20 @@ TEST(HeapConfig, RefusesWhatMeansNothingAndNamesTheField) {
   }
 }
 
+TEST(HeapConfig, WhatIsRequiredIsAskedForEachTime) {
+  ErrorRecorder errors;
+  for (int i = 1; i <= 4; i++) {
+    Config config;
+    config.Limit(kMiB);
+    config.config.required = MI_PROTECTED_GUARDS;
+    EXPECT_EQ(config.Make(), nullptr);
+    EXPECT_NE(errors.text().find("not to be had"), std::string::npos);
+    errors.Forget();
+    mi_heap_t* heap = Limited(kMiB);
+    mi_heap_destroy(heap);
+  }
+}
+
 TEST(HeapConfig, MinAlignIsThatOfEveryBlock) {
   for (size_t align : {size_t{8}, size_t{16}}) {
     Config config;
@@ -444,6 +458,62 @@ TEST(OnLimit, MayFreeAndHaveItTriedAgain) {
   mi_heap_destroy(heap);
 }
 
+TEST(OnLimit, ThatFreesAllHasMadeRoomForAnything) {
+  for (size_t limit : {16 * kKiB, 64 * kKiB, kMiB}) {
+    for (size_t held : {size_t{64}, size_t{500}, size_t{1500}, size_t{5000}, size_t{30000}}) {
+      for (size_t asked : {held, limit / 2, limit - 2 * kKiB}) {
+        if (3 * held > limit) continue;
+        // A handle that was used before has regions of any size.
+        mi_heap_t* before = Limited(kMiB);
+        for (int i = 0; i < 200; i++) ASSERT_NE(mi_heap_malloc(before, 64), nullptr);
+        mi_heap_destroy(before);
+        std::vector<void*> blocks;
+        std::function<bool(mi_heap_t*, size_t)> on_limit = [&](mi_heap_t*, size_t) {
+          const bool any = !blocks.empty();
+          FreeAll(&blocks);
+          return any;
+        };
+        mi_heap_t* heap = Config().Limit(limit).OnLimit(&on_limit).Make();
+        for (int rounds = 0; rounds < 3; rounds++) {
+          size_t most = 0;
+          do {
+            most = blocks.size();
+            void* p = mi_heap_malloc(heap, held);
+            ASSERT_NE(p, nullptr) << limit << " " << held << ", " << mi_heap_used(heap) << " are held";
+            blocks.push_back(p);
+          } while (blocks.size() > most);
+          void* p = mi_heap_malloc(heap, asked);
+          ASSERT_NE(p, nullptr) << limit << " " << held << " " << asked << ", " << mi_heap_used(heap) << " are held";
+          blocks.push_back(p);
+          ASSERT_TRUE(mi_heap_check(heap));
+        }
+        mi_heap_destroy(heap);
+      }
+    }
+  }
+}
+
+TEST(OnLimit, OfAParentThatFreesWhatTheParentHoldsMakesRoomForTheChild) {
+  std::vector<void*> blocks;
+  std::function<bool(mi_heap_t*, size_t)> on_limit = [&](mi_heap_t*, size_t) {
+    const bool any = !blocks.empty();
+    FreeAll(&blocks);
+    return any;
+  };
+  mi_heap_t* parent = Config().Limit(128 * kKiB).OnLimit(&on_limit).Make();
+  mi_heap_t* child = Config().Parent(parent).Make();
+  for (size_t size : {size_t{100}, size_t{700}, size_t{3000}}) {
+    for (size_t i = 0; i < 20 * kKiB / size; i++) blocks.push_back(mi_heap_malloc(parent, size));
+    ASSERT_GT(Usable(blocks), 16 * kKiB);
+    void* p = mi_heap_malloc(child, 112 * kKiB);
+    ASSERT_NE(p, nullptr) << size;
+    EXPECT_TRUE(blocks.empty());
+    mi_free(p);
+  }
+  EXPECT_TRUE(mi_heap_check(parent));
+  mi_heap_destroy(parent);
+}
+
 TEST(OnLimit, MayRaiseTheLimit) {
   int calls = 0;
   std::function<bool(mi_heap_t*, size_t)> on_limit = [&](mi_heap_t* heap, size_t need) {
@@ -589,6 +659,45 @@ TEST(SoftLimit, CallsOnceUntilTheHeapFallsBelow) {
   mi_heap_destroy(heap);
 }
 
+TEST(SoftLimit, ACallThatPassesItAgainIsNotRepeatedForEver) {
+  int calls = 0;
+  void* block = nullptr;
+  std::function<bool(mi_heap_t*, size_t)> on_limit = [&](mi_heap_t* heap, size_t) {
+    calls++;
+    mi_free(block);
+    block = mi_heap_malloc(heap, 500 * kKiB);
+    return calls > 1000000;
+  };
+  mi_heap_t* heap = Config().Soft(600 * kKiB).OnLimit(&on_limit).Make();
+  block = mi_heap_malloc(heap, 500 * kKiB);
+  EXPECT_EQ(calls, 0);
+  ASSERT_NE(mi_heap_malloc(heap, 200 * kKiB), nullptr);
+  EXPECT_GE(calls, 1);
+  EXPECT_LE(calls, 100);
+  mi_heap_destroy(heap);
+}
+
+TEST(Headroom, LargerThanTheLimitServesUntilTheHeapIsEmpty) {
+  for (bool lowered : {false, true}) {
+    mi_heap_t* heap = Config().Limit(lowered ? 4 * kMiB : kMiB).Headroom(2 * kMiB).Make();
+    if (lowered) {
+      ASSERT_TRUE(mi_heap_set_limit(heap, kMiB));
+    }
+    for (int round = 0; round < 3; round++) {
+      ASSERT_EQ(mi_heap_malloc(heap, 1500 * kKiB), nullptr) << round;
+      void* p = mi_heap_malloc(heap, 1500 * kKiB);
+      ASSERT_NE(p, nullptr);
+      if (round == 1) {
+        mi_heap_reset(heap);
+      } else {
+        mi_free(p);
+      }
+      EXPECT_EQ(mi_heap_used(heap), 0u);
+    }
+    mi_heap_destroy(heap);
+  }
+}
+
 TEST(Headroom, ServesAfterAFailureAndAgainWhenThereWasRoomAgain) {
   mi_heap_t* heap = Config().Limit(kMiB).Headroom(200 * kKiB).Make();
   std::vector<void*> blocks;
@@ -645,6 +754,26 @@ TEST(FamilyLimit, BoundsTheWholeTree) {
   mi_heap_reset(top);
   EXPECT_EQ(mi_heap_used(top), 0u);
   mi_heap_destroy(top);
+}
+
+TEST(FamilyLimit, RegionsOfAParentShareTheRoomWithItsChildrenAndWhatWasMerged) {
+  for (bool merged : {false, true}) {
+    for (bool late : {false, true}) {
+      mi_heap_t* parent = Limited(64 * kKiB);
+      if (late) {
+        ASSERT_NE(mi_heap_malloc(parent, 100), nullptr);
+      }
+      mi_heap_t* other = merged ? mi_heap_new() : Config().Parent(parent).Make();
+      for (int i = 0; i < 80; i++) ASSERT_NE(mi_heap_malloc(other, 400), nullptr);
+      if (merged) mi_heap_merge(other, parent);
+      EXPECT_GE(mi_heap_used(parent), 32000u);
+      const std::vector<void*> blocks = FillUp(parent, 100);
+      EXPECT_LT(Usable(blocks), 32 * kKiB);
+      EXPECT_LE(mi_heap_used(parent), 64 * kKiB);
+      EXPECT_TRUE(mi_heap_check(parent));
+      mi_heap_destroy(parent);
+    }
+  }
 }
 
 TEST(FamilyLimit, ADeepFamilyIsBoundedAtItsTop) {
@@ -741,6 +870,26 @@ TEST(MergeLimit, WhatIsDeletedCountsInTheMainHeap) {
   mi_collect(true);
   EXPECT_LE(mi_heap_used(mi_heap_main()), before);
   mi_heap_destroy(parent);
+}
+
+TEST(MergeLimit, AHeapThatAllocatedNothingLeavesTheMainHeapAsItWas) {
+  void* keep = mi_malloc(kMiB);
+  const size_t before = mi_heap_used(mi_heap_main());
+  for (int i = 0; i < 10; i++) {
+    // The next heap begins with a region of this one.
+    mi_heap_t* used = mi_heap_new();
+    for (int k = 0; k < 50; k++) ASSERT_NE(mi_heap_malloc(used, 100), nullptr);
+    mi_heap_destroy(used);
+    mi_heap_t* heap = mi_heap_new();
+    if (i % 2 == 0) {
+      mi_heap_delete(heap);
+    } else {
+      InThread([heap] { mi_heap_delete(heap); });
+    }
+    EXPECT_EQ(mi_heap_used(mi_heap_main()), before);
+  }
+  EXPECT_TRUE(mi_heap_check(mi_heap_main()));
+  mi_free(keep);
 }
 
 TEST(MarkLimit, ARewindGivesBackWhatCameSince) {

@@ -262,6 +262,36 @@ TEST(RetainTest, WhatAnEmptiedHeapHoldsGoesBackOnCollect) {
   });
 }
 
+TEST(RetainTest, TheHandleOfAHeapThatWasMergedIsAsNew) {
+  InThread([] {
+    const size_t before = mi_heap_used(mi_heap_main());
+    for (int i = 0; i < 20; i++) {
+      mi_heap_t* heap = mi_heap_new();
+      EXPECT_EQ(mi_heap_used(heap), 0u);
+      EXPECT_TRUE(mi_heap_check(heap));
+      Fill(heap, 6000, 100);
+      if (i % 4 == 1) {
+        mi_heap_t* into = mi_heap_new();
+        mi_heap_merge(heap, into);
+        mi_heap_destroy(into);
+      } else if (i % 4 == 2) {
+        mi_heap_reset(heap);
+        mi_heap_delete(heap);  // empty, with the region that it opened for what was to come
+      } else if (i % 4 == 3) {
+        mi_heap_reset(heap);
+        EXPECT_TRUE(mi_heap_set_limit(heap, 3000));
+        EXPECT_EQ(mi_heap_used(heap), 0u);
+        EXPECT_NE(mi_heap_malloc(heap, 100), nullptr);
+        EXPECT_LE(mi_heap_used(heap), 3000u);
+        mi_heap_destroy(heap);
+      } else {
+        mi_heap_destroy(heap);
+      }
+    }
+    EXPECT_EQ(mi_heap_used(mi_heap_main()), before);
+  });
+}
+
 // Plain heaps, reset by turns and again, ended and made anew, by who has them and by others.
 TEST(RetainTest, HeapsThatAreEmptiedAgainAndAgainAreSound) {
   for (uint64_t seed = 1; seed <= 4; seed++) {
@@ -300,6 +330,14 @@ TEST(RetainTest, HeapsThatAreEmptiedAgainAndAgainAreSound) {
       }
       (random.OneIn(20) ? other : owner).Run([&] {
         if (random.OneIn(3)) {
+          if (random.OneIn(3)) {
+            mi_heap_t* into = mi_heap_new();
+            mi_heap_merge(heap, into);
+            if (random.OneIn(2)) {
+              EXPECT_NE(mi_heap_malloc(into, random.Below(2000)), nullptr);
+            }
+            heap = into;
+          }
           random.OneIn(10) ? mi_heap_delete(heap) : mi_heap_destroy(heap);
           heap = nullptr;
           return;

@@ -106,8 +106,9 @@ ends 139 "mimalloc: warning: no more guarded blocks: 8192 have guards .*" "7[0-9
 cases=$((cases + 1))
 "$fault" locked > "$TEST_TMPDIR/out" 2>&1
 grep -qE '^mimalloc: error: use after free|^not allowed$' "$TEST_TMPDIR/out" || fail "fault locked"
-ends 0 1023 -- quarantine
-MIMALLOC_GUARDED_QUARANTINE=100 ends 0 99 -- quarantine
+ends 0 255 -- quarantine
+MIMALLOC_GUARDED_QUARANTINE=1000 ends 0 999 -- quarantine
+MIMALLOC_GUARDED_QUARANTINE=10 ends 0 9 -- quarantine
 MIMALLOC_GUARDED_QUARANTINE=0 ends 0 0 -- quarantine
 
 if ((failures > 0)); then
