@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "mi/mimalloc-stats.h"
 #include "mi/mimalloc.h"
 
 namespace {
@@ -96,10 +97,16 @@ TEST(GuardedHeap, TheSameSeedGuardsTheSameBlocks) {
 TEST(GuardedHeap, OnlySizesWithinTheBoundsAreGuarded) {
   mi_heap_t* heap = NewHeap(1);
   mi_heap_guarded_set_size_bound(heap, 50, 150);
-  EXPECT_EQ(mi_usable_size(mi_heap_malloc(heap, 50)), 50u);
-  EXPECT_EQ(mi_usable_size(mi_heap_malloc(heap, 150)), 150u);
-  EXPECT_GT(mi_usable_size(mi_heap_malloc(heap, 49)), 49u);
-  EXPECT_GT(mi_usable_size(mi_heap_malloc(heap, 151)), 151u);
+  const auto guarded = [] {
+    mi_stats_t_decl(stats);
+    EXPECT_TRUE(mi_stats_get(&stats));
+    return stats.malloc_guarded_count.total;
+  };
+  for (size_t size : {49, 50, 150, 151}) {
+    const int64_t before = guarded();
+    EXPECT_EQ(mi_usable_size(mi_heap_malloc(heap, size)), size);
+    EXPECT_EQ(guarded() - before, size >= 50 && size <= 150 ? 1 : 0) << size;
+  }
   mi_heap_destroy(heap);
 }
 
