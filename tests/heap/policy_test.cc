@@ -394,4 +394,61 @@ TEST_P(Policy, AHandleThatIsRecycledIsAPlainHeapAgain) {
   }
 }
 
+// --- what single flags promise ---------------------------------------------------------------------------------------
+
+const size_t kNineSizes[] = {16, 48, 100, 1000, 8192, 65536, 300000, 4194304, 67108864};
+
+TEST(Quarantine, NoAddressComesBackWithinAThousandAllocationsAndFrees) {
+  for (size_t size : kNineSizes) {
+    mi_heap_t* heap = NewHeap(MI_HEAP_QUARANTINE);
+    void* freed = mi_heap_malloc(heap, size);
+    mi_free(freed);
+    for (int i = 0; i < (size > 1000000 ? 100 : 1000); i++) {
+      void* p = mi_heap_malloc(heap, size);
+      ASSERT_NE(p, nullptr);
+      ASSERT_NE(p, freed) << size << " bytes, after " << i;
+      mi_free(p);
+    }
+    mi_heap_destroy(heap);
+  }
+}
+
+TEST(Wipe, NothingOfABlockIsLeftAfterAFreeByAnyThread) {
+  mi_heap_t* heap = NewHeap(MI_HEAP_WIPE);
+  for (size_t size : {16, 48, 100, 1000, 8192, 30000}) {
+    for (bool remote : {false, true}) {
+      void* neighbour = mi_heap_malloc(heap, size);  // keeps the page
+      uint8_t* p = static_cast<uint8_t*>(mi_heap_malloc(heap, size));
+      memset(p, 0xc3, size);
+      if (remote) {
+        std::thread([p] { mi_free(p); }).join();
+      } else {
+        mi_free(p);
+      }
+      // The memory is the heap's still, and can be read.
+      const volatile uint8_t* gone = p;
+      for (size_t i = 0; i < size; i++) ASSERT_EQ(gone[i], 0) << size << " bytes, at " << i;
+      mi_free(neighbour);
+    }
+  }
+  mi_heap_destroy(heap);
+}
+
+TEST(Wipe, ABlockThatShrinksOrMovesLeavesNothing) {
+  mi_heap_t* heap = NewHeap(MI_HEAP_WIPE);
+  void* neighbour = mi_heap_malloc(heap, 1000);
+  uint8_t* p = static_cast<uint8_t*>(mi_heap_malloc(heap, 1000));
+  memset(p, 0xc3, 1000);
+  uint8_t* q = static_cast<uint8_t*>(mi_realloc(p, 950));
+  ASSERT_EQ(q, p) << "it fits";
+  uint8_t* r = static_cast<uint8_t*>(mi_realloc(q, 5000));
+  ASSERT_NE(r, p);
+  const volatile uint8_t* gone = p;
+  for (size_t i = 0; i < 1000; i++) ASSERT_EQ(gone[i], 0) << i;
+  EXPECT_TRUE(IsFilled(r, 950, 0xc3));
+  mi_free(r);
+  mi_free(neighbour);
+  mi_heap_destroy(heap);
+}
+
 }  // namespace
