@@ -162,7 +162,7 @@ def draw_figures(directory, rows):
         series = {peer: [summary["glibc"]["time"] / summary[peer]["time"] for _, summary in talk]
                   for peer in (runs.OURS, "jemalloc", "tcmalloc", "mimalloc2")}
         bar_chart(directory, "suite_talk", "Speed over glibc (processor time)", "glibc = 1",
-                  [label for label, _ in talk], series, 6)
+                  [label for label, _ in talk], series, 3)
 
 
 def test(measured, library, scratch):
