@@ -262,10 +262,20 @@ void _mi_policy_free(mi_page_t* page, void* p) {
   block_free(page, bits, index, p);
 }
 
+// What the program asked for: in padded builds the core's block has a tail besides.
+static size_t size_asked(mi_page_t* page, const void* p) {
+#if MI_TAIL
+  (void)page;
+  return _mi_checked_size(p);
+#else
+  return _mi_policy_size(page, p);
+#endif
+}
+
 void _mi_free_sized_slow(void* p, size_t size) {
   mi_page_t* const page = (p == NULL ? NULL : page_of(p));
   // What was asked for is not known of isolated heaps' blocks.
-  const size_t its = (page == NULL || page->kind == MI_PAGE_SPACE ? 0 : _mi_policy_size(page, p));
+  const size_t its = (page == NULL || page->kind == MI_PAGE_SPACE ? 0 : size_asked(page, p));
   if (mi_unlikely(its != 0 && its != size + (size == 0))) {
     misuse(page, page->policy, EINVAL, "mi_free_size: the block %p is one of %zu bytes, not of %zu", p, its, size);
     return;
