@@ -282,12 +282,19 @@ void mi_stats_print(void* out) {
   mi_stats_print_out(NULL, NULL);
 }
 
+// A copy: the heap may be on its way out, and another's name come to the place.
+static MI_RACY void copy_name(char* to, size_t size, const mi_heap_t* heap) {
+  const char* const name = mi_heap_name(heap);
+  size_t i = 0;
+  for (char c; i + 1 < size && (c = mi_racy(name[i])) != 0; i++) to[i] = c;
+  to[i] = 0;
+}
+
 static void print_heap(const output_t* output, mi_heap_t* heap) {
   mi_stats_t stats;
   heap_stats(heap, &stats);
-  char name[64];  // a copy: the heap may be on its way out
-  strncpy(name, mi_heap_name(heap), sizeof(name) - 1);
-  name[sizeof(name) - 1] = 0;
+  char name[64];
+  copy_name(name, sizeof(name), heap);
   print(output, "statistics of heap %p%s%s\n", (void*)heap, name[0] != 0 ? " " : "", name);
   print_stats(output, &stats);
 }
