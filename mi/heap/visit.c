@@ -139,8 +139,12 @@ static bool show(const visit_t* visit, const mi_heap_area_t* area, void* block, 
 #if MI_TAIL
   if (block != NULL) _mi_checked_show(&block, &size);
 #endif
+  // The visit itself is memory of ours.
+  mi_block_visit_fun* const visitor = visit->visitor;
+  mi_heap_t* const shown = visit->shown;
+  void* const arg = visit->arg;
   bool more;
-  MI_CALL_USER(more = visit->visitor(visit->shown, area, block, size, visit->arg));
+  MI_CALL_USER(more = visitor(shown, area, block, size, arg));
   return more;
 }
 
