@@ -708,7 +708,9 @@ void _mi_part_release_empty(mi_part_t* part) {
   }
   part_trim_spare(part, 0);
   if (mi_heap_is_visited(part->heap)) return;
-  if (part->current != &part->region && region_may_go(part, part->current)) part_retreat(part);
+  // What comes to the part's own region again is younger than the marks that it was in use at.
+  if (part->current != &part->region && part->region.marked == 0 && region_may_go(part, part->current))
+    part_retreat(part);
   mi_region_t* last = NULL;
   for (mi_region_t** link = &part->regions; *link != NULL;) {
     mi_region_t* const region = *link;
