@@ -258,6 +258,26 @@ void _mi_checked_show(void** block, size_t* size) {
 
 // --- what AddressSanitizer cannot know ------------------------------------------------------------------------------
 
+#define TAIL_SEARCH_MAX 4096
+
+// The same in a region whose bits are gone, since its heap ended: a tail behind the address is right about one start.
+static void* block_by_tail(const mi_region_t* region, const uint8_t* at, tail_t** found) {
+  uint8_t* const first = (uint8_t*)region + 16 * (size_t)region->first;
+  uint8_t* const end = (uint8_t*)region + ((size_t)1 << region->shift);
+  uint8_t* const from = (uint8_t*)((uintptr_t)at & ~(uintptr_t)15);
+  for (uint8_t* t = from; t + sizeof(tail_t) <= end && t - from < TAIL_SEARCH_MAX; t += 16) {
+    tail_t* const tail = (tail_t*)t;
+    for (uint8_t* start = from; start >= first && from - start < TAIL_SEARCH_MAX; start -= 16) {
+      if (tail->size > (size_t)(t - start) || tail->inside > (size_t)(t - start)) continue;
+      void* const p = start + tail->inside;
+      if (tail->check != ~check_word(p, tail->size, tail->inside)) continue;
+      *found = tail;
+      return p;
+    }
+  }
+  return NULL;
+}
+
 // The block whose memory `address` is in, or was in: of a page's slot that was given back, too. Nothing of this is
 // sure, until the check word says so.
 static void* block_around(const void* address, tail_t** found) {
@@ -275,7 +295,7 @@ static void* block_around(const void* address, tail_t** found) {
   if (mi_is_power_of_two(room) && room <= MI_SLICE_SIZE && (size_t)1 << region->shift == room && region->first != 0) {
     size_t granule = (size_t)(at - start) / 16;
     while (granule >= region->first && _mi_region_usable(page, start + 16 * granule) == 0) granule--;
-    if (granule < region->first) return NULL;
+    if (granule < region->first) return block_by_tail(region, at, found);
     start += 16 * granule;
     room = _mi_region_usable(page, start);
   }
