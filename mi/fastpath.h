@@ -144,7 +144,7 @@ mi_always_inline void mi_fast_free(void* p, mi_free_slow_fun* slow) {
 // The page of size classes that the calling thread owns and in which a block begins at p: most blocks of most programs.
 // NULL: another case.
 mi_always_inline mi_page_t* mi_fast_page(const void* p) {
-  if (MI_CHECKED || MI_SECURE || mi_unlikely(!mi_span_contains(p))) return NULL;
+  if (MI_CHECKED || MI_SECURE != 0 || mi_unlikely(!mi_span_contains(p))) return NULL;
   mi_page_t* const page = mi_slot_of(p);
   // The owner's flags: in a full page a block begins at p, in one with interior pointers or regions perhaps not.
   const mi_tid_t other = mi_load_relaxed(&page->owner) ^ _mi_tls.tid;

@@ -85,6 +85,7 @@ static inline void* theap_pop_class(mi_theap_t* theap, size_t bin, bool zero) {
   return page_pop_fresh(theap, page, zero);
 }
 
+#if !MI_SECURE
 // The first page of a class has run dry and the thread has freed blocks of it since: a slow path of which only the
 // cadence is due. Every eighth is a whole one at least.
 #define MI_WHOLE_SLOW_PATH_EVERY 8
@@ -101,6 +102,7 @@ static inline void* theap_turn_page(mi_thread_t* thread, mi_theap_t* theap, size
   _mi_page_collect(page);
   return page_take(page, page->free, zero);
 }
+#endif
 
 void* _mi_theap_serve(mi_theap_t* theap, const mi_request_t* r) {
   if (mi_likely(r->alignment <= 1)) return mi_theap_alloc(theap, r->size, r->zero);
