@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include <mimalloc.h>
 #include <pthread.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -38,7 +39,7 @@ int main(void) {
     if (i > 0) pthread_mutex_lock(&one_after_the_other[i]);
   }
   for (size_t i = 0; i < THREADS; i++) {
-    if (pthread_create(&threads[i], NULL, run, (char*)NULL + i) != 0) return 3;
+    if (pthread_create(&threads[i], NULL, run, (void*)(uintptr_t)i) != 0) return 3;
   }
   for (size_t i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
   for (size_t i = 0; i < THREADS; i++) printf("%zu:%s\n", i, text[i]);
