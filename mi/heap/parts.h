@@ -73,7 +73,6 @@ mi_hidden void _mi_returned_flush(mi_thread_t* thread);
 static inline bool mi_region_is_mine(const mi_region_t* region) {
   return (mi_load_relaxed((_Atomic(mi_tid_t)*)&region->owner) ^ _mi_tls.tid) <= MI_OWNER_FLAGS;
 }
-mi_hidden size_t _mi_region_end(const mi_region_t* region);
 // The granules [first, end) are those that a walk of the region looks at.
 mi_hidden size_t _mi_region_end(const mi_region_t* region);
 static inline _Atomic(uint64_t)* mi_region_words(const mi_region_t* region, size_t granule) {

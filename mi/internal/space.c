@@ -27,6 +27,7 @@
 #include <string.h>
 
 #include "mi/internal/account.h"
+#include "mi/internal/bit_page.h"
 #include "mi/internal/options.h"
 #include "mi/internal/stats.h"
 
@@ -39,31 +40,25 @@
 
 // --- memory of runs ------------------------------------------------------------------------------------------------
 
-// Stores that the compiler may not leave out.
-static void wipe(void* p, size_t size) {
-  memset(p, 0, size);
-  __asm__ volatile("" : : "r"(p) : "memory");
-}
-
-// The same for a stretch of a page. A secret file has memory only where it was touched, and the first touch is dear: a
+// Wipes a stretch of a page. A secret file has memory only where it was touched, and the first touch is dear: a
 // large block is wiped where there is any.
 static void space_wipe(const mi_space_t* space, uint8_t* p, size_t size) {
   if (!space->is_secret || space->secret.way != MI_SECRET_FILE || size < MI_SPACE_WIPE_LARGE) {
-    wipe(p, size);
+    _mi_wipe(p, size);
     return;
   }
   uint8_t* const end = p + size;
   uint8_t* at = (uint8_t*)mi_round_up((uintptr_t)p, MI_OS_PAGE);
-  wipe(p, (size_t)(at - p));
+  _mi_wipe(p, (size_t)(at - p));
   while ((size_t)(end - at) >= MI_OS_PAGE) {
     size_t pages = (size_t)(end - at) / MI_OS_PAGE;
     if (pages > MI_PRESENT_MAX) pages = MI_PRESENT_MAX;
     uint64_t present = _mi_os_present(at, pages);
     if (pages < 64) present &= mi_run_mask(0, pages);
-    for (; present != 0; present &= present - 1) wipe(at + mi_ctz(present) * MI_OS_PAGE, MI_OS_PAGE);
+    for (; present != 0; present &= present - 1) _mi_wipe(at + mi_ctz(present) * MI_OS_PAGE, MI_OS_PAGE);
     at += pages * MI_OS_PAGE;
   }
-  wipe(at, (size_t)(end - at));
+  _mi_wipe(at, (size_t)(end - at));
 }
 
 // The OS pages of a page's blocks.
