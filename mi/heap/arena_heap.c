@@ -29,7 +29,7 @@ mi_heap_t* _mi_arena_handle_make(mi_thread_t* thread, mi_arena_t* arena, size_t 
   _mi_part_init(&heap->home, heap, mi_load_relaxed(&thread->id), MI_REGION_SHIFT_MIN);
   _mi_part_close_young(&heap->home);
   mi_store_relaxed(&heap->refs, 1u);
-  heap->flags = _mi_heap_flags_of_new() | MI_HEAP_IN_ARENA;
+  mi_heap_set_flags(heap, _mi_heap_flags_of_new() | MI_HEAP_IN_ARENA);
   heap->home.config = (uint8_t*)heap + handle_size;
   ((mi_heap_extra_t*)heap->home.config)->account.heap = heap;
   return heap;

@@ -652,8 +652,8 @@ static bool check_handle(const check_t* check, mi_heap_t* heap) {
     return heap_breach(check, heap, "its blocks went to %p", (void*)mi_load_acquire(&heap->into));
   const mi_page_t* const page = internal_page(heap, (size_t)1 << MI_REGION_SHIFT_MIN);
   if (page == NULL) return heap_breach(check, heap, "it does not lie where handles do");
-  if (((heap->flags & MI_HEAP_IN_ARENA) != 0) != _mi_page_is_arena_handle(page))
-    return heap_breach(check, heap, "its flags are %x", heap->flags);
+  if (((mi_heap_flags(heap) & MI_HEAP_IN_ARENA) != 0) != _mi_page_is_arena_handle(page))
+    return heap_breach(check, heap, "its flags are %x", mi_heap_flags(heap));
   const mi_heap_extra_t* const extra = mi_heap_extra(heap);
   if (extra != NULL && memchr(extra->name, 0, sizeof(extra->name)) == NULL)
     return heap_breach(check, heap, "its name does not end");
@@ -761,7 +761,8 @@ typedef struct claims_s {
   int64_t unlisted_bytes;
 } claims_t;
 
-static bool leads_to(mi_heap_t* from, const mi_heap_t* heap) {
+// As what it is called with: of a page that may be another's at this moment.
+static MI_RACY bool leads_to(mi_heap_t* from, const mi_heap_t* heap) {
   for (int steps = 0; from != NULL && steps < 1000; steps++) {
     if (from == heap) return true;
     from = mi_load_acquire(&from->into);

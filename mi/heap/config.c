@@ -85,7 +85,7 @@ static mi_noinline mi_heap_t* heap_new_with(const mi_heap_config_t* given) {
                            : config.arena == NULL ? mi_heap_new()
                                                   : mi_heap_new_in_arena(config.arena));
   if (heap == NULL) return NULL;
-  if ((config.flags & MI_HEAP_REPORT_SURVIVORS) != 0) heap->flags |= MI_HEAP_REPORTS;
+  if ((config.flags & MI_HEAP_REPORT_SURVIVORS) != 0) mi_heap_set_flags(heap, mi_heap_flags(heap) | MI_HEAP_REPORTS);
   if (config_is_plain(&config)) return (_mi_isolated_satisfies(heap, config.required) ? heap : NULL);
   mi_heap_extra_t* const extra = _mi_heap_extra_make(heap);
   if (extra == NULL || (config_has_deferred(&config) && !_mi_deferred_configure(heap, &config))) {

@@ -291,7 +291,7 @@ static void end_leave(mi_heap_t* heap, bool reset) {
 static void end_descendant(mi_heap_t* heap) {
   _mi_heap_leave_default(heap);
   end_leave(heap, false);
-  if ((heap->flags & MI_HEAP_NO_DESTROY) != 0) {
+  if ((mi_heap_flags(heap) & MI_HEAP_NO_DESTROY) != 0) {
     _mi_heap_close(heap, _mi_subproc_heap(_mi_subproc_of(heap)));
   } else {
     _mi_heap_finish(heap);

@@ -51,6 +51,8 @@ uint64_t _mi_heaps_made(void) {
   return (left < given ? given - left : 0);
 }
 
+_Static_assert(sizeof(mi_heap_extra_t) > 448 && sizeof(mi_heap_extra_t) <= 480, "extras are of MI_BIN_EXTRA");
+
 mi_heap_extra_t* _mi_heap_extra_make(mi_heap_t* heap) {
   mi_heap_extra_t* seen = mi_load_acquire(mi_heap_extra_word(heap));
   if (seen != NULL) return seen;
@@ -105,7 +107,7 @@ mi_heap_t* mi_heap_new_ex(int heap_tag, bool allow_destroy, mi_arena_id_t arena)
     }
     extra->tag = heap_tag;
   }
-  if (!allow_destroy) heap->flags |= MI_HEAP_NO_DESTROY;
+  if (!allow_destroy) mi_heap_set_flags(heap, mi_heap_flags(heap) | MI_HEAP_NO_DESTROY);
   return heap;
 }
 
@@ -178,7 +180,7 @@ static void heap_free(mi_heap_t* heap) {
     _mi_lane_free(lane);
     lane = next;
   }
-  const bool in_arena = (heap->flags & MI_HEAP_IN_ARENA) != 0;
+  const bool in_arena = (mi_heap_flags(heap) & MI_HEAP_IN_ARENA) != 0;
   const mi_heap_extra_t* const extra = heap->home.config;
   if (extra != NULL) {
     if (extra->retain != 0 && thread != NULL) _mi_handle_retain(thread, extra->retain);
@@ -198,7 +200,7 @@ static void heap_free(mi_heap_t* heap) {
   mi_store_relaxed(&heap->pages_out, (int64_t)0);
   mi_store_relaxed(&heap->is_target, (uint8_t)0);
   mi_space_t* const space = mi_heap_space(heap);
-  heap->flags = (space == NULL ? _mi_heap_flags_of_new() : MI_HEAP_IN_SPACE);
+  mi_heap_set_flags(heap, (space == NULL ? _mi_heap_flags_of_new() : MI_HEAP_IN_SPACE));
   mi_store_relaxed(&heap->visiting, (uint8_t)0);
   home->depth = 0;
   mi_store_relaxed(&home->young_max, MI_YOUNG_UNASKED);
@@ -231,7 +233,7 @@ void _mi_heap_end(mi_heap_t* heap) {
   if (heap->home.config != NULL) _mi_heap_name_end(heap);
   _mi_hold_end(heap);
   _mi_heap_settle(heap);
-  if ((heap->flags & MI_HEAP_COUNTED) != 0) _mi_heap_count_regions(heap);
+  if ((mi_heap_flags(heap) & MI_HEAP_COUNTED) != 0) _mi_heap_count_regions(heap);
   MI_FOR_EACH_PART(heap, part) {
     mi_slot_t* slot;
     if (!_mi_slot_take(part, &slot)) continue;  // none, or its thread finishes it
@@ -250,7 +252,7 @@ void _mi_heap_end(mi_heap_t* heap) {
 static inline bool heap_is_simple(mi_heap_t* heap) {
   return ((uintptr_t)mi_load_relaxed(&heap->home.slot) | (uintptr_t)mi_load_acquire(&heap->parts) |
           (uintptr_t)mi_load_relaxed(&heap->abandoned) | (uintptr_t)heap->home.config |
-          mi_load_relaxed(&heap->is_target) | heap->flags) == 0;
+          mi_load_relaxed(&heap->is_target) | mi_heap_flags(heap)) == 0;
 }
 
 static mi_noinline void heap_destroy(mi_heap_t* heap) {
@@ -260,8 +262,8 @@ static mi_noinline void heap_destroy(mi_heap_t* heap) {
     if (mi_likely(end == MI_PREPARED_KEPT)) return;
     called = (end == MI_PREPARED_CALLED);
   }
-  if (!_mi_heap_check_end(heap, (heap->flags & MI_HEAP_NO_DESTROY) == 0, "mi_heap_destroy")) return;
-  if ((heap->flags & MI_HEAP_NO_DESTROY) != 0) {
+  if (!_mi_heap_check_end(heap, (mi_heap_flags(heap) & MI_HEAP_NO_DESTROY) == 0, "mi_heap_destroy")) return;
+  if ((mi_heap_flags(heap) & MI_HEAP_NO_DESTROY) != 0) {
     mi_heap_delete(heap);
     return;
   }
@@ -292,7 +294,7 @@ void mi_heap_destroy(mi_heap_t* heap) {
 }
 
 void _mi_heap_finish(mi_heap_t* heap) {
-  if ((heap->flags & MI_HEAP_REPORTS) != 0) _mi_heap_report_survivors(heap);
+  if ((mi_heap_flags(heap) & MI_HEAP_REPORTS) != 0) _mi_heap_report_survivors(heap);
 #if MI_CHECKED
   _mi_checked_heap_end(heap);
 #endif
@@ -309,7 +311,7 @@ static mi_noinline void heap_reset(mi_heap_t* heap) {
   _mi_checked_heap_end(heap);
 #endif
   _mi_heap_settle(heap);
-  if ((heap->flags & MI_HEAP_COUNTED) != 0) _mi_heap_count_regions(heap);
+  if ((mi_heap_flags(heap) & MI_HEAP_COUNTED) != 0) _mi_heap_count_regions(heap);
   const mi_heap_extra_t* const extra = mi_heap_extra(heap);
   const size_t retain = (extra == NULL ? 0 : extra->retain);
   MI_FOR_EACH_PART(heap, part) {

@@ -148,7 +148,7 @@ mi_heap_t* _mi_isolated_new(const mi_heap_config_t* config) {
   if (space->is_secret) _mi_os_secret_probe(&space->secret);
   space->protections = protections_of(space);
   warn(space, config->required);
-  heap->flags |= MI_HEAP_IN_SPACE;
+  mi_heap_set_flags(heap, mi_heap_flags(heap) | MI_HEAP_IN_SPACE);
   _mi_vault_enter(space);
   ((mi_heap_extra_t*)heap->home.config)->subproc = mi_load_relaxed(&thread->subproc);
   // Release: who enumerates the handles and finds an id finds a heap that is set up.

@@ -500,7 +500,7 @@ static mi_noinline mi_heap_t* handle_alloc_slow(mi_thread_t* thread) {
   if (heap == NULL) return NULL;
   _mi_part_init(&heap->home, heap, MI_TID_NONE, MI_REGION_SHIFT_MIN);
   mi_store_relaxed(&heap->refs, 1u);
-  heap->flags = _mi_heap_flags_of_new();
+  mi_heap_set_flags(heap, _mi_heap_flags_of_new());
   return heap;
 }
 

@@ -39,7 +39,7 @@ _Static_assert((int)MI_POLICY_HARDENED == (int)MI_HEAP_HARDENED && (int)MI_POLIC
 void _mi_policy_begin(mi_heap_t* heap, uint32_t policy) {
   mi_heap_extra_t* const extra = mi_load_relaxed(mi_heap_extra_word(heap));
   extra->policy = (uint8_t)policy;
-  heap->flags |= MI_HEAP_POLICY;
+  mi_heap_set_flags(heap, mi_heap_flags(heap) | MI_HEAP_POLICY);
   _mi_part_close_young(&heap->home);
   mi_store_relaxed(&heap->home.region.owner, mi_part_owner(&heap->home) | MI_OWNER_INTERIOR);
 }

@@ -107,7 +107,7 @@ mi_heap_t* _mi_prepared_take(mi_thread_t* thread, const mi_heap_config_t* config
 static inline bool is_simple(mi_heap_t* heap, const mi_heap_extra_t* extra) {
   const mi_family_t* const family = &extra->family;
   return ((uintptr_t)mi_load_relaxed(&heap->home.slot) | (uintptr_t)mi_load_acquire(&heap->parts) |
-          (uintptr_t)mi_load_relaxed(&heap->abandoned) | mi_load_relaxed(&heap->is_target) | heap->flags |
+          (uintptr_t)mi_load_relaxed(&heap->abandoned) | mi_load_relaxed(&heap->is_target) | mi_heap_flags(heap) |
           (uintptr_t)family->children | (uintptr_t)family->cleanups | (uintptr_t)family->marks |
           (uintptr_t)mi_load_relaxed(&family->parent) | mi_load_relaxed(&family->ender) | (unsigned)extra->tag |
           (uintptr_t)mi_load_relaxed(&extra->hold) | mi_load_relaxed(&extra->guard.is_set)) == 0;

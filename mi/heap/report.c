@@ -173,7 +173,7 @@ static void report_leaks(mi_heap_t* heap) {
 static bool report_heap(mi_heap_t* heap, void* arg) {
   leaks_t* const leaks = arg;
   const bool all = _mi_option(mi_option_report_survivors) != 0;
-  if (!all && (heap == &_mi_heap_main || (heap->flags & MI_HEAP_REPORTS) == 0)) return true;
+  if (!all && (heap == &_mi_heap_main || (mi_heap_flags(heap) & MI_HEAP_REPORTS) == 0)) return true;
   if (leaks->heaps++ < SHOWN_HEAPS) report_leaks(heap);
   return true;
 }

@@ -76,7 +76,7 @@ void _mi_heap_totals_settle(mi_heap_t* heap) {
 void _mi_heap_totals_end(mi_heap_t* heap) {
   mi_totals_t* const totals = mi_load_acquire(&heap->home.totals);
   if (totals == NULL) return;
-  if ((heap->flags & MI_HEAP_COUNTED) != 0 && totals_of(heap) != NULL) _mi_totals_add(&_mi_stats.ended, totals);
+  if ((mi_heap_flags(heap) & MI_HEAP_COUNTED) != 0 && totals_of(heap) != NULL) _mi_totals_add(&_mi_stats.ended, totals);
   mi_store_release(&heap->home.totals, (mi_totals_t*)NULL);
   totals_free(totals);
 }
@@ -198,7 +198,7 @@ void _mi_heap_totals_move(mi_heap_t* heap) {
     mi_totals_t* const to_base = (base == NULL ? NULL : base_of(target));
     if (to_base != NULL) _mi_totals_add(to_base, base);
   }
-  heap->flags &= (uint8_t)~MI_HEAP_COUNTED;
+  mi_heap_set_flags(heap, mi_heap_flags(heap) & (uint8_t)~MI_HEAP_COUNTED);
 }
 
 // --- looking at regions that may be at work -----------------------------------------------------------------------

@@ -7,6 +7,7 @@
 #include <errno.h>
 
 #include "mi/heap/checked.h"
+#include "mi/internal/stats.h"
 #include "mi/mimalloc.h"
 
 static mi_subproc_t main_subproc;  // stands for the main heap; its `heap` stays NULL
@@ -23,9 +24,10 @@ mi_heap_t* _mi_subproc_heap(const mi_subproc_t* subproc) {
   return (subproc == NULL || subproc == &main_subproc ? &_mi_heap_main : subproc->heap);
 }
 
-mi_subproc_t* _mi_subproc_of(const mi_heap_t* heap) {
-  const mi_heap_extra_t* const extra = mi_heap_extra(heap);
-  return (extra == NULL ? NULL : extra->subproc);
+// Also of a heap that ends at this moment: its extras stay readable, and what is read is compared only.
+MI_RACY mi_subproc_t* _mi_subproc_of(const mi_heap_t* heap) {
+  const mi_heap_extra_t* const extra = mi_racy(heap->home.config);
+  return (extra == NULL ? NULL : mi_racy(extra->subproc));
 }
 
 mi_heap_t* _mi_thread_main_heap(void) {

@@ -391,10 +391,9 @@ static bool visit_gathered(visit_t* visit, bool ok) {
 static void visit_flag(const visit_t* visit, bool on) {
   mi_heap_t* const heap = visit->base.heap;
   if (heap == &_mi_heap_main || heap != visit->shown) return;
-  _Atomic(uint8_t)* const flags = (_Atomic(uint8_t)*)&heap->flags;
-  const uint8_t now = mi_load_relaxed(flags), others = (uint8_t)(now & ~MI_HEAP_VISITED);
+  const uint8_t now = mi_heap_flags(heap), others = (uint8_t)(now & ~MI_HEAP_VISITED);
   const uint8_t next = (uint8_t)(on ? others | MI_HEAP_VISITED : others);
-  if (next != now) mi_store_relaxed(flags, next);
+  if (next != now) mi_heap_set_flags(heap, next);
 }
 
 static bool is_marked_by(const mi_visit_t* visit, const mi_heap_t* heap) {
@@ -513,9 +512,7 @@ static MI_RACY bool is_open(mi_heap_t* heap) {
 }
 
 // A page may be made or released at this moment; one of handles is made once, and stays.
-static MI_RACY bool page_has_handles(mi_page_t* page) {
-  // Acquire: `owner` is written last when a page is made.
-  const mi_tid_t owner = mi_load_acquire(&page->owner);
+static MI_RACY bool page_has_handles(mi_page_t* page, mi_tid_t owner) {
   if ((owner & MI_OWNER_SPECIAL) == 0) return false;
   if (mi_racy(page->kind) != MI_PAGE_CLASS) return _mi_page_is_arena_handle(page);
   // One that was put by has both flags.
@@ -540,7 +537,8 @@ bool mi_heap_visit_all(mi_heap_visit_fun* visitor, void* arg) {
       mi_segment_t* const segment = (mi_segment_t*)mi_arena_segment(arena, index);
       for (size_t s = 1; s < MI_SLICES_PER_SEGMENT; s++) {
         mi_page_t* const page = &segment->slot[s];
-        if (!page_has_handles(page)) continue;
+        // Acquire: `owner` is written last when a page is made. (Not in there, where ThreadSanitizer would not see it.)
+        if (!page_has_handles(page, mi_load_acquire(&page->owner))) continue;
         for (size_t b = 0; b < page->reserved; b++) {
           mi_heap_t* const heap = (mi_heap_t*)(page->start + b * page->block_size);
           if (!is_open(heap)) continue;

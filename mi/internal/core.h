@@ -108,7 +108,7 @@ mi_hidden void _mi_theap_drain_delayed(mi_theap_t* theap);
 // A page with room from another heap's abandoned lists, made the theap's; NULL if none.
 mi_hidden mi_page_t* _mi_theap_reclaim(mi_theap_t* theap, mi_heap_t* forwarder, size_t bin);
 
-mi_hidden void _mi_handle_pages_purge(void);  // gives back the memory of empty handle pages
+mi_hidden void _mi_kept_pages_purge(void);  // gives back the memory of empty pages of handles and extras
 // Pops abandoned pages of a heap: frees the empty ones, and with `all` the others too (nobody else may use the heap
 // then); without it gives them back. For collect and destroy.
 mi_hidden void _mi_abandoned_sweep(mi_heap_t* heap, bool all);
@@ -143,31 +143,34 @@ static inline void* mi_page_pop(mi_page_t* page, mi_block_t* block) {
   return block;
 }
 
+// Changed by who makes or ends the heap, and by a visitor; read by any thread.
+static inline uint8_t mi_heap_flags(const mi_heap_t* heap) { return mi_load_relaxed(&heap->flags); }
+static inline void mi_heap_set_flags(mi_heap_t* heap, unsigned flags) {
+  mi_store_relaxed(&heap->flags, (uint8_t)flags);
+}
+
 // --- blocks of the internal heap: handles, regions, theaps ---------------------------------------------------
 // mi_bin_of(512): pages of this class in the internal heap hold handles and nothing else.
 #define MI_BIN_HANDLE (MI_BIN_EVEN + 16)
+#define MI_BIN_EXTRA (MI_BIN_EVEN + 15)  // likewise their extras (parts.h), of up to 480 bytes
 mi_hidden void* _mi_internal_alloc(mi_thread_t* thread, size_t size);
 mi_hidden void* _mi_internal_zalloc(mi_thread_t* thread, size_t size);
 // The same for a heap whose everything lies in one arena: a page of its own there. `arena` NULL: as zalloc.
 mi_hidden void* _mi_internal_alloc_in(mi_thread_t* thread, mi_arena_t* arena, size_t size);
 static inline mi_arena_t* _mi_heap_arena(const mi_heap_t* heap) {  // NULL: of no arena in particular
   size_t index;
-  // A visitor may be setting a flag of its own.
-  const uint8_t flags = mi_load_relaxed((_Atomic(uint8_t)*)&heap->flags);
+  const uint8_t flags = mi_heap_flags(heap);
   return (mi_likely((flags & MI_HEAP_IN_ARENA) == 0) ? NULL : _mi_arena_of((const uint8_t*)heap + 1, &index));
 }
 mi_hidden void _mi_internal_free(void* block);
 
 // A heap with a policy of its own: hardened, guarded, quarantined, wiped, zeroed, isolated or secret.
-static inline bool mi_heap_is_generic(const mi_heap_t* heap) {
-  return (mi_load_relaxed((_Atomic(uint8_t)*)&heap->flags) & MI_HEAP_POLICY) != 0;
-}
+static inline bool mi_heap_is_generic(const mi_heap_t* heap) { return (mi_heap_flags(heap) & MI_HEAP_POLICY) != 0; }
 // The same, or any in the secure build.
 static inline bool mi_heap_has_policy(const mi_heap_t* heap) { return MI_SECURE != 0 || mi_heap_is_generic(heap); }
 // Do objects of the heap lie in regions? Not if everything of it lies in an arena, nor with a policy.
 static inline bool mi_heap_has_regions(const mi_heap_t* heap) {
-  return MI_SECURE == 0 &&
-         (mi_load_relaxed((_Atomic(uint8_t)*)&heap->flags) & (MI_HEAP_POLICY | MI_HEAP_IN_ARENA)) == 0;
+  return MI_SECURE == 0 && (mi_heap_flags(heap) & (MI_HEAP_POLICY | MI_HEAP_IN_ARENA)) == 0;
 }
 
 // --- threads -------------------------------------------------------------------------------------------------

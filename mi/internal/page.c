@@ -162,10 +162,20 @@ bool _mi_heap_is_held(mi_heap_t* heap) {
 // --- making and releasing pages --------------------------------------------------------------------------------
 
 // Handles stay handles: pages of them are kept for handles for ever (their memory goes back when they are empty),
-// so that a stale heap pointer reads a dead handle and never a user's bytes. This is the stack of the empty ones.
-static _Atomic(uint64_t) handle_pages;
-static _Atomic(uint32_t) handle_pages_warm;  // how many of them have memory behind them, roughly
-#define MI_HANDLE_PAGES_WARM 32
+// so that a stale heap pointer reads a dead handle and never a user's bytes. What a handle points to for as long as it
+// lives (its extras) stays likewise: who walks all heaps may read a pointer of a heap that ends at that moment, and
+// must then meet memory that can be read. These are the empty pages of both.
+typedef struct kept_s {
+  _Atomic(uint64_t) pages;  // a stack
+  _Atomic(uint32_t) warm;   // how many of them have memory behind them, roughly
+} kept_t;
+static kept_t kept_pages[2];
+#define MI_KEPT_PAGES_WARM 32
+
+static kept_t* kept_of(const mi_heap_t* heap, size_t bin) {
+  if (heap != &_mi_heap_internal) return NULL;
+  return (bin == MI_BIN_HANDLE ? &kept_pages[0] : bin == MI_BIN_EXTRA ? &kept_pages[1] : NULL);
+}
 
 #define PAGE_LINK offsetof(mi_page_t, listed_next)
 
@@ -183,7 +193,8 @@ static bool page_init_policy(uint8_t policy, mi_page_t* page, mi_kind_t kind) {
   return true;
 }
 
-// Sets up a claimed slot for a theap. The owner word last.
+// Sets up a claimed slot for a theap. The owner word last, by a release, as all later stores to it: who walks all pages
+// reads it first, and then the page's shape, which was written before.
 static void page_init(mi_theap_t* theap, mi_page_t* page, mi_kind_t kind, size_t bin, bool zero) {
   page->free = NULL;
   if (page->policy == 0) page->local_free = NULL;
@@ -201,7 +212,7 @@ static void page_init(mi_theap_t* theap, mi_page_t* page, mi_kind_t kind, size_t
   page->color = 0;
   page->kind = (uint8_t)kind;
   mi_store_relaxed(&page->thread_free, (mi_thread_free_t)MI_NORMAL);
-  mi_store_relaxed(&page->heap, theap->heap);
+  mi_store_release(&page->heap, theap->heap);  // who walks all pages reads the handle through it
   mi_store_relaxed(&page->theap, theap);
   mi_tid_t flags = 0;
   if (theap->is_internal) {
@@ -243,18 +254,22 @@ static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
   const bool is_handle = (bin == MI_BIN_HANDLE && theap->heap == &_mi_heap_internal);
   bool zero, made = false;
   mi_page_t* page = NULL;
-  if (is_handle && (page = mi_stack_pop(&handle_pages, PAGE_LINK)) != NULL) {
+  kept_t* const kept = kept_of(theap->heap, bin);
+  if (kept != NULL && (page = mi_stack_pop(&kept->pages, PAGE_LINK)) != NULL) {
     zero = page->fresh_zero;
-    if (!zero) atomic_fetch_sub_explicit(&handle_pages_warm, 1u, memory_order_relaxed);
+    if (!zero) atomic_fetch_sub_explicit(&kept->warm, 1u, memory_order_relaxed);
   } else {
     page = theap_claim_slices(theap, theap->arena, slices, &zero);
     if (page == NULL) return NULL;
     made = true;
   }
-  page->block_size = size;
-  page->start = (uint8_t*)mi_page_segment(page) + mi_page_slice(page) * MI_SLICE_SIZE;
-  const size_t guard = (mi_unlikely(page_may_have_guard(theap)) ? page_guard(theap->policy, page, false) : 0);
-  page->reserved = (uint32_t)((slices * MI_SLICE_SIZE - guard) / size);
+  size_t guard = 0;
+  if (made) {  // a kept page keeps its shape, which who walks all pages reads at any time
+    page->block_size = size;
+    page->start = (uint8_t*)mi_page_segment(page) + mi_page_slice(page) * MI_SLICE_SIZE;
+    if (mi_unlikely(page_may_have_guard(theap))) guard = page_guard(theap->policy, page, false);
+    page->reserved = (uint32_t)((slices * MI_SLICE_SIZE - guard) / size);
+  }
   if (is_handle && made && !zero) {  // who enumerates the handles reads all of the page: an id of 0 is no heap
     memset(page->start, 0, MI_SLICE_SIZE);
     zero = true;
@@ -281,26 +296,28 @@ static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
   return page;
 }
 
-// Puts an empty handle page by; every handle in it is dead, its id 0. `fresh_zero` says whether its memory went back.
-static void handle_page_push(mi_page_t* page, bool warm) {
+// Puts an empty page by; every handle in it is dead, its id 0. `fresh_zero` says whether its memory went back.
+static void kept_push(kept_t* kept, mi_page_t* page, bool warm) {
   page->fresh_zero = 0;
   if (!warm) {
     page->fresh_zero = _mi_memory_purge(page->start, MI_SLICE_SIZE);
-    if (page->fresh_zero) atomic_fetch_sub_explicit(&handle_pages_warm, 1u, memory_order_relaxed);
+    if (page->fresh_zero) atomic_fetch_sub_explicit(&kept->warm, 1u, memory_order_relaxed);
   }
-  mi_stack_push(&handle_pages, page, PAGE_LINK);
+  mi_stack_push(&kept->pages, page, PAGE_LINK);
 }
 
-void _mi_handle_pages_purge(void) {
-  mi_page_t* list = NULL;
-  for (mi_page_t* page; (page = mi_stack_pop(&handle_pages, PAGE_LINK)) != NULL; list = page) page->next = list;
-  while (list != NULL) {
-    mi_page_t* const page = list;
-    list = page->next;
-    if (page->fresh_zero) {
-      mi_stack_push(&handle_pages, page, PAGE_LINK);
-    } else {
-      handle_page_push(page, false);
+void _mi_kept_pages_purge(void) {
+  for (kept_t* kept = kept_pages; kept < kept_pages + sizeof(kept_pages) / sizeof(kept_pages[0]); kept++) {
+    mi_page_t* list = NULL;
+    for (mi_page_t* page; (page = mi_stack_pop(&kept->pages, PAGE_LINK)) != NULL; list = page) page->next = list;
+    while (list != NULL) {
+      mi_page_t* const page = list;
+      list = page->next;
+      if (page->fresh_zero) {
+        mi_stack_push(&kept->pages, page, PAGE_LINK);
+      } else {
+        kept_push(kept, page, false);
+      }
     }
   }
 }
@@ -318,6 +335,7 @@ static void page_return_slices(mi_page_t* page) {
     _mi_guard_withhold(page);
     return;
   }
+  kept_t* const kept = (page->kind == MI_PAGE_CLASS ? kept_of(mi_load_relaxed(&page->heap), page->bin) : NULL);
   if (page->kind == MI_PAGE_HUGE) {
     if (mi_unlikely(page->policy != 0 && mi_policy_guards(page->policy, true))) {
       const bool guarded = (page->bits->guard != 0);
@@ -326,9 +344,9 @@ static void page_return_slices(mi_page_t* page) {
       page->block_size += MI_OS_PAGE;
     }
     _mi_huge_release(page);
-  } else if (page->bin == MI_BIN_HANDLE && mi_load_relaxed(&page->heap) == &_mi_heap_internal) {
-    mi_store_relaxed(&page->owner, MI_OWNER_INTERNAL);  // nobody's, and no place for objects: a stale free is noticed
-    handle_page_push(page, mi_fetch_add_relaxed(&handle_pages_warm, 1u) < MI_HANDLE_PAGES_WARM);
+  } else if (kept != NULL) {
+    mi_store_release(&page->owner, MI_OWNER_INTERNAL);  // nobody's, and no place for objects: a stale free is noticed
+    kept_push(kept, page, mi_fetch_add_relaxed(&kept->warm, 1u) < MI_KEPT_PAGES_WARM);
     return;
   } else {
     _mi_slices_release(page);
@@ -380,7 +398,7 @@ static void page_release(mi_theap_t* theap, mi_page_t* page) {
 
 static void owner_flag(mi_page_t* page, mi_tid_t flag, bool on) {
   const mi_tid_t owner = mi_load_relaxed(&page->owner);
-  mi_store_relaxed(&page->owner, on ? owner | flag : owner & ~flag);
+  mi_store_release(&page->owner, on ? owner | flag : owner & ~flag);
 }
 
 // Moves a page without free blocks to the full list, where no search meets it. Only from (empty, NORMAL): a free that
@@ -708,7 +726,7 @@ static void page_give_up(mi_page_t* page, bool may_stay) {
   mi_thread_free_t list_it = (is_endless && mi_page_is_single(page) ? 0 : MI_LISTED);
   _Atomic(mi_thread_free_t)* const word = mi_page_word(page);
   mi_store_relaxed(&page->theap, (mi_theap_t*)NULL);
-  mi_store_relaxed(&page->owner, mi_load_relaxed(&page->owner) & (MI_OWNER_INTERIOR | MI_OWNER_SPECIAL));
+  mi_store_release(&page->owner, mi_load_relaxed(&page->owner) & (MI_OWNER_INTERIOR | MI_OWNER_SPECIAL));
   for (;;) {
     _mi_page_collect(page);
     mi_thread_free_t tf = mi_load_acquire(word);
@@ -752,7 +770,7 @@ static void page_adopt(mi_theap_t* theap, mi_page_t* page) {
   mi_heap_t* const from = mi_load_relaxed(&page->heap);
   if (mi_unlikely(from != theap->heap))
     _mi_account_pass(mi_account_of(from), mi_theap_account(theap), mi_page_charged(page));
-  mi_store_relaxed(&page->heap, theap->heap);
+  mi_store_release(&page->heap, theap->heap);
   mi_store_relaxed(&page->theap, theap);
   const mi_tid_t flags = mi_load_relaxed(&page->owner) & (MI_OWNER_INTERIOR | MI_OWNER_SPECIAL);
   page->in_full = 0;
@@ -1254,7 +1272,7 @@ static void page_start_again(mi_page_t* page) {
   page->recycled = 0;
   page->depth = 0;
   const mi_tid_t flags = (mi_policy_is_generic(page->policy) ? MI_OWNER_INTERIOR : 0);
-  mi_store_relaxed(&page->owner, (mi_load_relaxed(&page->owner) & ~MI_OWNER_FLAGS) | flags);
+  mi_store_release(&page->owner, (mi_load_relaxed(&page->owner) & ~MI_OWNER_FLAGS) | flags);
   _Atomic(mi_thread_free_t)* const word = mi_page_word(page);
   mi_store_release(word, mi_word_base(page, mi_load_relaxed(word)) | MI_NORMAL);
 }

@@ -293,7 +293,7 @@ static void page_begin(mi_space_t* space, mi_page_t* page, size_t bin) {
   page->policy = space->policy;
   page->guard = 0;
   mi_store_relaxed(&page->owner, MI_TID_NONE);
-  mi_store_relaxed(&page->heap, space->heap);
+  mi_store_release(&page->heap, space->heap);
   mi_store_relaxed(&page->theap, (mi_theap_t*)NULL);
   page->kind = MI_PAGE_SPACE;
   _Atomic(uint64_t)* const bits = mi_space_bits(page);
@@ -593,7 +593,7 @@ typedef struct clear_s {
 static bool clear_page(mi_page_t* page, void* arg) {
   const clear_t* const clear = arg;
   mi_space_t* const space = clear->space;
-  if ((space->heap->flags & MI_HEAP_COUNTED) != 0) page_count_out(&_mi_stats.ended, page, page->bin);
+  if ((mi_heap_flags(space->heap) & MI_HEAP_COUNTED) != 0) page_count_out(&_mi_stats.ended, page, page->bin);
   if (space->wipes && !mi_space_is_inherited(space)) space_wipe(space, page->start, page->capacity * page->block_size);
   mi_store_relaxed(mi_space_state(page), (uint64_t)0);
   if (clear->ends) {

@@ -74,7 +74,7 @@ struct mi_space_s {
 _Static_assert(MI_SPACE_OFFSET + sizeof(mi_space_t) <= MI_OS_PAGE, "a handle with its space is one OS page");
 
 static inline mi_space_t* mi_heap_space(const mi_heap_t* heap) {  // NULL: an ordinary heap
-  const uint8_t flags = mi_load_relaxed((_Atomic(uint8_t)*)&heap->flags);
+  const uint8_t flags = mi_heap_flags(heap);
   return ((flags & MI_HEAP_IN_SPACE) == 0 ? NULL : (mi_space_t*)((uint8_t*)heap + MI_SPACE_OFFSET));
 }
 // Secrets that the parent of a forked process has: there is nothing of them here.

@@ -500,7 +500,7 @@ struct mi_heap_s {
       _Atomic(int64_t) pages_out;  // pages that no theap holds
       _Atomic(uint32_t) refs;      // theaps attached, plus one for the heap itself
       _Atomic(uint8_t) state;      // mi_heap_state_t
-      uint8_t flags;               // MI_HEAP_NO_DESTROY and so on: what mi_heap_destroy must look at
+      _Atomic(uint8_t) flags;      // MI_HEAP_NO_DESTROY and so on: what mi_heap_destroy must look at
       _Atomic(uint8_t) visiting;   // _mi_fork_stamp while a visitor runs: no region is reset, no forwarder looked at
       _Atomic(uint8_t) is_target;  // something was merged into it, or it has pages among the orphans (page.c)
     };

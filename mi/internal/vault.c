@@ -203,7 +203,7 @@ static void quarantine_pop(void) {
   buried_segments -= space->buried;
   list_release(mi_load_relaxed(&space->segments));
   list_release(mi_load_relaxed(&space->huge));
-  space->heap->flags = 0;
+  mi_heap_set_flags(space->heap, 0);
   _mi_internal_free(space->heap);
 }
 
