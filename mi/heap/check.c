@@ -260,6 +260,8 @@ static bool check_blocks(check_t* check, const mi_page_t* page, bool late) {
   if (page->used + free != page->capacity)
     return page_breach(check, page, "%u blocks in use and %u free are not the %u that were handed out", page->used,
                        free, page->capacity);
+  if (remote != MI_LIST_COUNT(tf))
+    return page_breach(check, page, "its list thread_free has %u blocks, but counts %u", remote, MI_LIST_COUNT(tf));
   if (remote > page->used)
     return page_breach(check, page, "%u blocks were freed by other threads of %u in use", remote, page->used);
   return page->fresh_zero == 0 || page->guard != 0 || check_fresh(check, page);  // a guard is out of reach

@@ -74,7 +74,7 @@ static inline _Atomic(mi_thread_free_t)* mi_page_word(const mi_page_t* page) {
 }
 // Did others free blocks since the last collect, by the page's word?
 static inline bool mi_word_has_frees(const mi_page_t* page, mi_thread_free_t word) {
-  return (mi_likely(page->policy == 0) ? MI_LIST(word) != NULL : (word & MI_SIGNAL) != 0);
+  return (mi_likely(page->policy == 0) ? MI_LIST_COUNT(word) != 0 : (word & MI_SIGNAL) != 0);
 }
 // The word without them, in state NORMAL.
 static inline mi_thread_free_t mi_word_base(const mi_page_t* page, mi_thread_free_t word) {

@@ -1,7 +1,8 @@
 // Freeing: from a pointer to its page and block, frees by other threads, and the delayed list. The fast path (a block
 // of a page that the calling thread owns) is in mi/malloc.c.
 //
-// Remote free. One CAS pushes the block on the page's thread_free list, and tells the page's state in the same step:
+// Remote free. One CAS pushes the block on the page's thread_free list, counts it, and tells the page's state in the
+// same step:
 //  * NORMAL, DELAYING: that is all; the owner collects the list when it needs blocks.
 //  * DELAYED: the page is on its theap's full list, where no search looks: the theap must learn of it. The first freer
 //    makes the page DELAYING, pushes the block on the theap's delayed list instead, then makes the page NORMAL. A page
@@ -36,7 +37,7 @@ static void page_free_remote(mi_page_t* page, mi_block_t* block) {
       }
       case MI_ABANDONED: {
         block->next = MI_LIST(tf);
-        const mi_thread_free_t next = (uintptr_t)block | (tf & MI_LISTED) | MI_NORMAL;
+        const mi_thread_free_t next = MI_WITH_STATE(mi_word_with_block(tf, block), MI_NORMAL);
         // Acquire: what the former owner left; release: our writes to the block.
         if (!mi_cas_weak_acq_rel(&page->thread_free, &tf, next)) continue;
         _mi_page_claimed(page);
@@ -45,7 +46,7 @@ static void page_free_remote(mi_page_t* page, mi_block_t* block) {
       default:  // NORMAL, DELAYING
         block->next = MI_LIST(tf);
         // Release: our last writes to the block come before the owner's collect.
-        if (mi_cas_weak_acq_rel(&page->thread_free, &tf, (uintptr_t)block | (tf & 7))) return;
+        if (mi_cas_weak_acq_rel(&page->thread_free, &tf, mi_word_with_block(tf, block))) return;
         continue;
     }
   }

@@ -9,6 +9,7 @@
 //  * NORMAL, DELAYED, DELAYING: the theap in `theap` has the page, or one thread that claimed it and is about to
 //    keep, free or abandon it;
 //  * ABANDONED: nobody has it. Who changes ABANDONED to NORMAL by CAS has it from then on.
+// The same word counts the blocks of its list: whoever pushes one adds one, the collect takes both and walks nothing.
 // Abandoned pages stand in a stack per heap and size class, so that allocation and destroy find them; LISTED says that
 // a page is in the stack or on its way. A page is linked only by who set LISTED, and only once; a page that is LISTED
 // is not released, but left (empty, ABANDONED) for who pops it. The models in tests/models check this.
@@ -59,22 +60,22 @@ static void page_check(const mi_page_t* page) {
 }
 
 // Takes all remotely freed blocks; the state stays. Acquire: the freers' last writes to the blocks come before ours.
+// The word says how many there are; only if the owner's own list has some, too, the blocks are looked at, which other
+// processors have in their caches.
 static void page_collect_remote(mi_page_t* page) {
   mi_thread_free_t tf = mi_load_relaxed(&page->thread_free);
   do {
-    if (MI_LIST(tf) == NULL) return;
+    if (MI_LIST_COUNT(tf) == 0) return;
   } while (!mi_cas_weak_acq_rel(&page->thread_free, &tf, tf & 7));
+  const uint32_t count = MI_LIST_COUNT(tf);
   mi_block_t* const first = MI_LIST(tf);
-  mi_block_t* last = first;
-  uint32_t count = 1;
-  while (last->next != NULL) {
-    last = last->next;
-    count++;
-    mi_assert(count <= page->capacity);
+  if (page->local_free != NULL) {
+    mi_block_t* last = first;
+    while (last->next != NULL) last = last->next;
+    last->next = page->local_free;
   }
-  _mi_stats_remote_frees(page, count);
-  last->next = page->local_free;
   page->local_free = first;
+  _mi_stats_remote_frees(page, count);
   mi_assert(page->used >= count);
   page->used -= count;
 }
@@ -88,20 +89,26 @@ static inline void page_supply(mi_page_t* page, size_t count) {
   theap->supplied_bytes += count * page->block_size;
 }
 
+// What the owner freed becomes what is handed out, if that ran dry.
+static inline void page_refill(mi_page_t* page) {
+  if (page->free != NULL || page->local_free == NULL) return;
+  page->free = page->local_free;
+  page->local_free = NULL;
+  page->free_zero = 0;
+  const uint32_t count = page->capacity - (page->used - page->pinned);
+  page->recycled += count;
+  page_supply(page, count);
+}
+
+// The owner's frees come first: they make room for the others' to stay apart, and are nearer.
 void _mi_page_collect(mi_page_t* page) {
   if (mi_unlikely(page->policy != 0)) {
     _mi_bits_collect(page);
     return;
   }
+  page_refill(page);
   page_collect_remote(page);
-  if (page->free == NULL && page->local_free != NULL) {
-    page->free = page->local_free;
-    page->local_free = NULL;
-    page->free_zero = 0;
-    const uint32_t count = page->capacity - (page->used - page->pinned);
-    page->recycled += count;
-    page_supply(page, count);
-  }
+  page_refill(page);
   page_check(page);
 }
 

@@ -86,13 +86,6 @@ static inline bool area_holds(const area_t* area, const mi_block_t* block) {
   return (uintptr_t)block - area->start <= area->size - sizeof(mi_block_t) && (uintptr_t)block % sizeof(void*) == 0;
 }
 
-// The length of a list in the area, at most `max`.
-static MI_RACY uint64_t list_length(const area_t* area, const mi_block_t* block, uint64_t max) {
-  uint64_t n = 0;
-  for (; block != NULL && n < max && area_holds(area, block); n++) block = mi_racy(block->next);
-  return n;
-}
-
 static MI_RACY uint64_t free_length(const area_t* area, const mi_page_t* page, uint64_t both) {
   const mi_block_t* a = mi_racy(page->free);
   const mi_block_t* b = mi_racy(page->local_free);
@@ -163,7 +156,7 @@ MI_RACY void _mi_tally_page(mi_tally_t* tally, mi_page_t* page, bool blocks) {
   uint64_t freed = (uint64_t)(int64_t)mi_racy(page->delayed);
   if (mi_racy(page->in_full) != 0 && MI_STATE(tf) != MI_DELAYED) freed++;
   if (bin == MI_BIN_SOLO) {
-    if (MI_LIST(tf) != NULL) freed++;
+    freed += MI_LIST_COUNT(tf);
     const uint64_t live = (used - freed == 1 ? 1 : 0);
     tally->made[bin] += capacity;  // 1, or 0 if it was counted before it went
     tally->live[bin] += live;
@@ -176,7 +169,7 @@ MI_RACY void _mi_tally_page(mi_tally_t* tally, mi_page_t* page, bool blocks) {
   if (slices == 0 || used > capacity) return;
   const uint64_t back = capacity - used;
   const uint64_t made = capacity + mi_racy(page->recycled) - free_length(&area, page, back);
-  freed += list_length(&area, MI_LIST(tf), capacity);
+  freed += MI_LIST_COUNT(tf);
   const uint64_t live = ((int64_t)(used - freed) > 0 ? used - freed : 0);
   tally->made[bin] += made;
   tally->live[bin] += live;

@@ -57,9 +57,10 @@ typedef uint64_t mi_tid_t;
 #define MI_OWNER_INTERNAL (MI_OWNER_SPECIAL | MI_OWNER_INTERIOR)  // blocks of the library's own, and no objects
 #define MI_OWNER_FLAGS ((mi_tid_t)7)
 
-// page->thread_free: the list of remotely freed blocks, and in its three low bits the page's state and whether it is
-// listed, so that one compare-and-swap decides about all three. See page.c and free.c.
-typedef uintptr_t mi_thread_free_t;
+// page->thread_free: the list of remotely freed blocks, in its three low bits the page's state and whether it is
+// listed, and in the sixteen high ones how many blocks the list has (addresses have 48 bits, see stack.h), so that one
+// compare-and-swap decides about all of them, and nobody needs to walk the list. See page.c and free.c.
+typedef uint64_t mi_thread_free_t;
 enum {
   MI_NORMAL = 0,
   MI_DELAYED = 1,
@@ -68,8 +69,14 @@ enum {
   MI_LISTED = 4,  // is in (or on its way to) a stack of abandoned pages
 };
 #define MI_STATE(tf) ((tf)&3u)
-#define MI_LIST(tf) ((mi_block_t*)((tf) & ~(uintptr_t)7))
-#define MI_WITH_STATE(tf, state) (((tf) & ~(uintptr_t)3) | (state))
+#define MI_LIST_COUNT_SHIFT 48
+#define MI_LIST(tf) ((mi_block_t*)((tf) & (((uint64_t)1 << MI_LIST_COUNT_SHIFT) - 8)))
+#define MI_LIST_COUNT(tf) ((uint32_t)((tf) >> MI_LIST_COUNT_SHIFT))
+#define MI_WITH_STATE(tf, state) (((tf) & ~(mi_thread_free_t)3) | (state))
+// The word with a block, whose `next` is MI_LIST(tf), on the list.
+static inline mi_thread_free_t mi_word_with_block(mi_thread_free_t tf, const mi_block_t* block) {
+  return ((uint64_t)(MI_LIST_COUNT(tf) + 1) << MI_LIST_COUNT_SHIFT) | (uintptr_t)block | (tf & 7);
+}
 
 typedef enum mi_kind_e {
   MI_PAGE_NONE = 0,  // no page here: slot 0, or free slices

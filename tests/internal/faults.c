@@ -222,6 +222,8 @@ FAULT_PAGE(page_free_twice, has_free, SET_POINTER(page->local_free, page->free))
 FAULT_PAGE(page_free_new, has_fresh, SET_POINTER(page->local_free, page->start + page->capacity * page->block_size))
 FAULT_PAGE(page_remote_wild, has_remote,
            SET_POINTER(page->thread_free, (uintptr_t)wild | (mi_load_relaxed(&page->thread_free) & 7)))
+FAULT_PAGE(page_remote_count, has_remote,
+           SET(page->thread_free, mi_load_relaxed(&page->thread_free) + ((uint64_t)1 << MI_LIST_COUNT_SHIFT)))
 FAULT_PAGE(page_zero_free, has_zero, SET(page->free[4].next, 1))
 FAULT_PAGE(page_zero_fresh, has_fresh, poke(page->start + page->reserved * page->block_size - 8, 8, 1))
 FAULT_PAGE(page_tail, is_solo, SET(page[1].distance, 2))
@@ -234,7 +236,7 @@ FAULT(page_slice_free) {
 }
 FAULT_PAGE(full_used, is_full, SET(page->used, page->used - 1))
 FAULT_PAGE(full_remote, is_full,
-           SET_POINTER(page->thread_free, (uintptr_t)page->start | mi_load_relaxed(&page->thread_free)))
+           SET(page->thread_free, mi_word_with_block(mi_load_relaxed(&page->thread_free), (mi_block_t*)page->start)))
 FAULT_PAGE(full_state, is_full, SET(page->thread_free, MI_NORMAL))
 FAULT_PAGE(solo_size, is_solo, SET(page->block_size, page->block_size + MI_SLICE_SIZE))
 FAULT_PAGE(solo_reserved, is_solo, SET(page->reserved, 2))
@@ -256,8 +258,8 @@ FAULT_ABANDONED(abandoned_full, SET(page->in_full, 1))
 FAULT_ABANDONED(abandoned_bin, SET(page->bin, page->bin + 1))
 FAULT_ABANDONED(abandoned_heap, SET_POINTER(page->heap, &_mi_heap_main))
 FAULT_ABANDONED(abandoned_used, SET(page->used, page->used + 1))
-FAULT_ABANDONED(abandoned_remote,
-                SET_POINTER(page->thread_free, (uintptr_t)page->start | mi_load_relaxed(&page->thread_free)))
+FAULT_ABANDONED(abandoned_remote, SET(page->thread_free, mi_word_with_block(mi_load_relaxed(&page->thread_free),
+                                                                            (mi_block_t*)page->start)))
 
 FAULT(merged_state) { return SET(merged_into(heap)->state, MI_HEAP_OPEN); }
 FAULT(merged_target) { return SET_POINTER(merged_into(heap)->into, &_mi_heap_main); }
@@ -353,6 +355,7 @@ static const struct {
     CASE(page_free_twice, "which is free already"),
     CASE(page_free_new, "which never was a block"),
     CASE(page_remote_wild, "its list thread_free leads to"),
+    CASE(page_remote_count, "but counts"),
     CASE(page_zero_free, "was written to"),
     CASE(page_zero_fresh, "never handed out was written to"),
     CASE(page_tail, "does not lead to it"),

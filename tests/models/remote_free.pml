@@ -1,7 +1,7 @@
 /*
  * Remote frees, full pages and the exit of the owning thread, for one page that changes hands.
  *
- * Holds: the word thread_free (list and state), the owner's collect, to-full and drain, the free of a block by
+ * Holds: the word thread_free (list, length, state), the owner's collect, to-full and drain, the free of a block by
  * another thread in all four states, the exit of a thread, and the adoption of the page by a second thread with a
  * theap of its own. Does not hold: the list of abandoned pages and the LISTED bit (abandoned.pml), several pages.
  * Lists are real linked lists (head and next), so that a compare-and-swap sees only the head, as in the program.
@@ -21,12 +21,15 @@
 // MUTANT RELEASE_WHILE_DELAYING | page_outlives | an empty page is released although it is DELAYING
 // MUTANT FULL_WITH_LIST | empty_page_is_found | NORMAL becomes DELAYED although blocks lie on thread_free
 // MUTANT ABANDON_BY_STORE | empty_page_is_released | ABANDONED is stored, not swapped in from (empty, NORMAL)
+// MUTANT COUNT_APART | list_is_counted | a freer counts its block after it pushed it
+// MUTANT COUNT_KEPT | list_is_counted | the collect takes the list and leaves the count
+// MUTANT COUNT_UNSEEN | list_is_counted | a push compares list and state, and stores the count that it loaded, plus one
 // MUTANT ABANDONED_NOT_CLAIMED | empty_page_is_released | a free into an abandoned page pushes and leaves it abandoned
 
 #define N 3             /* blocks of the page, numbered from 1; 0 ends a list */
 #define ALL 7           /* a bit per block */
 #define BIT(b) (1 << ((b)-1))
-#ifdef SMALL
+#if defined(SMALL) && !defined(COUNT_UNSEEN)
 #define ALLOCATIONS_0 3 /* how often thread 0 allocates at most */
 #else
 #define ALLOCATIONS_0 4
@@ -38,7 +41,8 @@
 #define DELAYING 2
 #define ABANDONED 3
 
-byte tf_list;  /* thread_free: list ... */
+byte tf_list;  /* thread_free: list, ... */
+byte tf_count; /* ... how many blocks it has, ... */
 byte tf_state; /* ... and state, one word */
 byte next[N + 1];
 byte delayed[2];  /* theap->thread_delayed_free */
@@ -48,7 +52,7 @@ bool page_full;   /* on the full list of its theap */
 byte page_free;   /* page->free and page->local_free */
 byte used;
 
-/* The threads' own variables have the same names everywhere: me, b (block), l and s (list and state as loaded), ok
+/* The threads' own variables have the same names everywhere: me, b (block), l, n, s (list, count, state as loaded), ok
  * (the swap succeeded), g, t (theap), claimed (this thread has just become the owner by a free). */
 
 /* What the program does not have: bookkeeping of the claims. */
@@ -64,20 +68,28 @@ bool exited[3];
 /* A claim is an assertion with a name that shows in the verifier's message. The names are never true. */
 #define CLAIM(condition, name) assert((condition) || name)
 bool theap_outlives_its_freers, page_outlives_its_freers, one_owner, block_comes_back_once,
-  never_given_up_while_DELAYING, only_the_freer_ends_DELAYING, delayed_list_is_empty_when_the_theap_goes,
+  list_is_counted, never_given_up_while_DELAYING, only_the_freer_ends_DELAYING, delayed_list_is_empty_when_the_theap_goes,
   empty_page_is_found_by_the_next_slow_path, empty_page_is_released;
 
 #define nothing_held (hold[1] == 0 && hold[2] == 0 && hold[3] == 0)
 #define holds_none(t) (hold[1] != (t) + 1 && hold[2] != (t) + 1 && hold[3] != (t) + 1)
 
 inline load() {
-  d_step { l = tf_list; s = tf_state }
+  d_step { l = tf_list; n = tf_count; s = tf_state }
 }
 
-inline cas(old_list, old_state, new_list, new_state) {
+#ifdef COUNT_UNSEEN
+#define count_is_as_loaded true
+#else
+#define count_is_as_loaded (tf_count == n)
+#endif
+
+/* The count as it was loaded is n. */
+inline cas(old_list, old_state, new_list, new_count, new_state) {
   d_step {
     if
-    :: tf_list == old_list && tf_state == old_state -> tf_list = new_list; tf_state = new_state; ok = true
+    :: tf_list == old_list && tf_state == old_state && count_is_as_loaded ->
+      tf_list = new_list; tf_count = new_count; tf_state = new_state; ok = true
     :: else -> ok = false
     fi
   }
@@ -89,8 +101,9 @@ inline to_free_list() {
   :: l != 0 && !(page_free & BIT(l)) ->
     page_free = page_free | BIT(l);
     used--;
+    n--;
     l = next[l]
-  :: else -> CLAIM(l == 0, block_comes_back_once); break
+  :: else -> CLAIM(l == 0, block_comes_back_once); CLAIM(n == 0, list_is_counted); break
   od
 }
 
@@ -101,9 +114,13 @@ inline collect() {
     :: l == 0 -> break
     :: else ->
 #ifdef COLLECT_BY_STORE
-      d_step { tf_list = 0; tf_state = s; ok = true }
+      d_step { tf_list = 0; tf_count = 0; tf_state = s; ok = true }
 #else
-      cas(l, s, 0, s);
+#ifdef COUNT_KEPT
+      cas(l, s, 0, n, s);
+#else
+      cas(l, s, 0, 0, s);
+#endif
 #endif
       if
       :: ok -> d_step { to_free_list(); ok = false }; break
@@ -111,7 +128,7 @@ inline collect() {
       fi
     fi
   od;
-  atomic { l = 0; s = 0; ok = false }
+  atomic { l = 0; n = 0; s = 0; ok = false }
 }
 
 /* The page leaves the full list: DELAYED becomes NORMAL; in DELAYING that is left to the freer. */
@@ -127,7 +144,7 @@ inline unfull() {
 #ifdef UNFULL_BY_STORE
         tf_state = NORMAL; ok = true;
 #else
-        cas(l, s, l, NORMAL);
+        cas(l, s, l, n, NORMAL);
 #endif
         if
         :: ok -> break
@@ -135,7 +152,7 @@ inline unfull() {
         fi
       fi
     od;
-    atomic { l = 0; s = 0; ok = false }
+    atomic { l = 0; n = 0; s = 0; ok = false }
   :: else
   fi
 }
@@ -151,7 +168,7 @@ inline release_if_empty() {
 #endif
     :: else ->
       d_step {
-        CLAIM(tf_list == 0 && nothing_held, block_comes_back_once);
+        CLAIM(tf_list == 0 && tf_count == 0 && nothing_held, block_comes_back_once);
 #ifndef RELEASE_WHILE_DELAYING
         CLAIM(tf_state == NORMAL && !page_full, never_given_up_while_DELAYING);
 #endif
@@ -194,7 +211,7 @@ inline to_full() {
     fi
   }
 #else
-  cas(0, NORMAL, 0, DELAYED);
+  cas(0, NORMAL, 0, 0, DELAYED);
 #endif
   if
   :: ok -> page_full = true; ok = false
@@ -230,7 +247,7 @@ inline abandon() {
 #else
         :: tf_list == 0
 #endif
-          -> tf_list = 0; tf_state = ABANDONED; owner = 0; ok = true
+          -> tf_list = 0; tf_count = 0; tf_state = ABANDONED; owner = 0; ok = true
         :: else -> ok = false
         fi
       }
@@ -252,7 +269,7 @@ inline abandon() {
 inline remote_free() {
   d_step { assert(hold[b] == me + 1); hold[b] = 0; frees_running++; g = page_gen }
   do
-  :: d_step { touch_page(g); l = tf_list; s = tf_state; next[b] = l;
+  :: d_step { touch_page(g); l = tf_list; n = tf_count; s = tf_state; next[b] = l;
 #ifdef THEAP_READ_EARLY
     t = page_theap
 #endif
@@ -260,7 +277,15 @@ inline remote_free() {
     if
     :: pushes_on_page(s) ->
       d_step { touch_page(g) }
-      cas(l, s, b, s);
+#ifdef COUNT_APART
+      cas(l, s, b, n, s);
+      if
+      :: ok -> tf_count++
+      :: else
+      fi;
+#else
+      cas(l, s, b, n + 1, s);
+#endif
       if
       :: ok -> break
       :: else
@@ -268,9 +293,9 @@ inline remote_free() {
     :: s == DELAYED ->
       d_step { touch_page(g) }
 #ifdef NO_DELAYING
-      cas(l, s, l, NORMAL);
+      cas(l, s, l, n, NORMAL);
 #else
-      cas(l, s, l, DELAYING);
+      cas(l, s, l, n, DELAYING);
 #endif
       if
       :: ok ->
@@ -293,12 +318,14 @@ inline remote_free() {
         od;
 #ifndef NO_DELAYING
         do
-        :: d_step { touch_page(g); l = tf_list; s = tf_state; CLAIM(s == DELAYING, only_the_freer_ends_DELAYING) }
+        :: d_step {
+            touch_page(g); l = tf_list; n = tf_count; s = tf_state; CLAIM(s == DELAYING, only_the_freer_ends_DELAYING)
+          }
 #ifdef NORMAL_BY_STORE
-          d_step { tf_list = l; tf_state = NORMAL; ok = true }
+          d_step { tf_list = l; tf_count = n; tf_state = NORMAL; ok = true }
 #else
           d_step { touch_page(g) }
-          cas(l, DELAYING, l, NORMAL);
+          cas(l, DELAYING, l, n, NORMAL);
 #endif
           if
           :: ok -> break
@@ -314,8 +341,8 @@ inline remote_free() {
       d_step {
         touch_page(g);
         if
-        :: tf_list == l && tf_state == s ->
-          CLAIM(owner == 0, one_owner); tf_list = b; tf_state = NORMAL; owner = me + 1; ok = true
+        :: tf_list == l && tf_count == n && tf_state == s ->
+          CLAIM(owner == 0, one_owner); tf_list = b; tf_count = n + 1; tf_state = NORMAL; owner = me + 1; ok = true
         :: else -> ok = false
         fi
       }
@@ -326,7 +353,7 @@ inline remote_free() {
 #endif
     fi
   od;
-  atomic { l = 0; s = 0; ok = false; g = 0; t = 0; b = 0; frees_running-- }
+  atomic { l = 0; n = 0; s = 0; ok = false; g = 0; t = 0; b = 0; frees_running-- }
 }
 
 /* Exit: pages become NORMAL, drain, abandon, and only then the theap goes. The only wait is for DELAYING. */
@@ -387,7 +414,7 @@ inline take_a_held_block() {
 }
 
 proctype owner_thread(byte me) {
-  byte b, l, s, g, t;
+  byte b, l, n, s, g, t;
   bool ok, claimed;
   do
   :: atomic { owns(me) && page_free != 0 && budget[me] > 0 -> allocate() }
@@ -407,7 +434,9 @@ proctype owner_thread(byte me) {
   :: owns(me) && !claimed && nothing_held && frees_running == 0 ->
     atomic { slow_path(); CLAIM(!live, empty_page_is_found_by_the_next_slow_path) }
   :: me == 0 && !live && budget[0] > 0 && page_gen < 2 -> /* a new page in the same slot */
-    d_step { live = true; owner = 1; page_theap = 0; page_free = ALL; used = 0; tf_list = 0; tf_state = NORMAL }
+    d_step {
+      live = true; owner = 1; page_theap = 0; page_free = ALL; used = 0; tf_list = 0; tf_count = 0; tf_state = NORMAL
+    }
   :: holds_none(me) && !claimed && (me == 0 || exited[0]) -> break
   od;
   thread_exit();
@@ -415,7 +444,7 @@ proctype owner_thread(byte me) {
 
 /* Thread 2, without a theap. */
 proctype freer(byte me) {
-  byte b, l, s, g, t;
+  byte b, l, n, s, g, t;
   bool ok, claimed;
   do
   :: atomic { take_a_held_block() }; remote_free()
