@@ -88,8 +88,8 @@ void* mi_expand(void* p, size_t newsize) {
     return NULL;
   }
   if (newsize <= usable) return p;
-  if ((mi_load_relaxed(&page->owner) & MI_OWNER_SPECIAL) == 0) return NULL;
-  return (_mi_region_resize(page, p, newsize) ? p : NULL);
+  if ((mi_load_relaxed(&page->owner) & MI_OWNER_SPECIAL) != 0) return (_mi_region_resize(page, p, newsize) ? p : NULL);
+  return (_mi_single_resize(NULL, page, p, newsize, usable, false) ? p : NULL);
 #endif
 }
 

@@ -447,6 +447,20 @@ void* mi_heap_calloc_aligned(mi_heap_t* heap, size_t count, size_t size, size_t 
 
 // --- resizing ---------------------------------------------------------------------------------------------------
 
+// A large block grows or shrinks where it is; with `zero`, what lies beyond the smaller of both sizes is zero.
+bool _mi_single_resize(mi_heap_t* heap, mi_page_t* page, void* p, size_t newsize, size_t usable, bool zero) {
+  mi_heap_t* const its = mi_load_relaxed(&page->heap);
+  bool is_zero;
+  if (newsize > MI_ALLOC_MAX || (heap != NULL && heap != its) ||
+      !_mi_page_resize(page, (size_t)((uint8_t*)p - page->start) + newsize, &is_zero))
+    return false;
+  if (mi_unlikely(_mi_tls.thread->alarm)) _mi_limit_alarm(_mi_tls.thread, its);
+  if (!zero) return true;
+  const size_t now = _mi_block_size_in(page, p), from = (newsize < usable ? newsize : usable);
+  if (now > from && (newsize < usable || !is_zero)) memset((uint8_t*)p + from, 0, now - from);
+  return true;
+}
+
 void* _mi_heap_realloc_any(mi_heap_t* heap, void* p, size_t newsize, size_t alignment, size_t offset, bool zero) {
   MI_KEEP_FRAME();
   if (p == NULL) {
@@ -482,6 +496,7 @@ void* _mi_heap_realloc_any(mi_heap_t* heap, void* p, size_t newsize, size_t alig
     }
     return p;
   }
+  if (aligned && _mi_single_resize(heap, page, p, newsize, usable, zero)) return p;
   if (heap == NULL) heap = mi_heap_of(p);
   void* const q = _mi_heap_alloc_aligned(heap, newsize, alignment, offset, zero);
   if (mi_unlikely(q == NULL)) return NULL;

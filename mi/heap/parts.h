@@ -225,6 +225,9 @@ mi_hidden void* _mi_heap_realloc_any(mi_heap_t* heap, void* p, size_t newsize, s
 mi_hidden bool _mi_count_size(size_t count, size_t size, size_t* total);  // false: EOVERFLOW reported
 mi_hidden mi_heap_t* _mi_default_heap(void);
 mi_hidden size_t _mi_usable_size(const void* p);
+// A block with a page of its own, at p and of `usable` bytes, grows or shrinks where it is. With `zero`, what lies
+// beyond the smaller of both sizes is zero. False: it cannot, or is not of `heap` (NULL: of any); nothing happened.
+mi_hidden bool _mi_single_resize(mi_heap_t* heap, mi_page_t* page, void* p, size_t newsize, size_t usable, bool zero);
 mi_hidden size_t _mi_block_size_in(mi_page_t* page, const void* p);  // of a page that may be NULL
 mi_hidden size_t _mi_block_size(const void* p);  // of what the core gave, with what checked builds keep behind it
 

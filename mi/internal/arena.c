@@ -385,6 +385,17 @@ bool _mi_segments_claim(size_t count, size_t alignment, size_t phase, mi_arena_t
   }
 }
 
+bool _mi_segments_claim_at(mi_arena_t* arena, size_t index, size_t count) {
+  if (index + count > arena->segment_count || !bits_take(arena, index, count)) return false;
+  if (!arena_make_ready(arena, index + count)) {
+    bits_give(arena, index, count);
+    mi_count(&_mi_stats.arena_rollbacks, 1);
+    return false;
+  }
+  _mi_track_hide(mi_arena_segment(arena, index), count << MI_SEGMENT_SHIFT);
+  return true;
+}
+
 void _mi_segments_release(mi_arena_t* arena, size_t index, size_t count) {
   for (size_t i = index; i < index + count; i++) {
     mi_fetch_or_acq_rel(&arena->purgeable[i / 64], (uint64_t)1 << (i % 64));

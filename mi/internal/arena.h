@@ -76,6 +76,8 @@ mi_hidden void _mi_arenas_unmap(void);
 // one if it must. `apart`: not from the span. False: no address space or memory.
 mi_hidden bool _mi_segments_claim(size_t count, size_t alignment, size_t phase, mi_arena_t* only, bool apart,
                                   mi_arena_t** arena, size_t* index);
+// Takes segments from `index` on, if all of them are unused. False: they are not, or there is no memory.
+mi_hidden bool _mi_segments_claim_at(mi_arena_t* arena, size_t index, size_t count);
 // Where in a run of segments a huge block begins, and for an alignment above a segment what the run is claimed with.
 mi_hidden size_t _mi_huge_lead(size_t alignment, size_t offset, size_t* segment_alignment, size_t* phase);
 // Gives them back; the caller has set kind to UNUSED already. Their dirty and backed words stay as they are.
@@ -86,6 +88,9 @@ mi_hidden void _mi_segments_release(mi_arena_t* arena, size_t index, size_t coun
 mi_hidden mi_page_t* _mi_slices_claim(mi_thread_t* thread, size_t count, mi_arena_t* only, bool* zero);
 // Gives the slices of a page back; its slots are reset first.
 mi_hidden void _mi_slices_release(mi_page_t* page);
+// Makes the page `count` slices long: gives the last ones back, or takes those behind it if they are free. False: they
+// are not. `*zero`: those that were taken are known to be zero. By who has the page.
+mi_hidden bool _mi_slices_resize(mi_page_t* page, size_t count, bool* zero);
 // Makes the last OS page of a page's slices a guard, or accessible as all its others; those of its other slices are
 // always accessible. `dear`: see _mi_os_guard_dear. Returns how many bytes at the end are guard.
 mi_hidden size_t _mi_slices_guard(mi_page_t* page, bool on, bool dear);
@@ -100,6 +105,8 @@ mi_hidden mi_page_t* _mi_page_of_any(const void* p);
 mi_hidden mi_page_t* _mi_huge_claim(size_t size, size_t alignment, size_t offset, size_t inside, mi_arena_t* only,
                                     bool* zero);
 mi_hidden void _mi_huge_release(mi_page_t* page);
+// The same for a huge block that is to have `size` bytes, a multiple of OS pages; its size is for the caller to set.
+mi_hidden bool _mi_huge_resize(mi_page_t* page, size_t size, bool* zero);
 
 // In the child of a fork: makes the summaries and the counts true again, whatever threads that are gone were about to
 // do with them; a span that was about to be published is; the thread's own share of the counts is in them.

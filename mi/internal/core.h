@@ -85,6 +85,9 @@ mi_hidden void _mi_abandoned_unseal(mi_heap_t* heap, uint16_t depth);
 mi_hidden void _mi_frozen_pages_rewind(mi_heap_t* heap, uint16_t depth);
 mi_hidden void _mi_frozen_pages_unseal(mi_heap_t* heap, uint16_t depth);
 
+// Makes the only block of a page of its own so large, where it is (resize.c). False: it cannot be, nothing happened.
+// `*zero`: what was added is known to be zero.
+mi_hidden bool _mi_page_resize(mi_page_t* page, size_t size, bool* zero);
 mi_hidden void _mi_page_retire(mi_page_t* page);
 mi_hidden void _mi_page_collect(mi_page_t* page);
 mi_hidden void _mi_page_mark_interior(mi_page_t* page);

@@ -113,13 +113,17 @@ void _mi_page_collect(mi_page_t* page) {
 }
 
 // Puts the next few KiB of never used blocks on the (empty) free list, in address order. The first lot ends at the
-// end of an OS page, so that a page of a size that is used once touches 4 KiB. Under a limit it is one block if there
-// is no room for more; false: none.
+// end of an OS page, so that a page of a size that is used once touches 4 KiB; where that is few blocks, later ones are
+// as many as there are already, so that what is touched is at most twice what is used. Under a limit it is one block if
+// there is no room for more; false: none.
+#define MI_EXTEND_MOST 32
 static bool page_extend(mi_page_t* page) {
   mi_assert(page->free == NULL && page->capacity < page->reserved);
   const size_t size = page->block_size;
   size_t count = (size >= MI_OS_PAGE ? 1 : MI_OS_PAGE / size);
   if (page->capacity == 0 && page->color < count) count -= page->color;
+  if (size <= MI_DIRECT_SIZE_MAX && count < MI_EXTEND_MOST && count < page->capacity)
+    count = (page->capacity < MI_EXTEND_MOST ? page->capacity : MI_EXTEND_MOST);
   if (count > page->reserved - page->capacity) count = page->reserved - page->capacity;
   size_t index = page->capacity + page->color;
   if (index >= page->reserved) index -= page->reserved;

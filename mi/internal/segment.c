@@ -302,6 +302,19 @@ static void set_backed(mi_segment_info_t* info, uint64_t run) {
   count_backed(fresh);
 }
 
+// A claim turned the word of a segment to `left`: the run is the caller's.
+static void slices_taken(mi_thread_t* thread, mi_arena_t* arena, size_t index, uint64_t left, uint64_t run,
+                         bool* zero) {
+  mi_segment_info_t* const info = &arena->info[index];
+  if (left == 0) summary_clear(arena, index);
+  const uint64_t dirty = mi_load_relaxed(&info->dirty);
+  *zero = ((dirty & run) == 0);
+  if ((dirty & run) != run) mi_fetch_or_acq_rel(&info->dirty, run);
+  const uint64_t backed = mi_load_relaxed(&info->backed);
+  set_backed(info, run);
+  held_taken(thread, run, backed);
+}
+
 // Takes a run of one segment: of slices that have memory behind them if there is one, and with `warm` only then. What
 // was in use a moment ago costs no page fault, and does not add to what the process holds.
 static mi_page_t* slices_take(mi_thread_t* thread, mi_arena_t* arena, size_t index, size_t count, bool warm,
@@ -317,13 +330,7 @@ static mi_page_t* slices_take(mi_thread_t* thread, mi_arena_t* arena, size_t ind
     if (at >= MI_SLICES_PER_SEGMENT) return NULL;
     run = mi_run_mask(at, count);
   } while (!mi_cas_weak_acq_rel(&info->free, &word, word & ~run));
-  if ((word & ~run) == 0) summary_clear(arena, index);
-  const uint64_t dirty = mi_load_relaxed(&info->dirty);
-  *zero = ((dirty & run) == 0);
-  if ((dirty & run) != run) mi_fetch_or_acq_rel(&info->dirty, run);
-  const uint64_t backed = mi_load_relaxed(&info->backed);
-  set_backed(info, run);
-  held_taken(thread, run, backed);
+  slices_taken(thread, arena, index, word & ~run, run, zero);
   return &((mi_segment_t*)mi_arena_segment(arena, index))->slot[at];
 }
 
@@ -449,10 +456,9 @@ static mi_page_t* segment_open(mi_thread_t* thread, size_t count, mi_arena_t* on
   return &segment->slot[1];
 }
 
-static void slots_mark_tail(mi_page_t* page, size_t count) {
+static void slots_mark_tail(mi_page_t* page, size_t from, size_t count) {
   page->slices = (uint8_t)count;
-  page->distance = 0;
-  for (size_t i = 1; i < count; i++) {
+  for (size_t i = from; i < count; i++) {
     page[i].distance = (uint8_t)i;
     page[i].kind = MI_PAGE_TAIL;
   }
@@ -479,25 +485,60 @@ mi_page_t* _mi_slices_claim(mi_thread_t* thread, size_t count, mi_arena_t* only,
       if (page == NULL) page = segment_open(thread, count, only, zero);
     } while (page == NULL && search_again(before, ++searches));
   }
-  if (page != NULL) slots_mark_tail(page, count);
+  if (page != NULL) {
+    page->distance = 0;
+    slots_mark_tail(page, 1, count);
+  }
   return page;
 }
 
-void _mi_slices_release(mi_page_t* page) {
-  mi_segment_t* const segment = mi_page_segment(page);
+// Slots [from, to) of a page, counted from its first.
+static void slices_release(mi_page_t* page, size_t from, size_t to) {
   size_t index = 0;
-  mi_arena_t* const arena = _mi_arena_of((uint8_t*)segment + 1, &index);
-  const size_t at = mi_page_slice(page), count = page->slices;
-  for (size_t i = 0; i < count; i++) {
+  mi_arena_t* const arena = _mi_arena_of((uint8_t*)mi_page_segment(page) + 1, &index);
+  for (size_t i = from; i < to; i++) {
     mi_store_relaxed(&page[i].owner, MI_TID_NONE);
     page[i].kind = MI_PAGE_NONE;
   }
-  const uint64_t run = mi_run_mask(at, count);
+  const uint64_t run = mi_run_mask(mi_page_slice(page) + from, to - from);
   mi_segment_info_t* const info = &arena->info[index];
   if ((mi_load_relaxed(&info->aged) & run) != 0) mi_fetch_and_acq_rel(&info->aged, ~run);
   slices_give(arena, index, run);
   mark_purgeable(arena, index);
-  held_count(_mi_tls.thread, 0, 0, (int64_t)count);
+  held_count(_mi_tls.thread, 0, 0, (int64_t)(to - from));
+}
+
+void _mi_slices_release(mi_page_t* page) { slices_release(page, 0, page->slices); }
+
+static bool slices_extend(mi_page_t* page, size_t count, bool* zero) {
+  size_t index = 0;
+  mi_arena_t* const arena = _mi_arena_of((uint8_t*)mi_page_segment(page) + 1, &index);
+  mi_segment_info_t* const info = &arena->info[index];
+  const size_t at = mi_page_slice(page), have = page->slices;
+  if (at + count > MI_SLICES_PER_SEGMENT) return false;
+  const uint64_t run = mi_run_mask(at + have, count - have);
+  uint64_t word = mi_load_relaxed(&info->free);
+  do {
+    if ((word & run) != run) return false;
+  } while (!mi_cas_weak_acq_rel(&info->free, &word, word & ~run));
+  slices_taken(_mi_tls.thread, arena, index, word & ~run, run, zero);
+  slots_mark_tail(page, have, count);
+  guards_end(arena, index, run);
+  if (mi_likely((mi_load_relaxed(&info->guarded) & run) == 0)) return true;
+  page->slices = (uint8_t)have;
+  slices_release(page, have, count);
+  return false;
+}
+
+bool _mi_slices_resize(mi_page_t* page, size_t count, bool* zero) {
+  *zero = true;
+  const size_t have = page->slices;
+  if (count > have) return slices_extend(page, count, zero);
+  if (count < have) {
+    page->slices = (uint8_t)count;
+    slices_release(page, count, have);
+  }
+  return true;
 }
 
 // --- huge blocks -----------------------------------------------------------------------------------------------
@@ -513,6 +554,29 @@ size_t _mi_huge_lead(size_t alignment, size_t offset, size_t* segment_alignment,
   return lead;
 }
 
+// Segments were taken for a huge block. Are they known to be zero? Of the first one `header` slices do not matter.
+static bool huge_taken(mi_arena_t* arena, size_t index, size_t count, size_t header) {
+  bool zero = true;
+  for (size_t i = index; i < index + count; i++) {
+    mi_segment_info_t* const info = &arena->info[i];
+    if (mi_unlikely(mi_load_relaxed(&info->guarded) != 0)) guards_end(arena, i, ~(uint64_t)0);
+    const uint64_t dirty = mi_load_relaxed(&info->dirty);
+    if (dirty >> (i == index ? header : 0) != 0) zero = false;
+    const uint64_t backed = mi_load_relaxed(&info->backed);
+    mi_store_relaxed(&info->dirty, ~(uint64_t)0);
+    count_backed(~backed);
+    mi_store_relaxed(&info->backed, ~(uint64_t)0);
+    held_taken(_mi_tls.thread, ~(uint64_t)0, backed);
+  }
+  mi_gauge_add(&_mi_stats.segments, (int64_t)count);
+  if (mi_unlikely(mi_load_relaxed(&arena->bits_ready) != 0)) {
+    for (size_t i = 0; i < count; i++) _mi_bits_forget((mi_segment_t*)mi_arena_segment(arena, index + i), 0);
+  }
+  return zero;
+}
+
+static size_t huge_segments(size_t lead, size_t size) { return (lead + size + MI_SEGMENT_MASK) >> MI_SEGMENT_SHIFT; }
+
 mi_page_t* _mi_huge_claim(size_t size, size_t alignment, size_t offset, size_t inside, mi_arena_t* only, bool* zero) {
   // The block starts `lead` bytes into the run; the program's pointer is `inside` (less than 8) bytes into the block.
   size_t segment_alignment, phase;
@@ -522,7 +586,7 @@ mi_page_t* _mi_huge_claim(size_t size, size_t alignment, size_t offset, size_t i
   const bool apart = (lead + inside > MI_SEGMENT_SIZE && lead < MI_SEGMENT_SIZE + sizeof(mi_page_t));
   if (size > MI_ALLOC_MAX - 2 * MI_SEGMENT_SIZE) return NULL;
   size = mi_round_up(size, MI_OS_PAGE);
-  const size_t count = (lead + size + MI_SEGMENT_MASK) >> MI_SEGMENT_SHIFT;
+  const size_t count = huge_segments(lead, size);
   mi_arena_t* arena;
   size_t index;
   if (!_mi_segments_claim(count, segment_alignment, phase, only, apart, &arena, &index)) {
@@ -536,27 +600,9 @@ mi_page_t* _mi_huge_claim(size_t size, size_t alignment, size_t offset, size_t i
     } while (!_mi_segments_claim(count, segment_alignment, phase, only, apart, &arena, &index));
   }
   mi_segment_t* const segment = (mi_segment_t*)mi_arena_segment(arena, index);
-  *zero = true;
-  for (size_t i = index; i < index + count; i++) {
-    mi_segment_info_t* const info = &arena->info[i];
-    if (mi_unlikely(mi_load_relaxed(&info->guarded) != 0)) guards_end(arena, i, ~(uint64_t)0);
-    const uint64_t dirty = mi_load_relaxed(&info->dirty);
-    if (i == index) {
-      if ((dirty & 1) != 0) memset(segment, 0, sizeof(*segment));
-      if ((dirty & ~(uint64_t)1) != 0) *zero = false;
-    } else {
-      if (dirty != 0) *zero = false;
-    }
-    const uint64_t backed = mi_load_relaxed(&info->backed);
-    mi_store_relaxed(&info->dirty, ~(uint64_t)0);
-    count_backed(~backed);
-    mi_store_relaxed(&info->backed, ~(uint64_t)0);
-    held_taken(_mi_tls.thread, ~(uint64_t)0, backed);
-  }
-  mi_gauge_add(&_mi_stats.segments, (int64_t)count);
-  if (mi_unlikely(mi_load_relaxed(&arena->bits_ready) != 0)) {
-    for (size_t i = 0; i < count; i++) _mi_bits_forget((mi_segment_t*)mi_arena_segment(arena, index + i), 0);
-  }
+  const bool was_used = (mi_load_relaxed(&arena->info[index].dirty) & 1) != 0;
+  *zero = huge_taken(arena, index, count, 1);
+  if (was_used) memset(segment, 0, sizeof(*segment));
   if (lead > MI_SEGMENT_SIZE && !apart) memset((uint8_t*)segment + MI_SEGMENT_SIZE, 0, sizeof(mi_page_t));
   mi_page_t* const page = &segment->slot[1];
   page->slices = 0;
@@ -572,14 +618,7 @@ mi_page_t* _mi_huge_claim(size_t size, size_t alignment, size_t offset, size_t i
   return page;
 }
 
-void _mi_huge_release(mi_page_t* page) {
-  mi_segment_t* const segment = mi_page_segment(page);
-  size_t index = 0;
-  mi_arena_t* const arena = _mi_arena_of((uint8_t*)segment + 1, &index);
-  const size_t lead = (size_t)(page->start - (uint8_t*)segment);
-  const size_t count = (lead + page->block_size + MI_SEGMENT_MASK) >> MI_SEGMENT_SHIFT;
-  mi_store_relaxed(&page->owner, MI_TID_NONE);
-  page->kind = MI_PAGE_NONE;
+static void huge_release(mi_arena_t* arena, size_t index, size_t count) {
   for (size_t i = index; i < index + count; i++) {
     mi_store_relaxed(&arena->info[i].aged, 0);
     mi_store_release(&arena->kind[i], (uint8_t)MI_SEGMENT_UNUSED);
@@ -587,6 +626,33 @@ void _mi_huge_release(mi_page_t* page) {
   mi_gauge_sub(&_mi_stats.segments, (int64_t)count);
   _mi_segments_release(arena, index, count);
   held_count(_mi_tls.thread, 0, 0, (int64_t)count * MI_SLICES_PER_SEGMENT);
+}
+
+void _mi_huge_release(mi_page_t* page) {
+  uint8_t* const segment = (uint8_t*)mi_page_segment(page);
+  size_t index = 0;
+  mi_arena_t* const arena = _mi_arena_of(segment + 1, &index);
+  mi_store_relaxed(&page->owner, MI_TID_NONE);
+  page->kind = MI_PAGE_NONE;
+  huge_release(arena, index, huge_segments((size_t)(page->start - segment), page->block_size));
+}
+
+// The segments behind those of the block are taken, or the last ones given back.
+bool _mi_huge_resize(mi_page_t* page, size_t size, bool* zero) {
+  uint8_t* const segment = (uint8_t*)mi_page_segment(page);
+  size_t index = 0;
+  mi_arena_t* const arena = _mi_arena_of(segment + 1, &index);
+  const size_t lead = (size_t)(page->start - segment);
+  const size_t have = huge_segments(lead, page->block_size), count = huge_segments(lead, size);
+  *zero = true;
+  if (count < have) huge_release(arena, index + count, have - count);
+  if (count <= have) return true;
+  if (!_mi_segments_claim_at(arena, index + have, count - have)) return false;
+  *zero = huge_taken(arena, index + have, count - have, 0);
+  for (size_t i = index + have; i < index + count; i++) {
+    mi_store_release(&arena->kind[i], (uint8_t)MI_SEGMENT_HUGE_INSIDE);
+  }
+  return true;
 }
 
 // --- purging ------------------------------------------------------------------------------------------------------

@@ -7,15 +7,17 @@
  * per slice: zero or not. Sequentially consistent; the C code uses seq_cst read-modify-writes where the summaries
  * need that.
  *
- * Threads: two users claim a run, by the summary or directly because they remember the segment, write to it, release
- * it, and may keep the last one; one takes the whole segment for a huge block; a purger ticks.
+ * Threads: two users claim a run, by the summary or directly because they remember the segment, write to it, may make
+ * it one slice longer, release it, and may keep the last one; one takes the whole segment for a huge block; a purger ticks.
  */
 // STATES 5000000
 // STATES 300000 -DHUGE_BLOCK
+// STATES 300000 -DEXTEND
 // MUTANT NO_RELOAD | free_slices_are_findable | who clears the summary does not look at the word again
 // MUTANT SUMMARY_FIRST | free_slices_are_findable | a release sets the summary before the word
 // MUTANT SUMMARY_IF_CLEAR | free_slices_are_findable | a release sets the summary only if it was clear before
 // MUTANT CLAIM_BY_STORE | slice_has_one_holder | a claim loads and stores the word
+// MUTANT EXTEND_BLINDLY -DEXTEND | slice_has_one_holder | a page takes a slice behind it that it saw free, without a CAS
 // MUTANT PURGE_SEEN | purged_only_while_held | a purger purges slices that it saw free, without claiming them
 // MUTANT CLOSE_BY_STORE | claimed_only_in_normal | a segment is closed because its word was seen to be ALL
 // MUTANT KIND_LATE -DHUGE_BLOCK | claimed_only_in_normal | a closed segment is unused before its kind says so
@@ -152,6 +154,35 @@ inline slices_take() {
   atomic { w = 0; ok = false }
 }
 
+/* A page of the slices in r, which are one, takes the next one too if it is free (resize.c). */
+inline slices_extend() {
+  do
+  :: w = free;
+    if
+    :: (w & (r << 1)) == 0 -> break
+    :: else ->
+      x = r; r = r << 1;
+#ifdef EXTEND_BLINDLY
+      d_step { CLAIM((held & r) == 0, slice_has_one_holder); free = free & ~r; held = held | r; ok = true }
+#else
+      claim();
+#endif
+      if
+      :: ok ->
+        if
+        :: (w & ~r) == 0 -> summary_clear()
+        :: else
+        fi;
+        make_dirty();
+        r = r | x;
+        break
+      :: else -> r = x
+      fi
+    fi
+  od;
+  atomic { w = 0; x = 0; ok = false }
+}
+
 inline segment_claim() {
   d_step {
     ok = unused; unused = false;
@@ -224,6 +255,12 @@ proctype user(byte rounds) {
     :: r == 0 -> segment_open()
     :: else
     fi;
+#ifdef EXTEND
+    if
+    :: r == 1 || r == 2 -> slices_extend()
+    :: true
+    fi;
+#endif
     if
     :: r != 0 -> slices_release()
     :: r != 0 && rounds == 0 -> break /* keeps it */
@@ -408,7 +445,12 @@ init {
   bool force = true;
   unused = true;
   atomic {
-    run user(2); run purger();
+#ifdef EXTEND
+    run user(1);
+#else
+    run user(2);
+#endif
+    run purger();
 #ifdef HUGE_BLOCK
     run huge_user()
 #else
