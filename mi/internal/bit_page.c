@@ -177,15 +177,12 @@ void _mi_bits_drop(mi_page_t* page) {
 }
 
 // A free that comes at the same moment as the owner's of the same block finds another generation from here on, or left
-// its bit.
+// its bit. The page is NORMAL: none of the kind is on its way to the theap's list, or there.
 void _mi_bits_end(mi_page_t* page) {
   mi_bits_t* const bits = mi_bits_of(page);
   mi_thread_free_t tf = mi_load_relaxed(&bits->word);
   do {
-    while (mi_unlikely(MI_STATE(tf) == MI_DELAYING)) {  // only such a free can have come in
-      _mi_os_yield();
-      tf = mi_load_acquire(&bits->word);
-    }
+    mi_assert(MI_STATE(tf) == MI_NORMAL && mi_load_relaxed(&bits->queued) == 0);
   } while (!mi_cas_weak_acq_rel(&bits->word, &tf, (tf & ~(MI_GENERATION_ONE - 1)) + MI_GENERATION_ONE + MI_NORMAL));
   const size_t words = mi_bits_word_count(page);
   for (size_t w = 0; w < words; w++) {
@@ -401,6 +398,7 @@ void _mi_bits_collect(mi_page_t* page) {
 void _mi_bits_drained(mi_theap_t* theap, mi_block_t* link) {
   mi_bits_t* const bits = mi_bits_of_link(link);
   mi_page_t* const page = bits->page;
+  mi_assert(mi_load_relaxed(&page->theap) == theap);
   mi_exchange_acq_rel(&bits->queued, 0u);
   const uint32_t used = page->used;
   mi_fetch_and_seq_cst(&bits->word, ~MI_SIGNAL);

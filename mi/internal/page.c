@@ -596,10 +596,11 @@ void _mi_page_block_gone(mi_theap_t* theap, mi_page_t* page) {
     if (page->used != 0 || !page->in_full) return;  // a visitor has it pinned
     mi_queue_unlink(theap, MI_BIN_FULL, page);
     page->in_full = 0;
+    // First: a second free of the block, by another thread at this moment, does not get to the theap's list any more.
+    page_end_delayed(page);
     if (page_is_delaying(page) || !_mi_bits_is_due(page) || _mi_heap_is_held(theap->heap)) {
       mi_queue_link(theap, MI_BIN_LATE, page, false);
       owner_flag(page, MI_OWNER_FULL, false);
-      page_end_delayed(page);
       return;
     }
     theap->page_count--;
