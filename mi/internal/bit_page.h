@@ -93,6 +93,13 @@ static inline bool mi_policy_guards(uint32_t policy, bool single) {
   if ((policy & (MI_POLICY_HARDENED | MI_POLICY_ISOLATED | MI_POLICY_SECRET)) != 0) return true;
   return MI_SECURE >= (single ? 2 : 3) && policy != 0;
 }
+// How many slices a page of blocks of `size` bytes has. Regions of up to 64 KiB come and go with their heaps: small
+// pages of them empty, and go back, sooner. Where pages end with guards, the guard is less than 64 KiB behind every
+// block.
+static inline size_t mi_page_slices(uint32_t policy, size_t size, bool is_internal) {
+  if (mi_unlikely(mi_policy_guards(policy, false))) return (size <= MI_SLICE_SIZE - MI_OS_PAGE ? 1 : 2);
+  return (size <= 8 * MI_KiB || is_internal ? 1 : 8);
+}
 // Nothing that could be freed remembers a policy: the slice (or with slice 0 the segment) is used for something else.
 mi_hidden void _mi_bits_forget(const mi_segment_t* segment, size_t slice);
 // The policy of the page that lies, or lay last, at an address; 0: none that is remembered.

@@ -33,10 +33,9 @@
 
 #define MI_SPACE_GUARD MI_OS_PAGE
 #define MI_SPACE_WIPE_LARGE (8 * MI_OS_PAGE)
-#define MI_SPACE_MISSES 64     // pages of other classes that a search looks at
-#define MI_SPACE_IDLE_MAX 4    // pages without blocks that stay, for what comes next
-#define MI_SPACE_FIRST 8192    // bytes of a class's first page of secrets: locked memory is scarce
-#define MI_SPACE_SLICES_MAX 8  // of a page of several blocks
+#define MI_SPACE_MISSES 64   // pages of other classes that a search looks at
+#define MI_SPACE_IDLE_MAX 4  // pages without blocks that stay, for what comes next
+#define MI_SPACE_FIRST 8192  // bytes of a class's first page of secrets: locked memory is scarce
 
 // --- memory of runs ------------------------------------------------------------------------------------------------
 
@@ -307,12 +306,15 @@ static void page_begin(mi_space_t* space, mi_page_t* page, size_t bin) {
   mi_store_release(mi_space_state(page), state);
 }
 
-// Bytes for the blocks of a new page of a class.
+// Bytes for the blocks of a new page of a class. The guard behind the page is less than 64 KiB behind every block.
 static size_t page_plan(const mi_space_t* space, size_t bin) {
   const size_t size = mi_bin_size(bin), small = MI_SLICE_SIZE - MI_SPACE_GUARD;
-  if (!space->is_secret) return (size <= 8 * MI_KiB ? small : MI_SPACE_SLICES_MAX * MI_SLICE_SIZE - MI_SPACE_GUARD);
-  const bool first = (mi_load_relaxed(&space->current[bin]) == NULL);
-  const size_t bytes = (first ? MI_SPACE_FIRST : size <= 8 * MI_KiB ? small : 4 * size);
+  size_t bytes = small;
+  if (space->is_secret) {
+    const bool first = (mi_load_relaxed(&space->current[bin]) == NULL);
+    if (first) bytes = MI_SPACE_FIRST;
+    if (!first && 4 * size < small && size > 8 * MI_KiB) bytes = 4 * size;
+  }
   return (bytes < size ? size : bytes);
 }
 
