@@ -102,6 +102,9 @@ static inline size_t mi_page_slices(uint32_t policy, size_t size, bool is_intern
 }
 // Nothing that could be freed remembers a policy: the slice (or with slice 0 the segment) is used for something else.
 mi_hidden void _mi_bits_forget(const mi_segment_t* segment, size_t slice);
+// MI_BITS_LARGE bytes for a page that has no bits here: of a space (space.c). NULL: no memory for them.
+mi_hidden void* _mi_bits_beside_make(const mi_page_t* page);
+mi_hidden void* _mi_bits_beside(const mi_page_t* page);
 // The policy of the page that lies, or lay last, at an address; 0: none that is remembered.
 mi_hidden uint32_t _mi_bits_last_policy(const void* p);
 
@@ -206,6 +209,11 @@ static inline bool mi_padding_is_whole(const uint8_t* end, size_t padding) {
   memcpy(&at, end - sizeof(word), sizeof(at));
   return padding == 0 || (at ^ word) >> (8 * (sizeof(word) - padding)) == 0;
 }
+
+// Of a block that is in use: not a byte before the padding is written.
+mi_hidden void _mi_padding_write_exactly(uint8_t* end, size_t padding);
+// The first byte of it that is not as it was written, from the padding's start; there is one.
+mi_hidden size_t _mi_padding_breach(const uint8_t* end, size_t padding);
 
 // --- taking and giving, by who has the page ---------------------------------------------------------------------
 
