@@ -343,6 +343,11 @@ TEST_P(Isolated, SealedItCanBeReadOrNotEvenThatAndIsLeftAlone) {
       EXPECT_EQ(mi_realloc(p, size + 1), nullptr);
       mi_heap_reset(heap);
       EXPECT_EQ(errors.count(EPERM), 4);
+      mi_free_size(p, size);
+      InThread([p] { mi_free(p); });
+      EXPECT_EQ(mi_reallocf(p, size / 2 + 1), nullptr);  // and the free
+      EXPECT_EQ(errors.count(EPERM), 8);
+      EXPECT_EQ(mi_expand(p, size), nullptr);
       EXPECT_NE(errors.text().find("is sealed"), std::string::npos);
     }
     // What can be known of it needs no look at the blocks.
