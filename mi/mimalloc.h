@@ -128,7 +128,8 @@ mi_decl_nodiscard mi_decl_export void* mi_aligned_recalloc(void* p, size_t newco
 mi_decl_nodiscard mi_decl_export void* mi_aligned_offset_recalloc(void* p, size_t newcount, size_t size,
                                                                   size_t alignment, size_t offset)
     mi_attr_noexcept mi_attr_alloc_size2(2, 3);
-/// mi_free; size and alignment are not needed.
+/// mi_free, which needs neither. In the secure build and hardened heaps, a size that is not what was asked for ends the
+/// program.
 mi_decl_export void mi_free_size(void* p, size_t size) mi_attr_noexcept;
 mi_decl_export void mi_free_size_aligned(void* p, size_t size, size_t alignment) mi_attr_noexcept;
 mi_decl_export void mi_free_aligned(void* p, size_t alignment) mi_attr_noexcept;

@@ -266,7 +266,8 @@ void* NAME(_Zna, St11align_val_tRKSt9nothrow_t)(size_t size, size_t alignment, c
   return replaced_aligned_nothrow(size, alignment, tag, name, throwing);
 }
 
-// delete with a size or nothrow: without. A block's page knows its size.
+// delete with a size or nothrow: without. A block's page knows its size. The secure build compares the two, where the
+// plain operator is not the program's.
 #define DELETE(name, target, type)      \
   EXPORT_WEAK void name(void* p, type); \
   void name(void* p, type unused) {     \
@@ -274,7 +275,6 @@ void* NAME(_Zna, St11align_val_tRKSt9nothrow_t)(size_t size, size_t alignment, c
     target(p);                          \
   }
 #if MI_SECURE
-// The secure build compares the size, where the plain operator is not the program's.
 EXPORT_WEAK void NAME(_ZdlPv, )(void* p, size_t size);
 void NAME(_ZdlPv, )(void* p, size_t size) {
   if (mi_likely(_ZdlPv == free)) {
@@ -292,8 +292,12 @@ DELETE(_ZdaPvRKSt9nothrow_t, _ZdaPv, const void*)
 
 EXPORT_WEAK void NAME(_ZdlPv, St11align_val_t)(void* p, size_t size, size_t alignment);
 void NAME(_ZdlPv, St11align_val_t)(void* p, size_t size, size_t alignment) {
-  (void)size;
-  _ZdlPvSt11align_val_t(p, alignment);
+  typedef void delete_aligned_fun(void* p, size_t alignment);
+  if (MI_SECURE && mi_likely(_ZdlPvSt11align_val_t == (delete_aligned_fun*)(void (*)(void))free)) {
+    mi_fast_free_sized(p, size, _mi_free_sized_slow);
+  } else {
+    _ZdlPvSt11align_val_t(p, alignment);
+  }
 }
 EXPORT_WEAK void NAME(_ZdaPv, St11align_val_t)(void* p, size_t size, size_t alignment);
 void NAME(_ZdaPv, St11align_val_t)(void* p, size_t size, size_t alignment) {

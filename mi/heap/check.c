@@ -108,7 +108,7 @@ static bool check_class_shape(const check_t* check, const mi_page_t* page) {
   const size_t size = mi_bin_size(page->bin);
   if (page->block_size != size)
     return page_breach(check, page, "blocks of %zu bytes in class %u of %zu", page->block_size, page->bin, size);
-  const size_t slices = (size <= 8 * MI_KiB ? 1 : 8);
+  const size_t slices = mi_page_slices(page->policy, size, false);
   if (page->slices != slices) return page_breach(check, page, "%u slices instead of %zu", page->slices, slices);
   if (page->start != (uint8_t*)mi_page_segment(page) + slice * MI_SLICE_SIZE)
     return page_breach(check, page, "its blocks start at %p", (void*)page->start);

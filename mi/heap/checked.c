@@ -146,7 +146,9 @@ static void block_report(const char* function, void* p, state_t state, const tai
 void* _mi_checked_alloc(const mi_request_t* request) {
 #if MI_TAIL
   mi_request_t larger = *request;
-  if (mi_likely(request->size <= MI_ALLOC_MAX - sizeof(tail_t))) larger.size += sizeof(tail_t);
+  const mi_heap_t* const heap = (request->theap != NULL ? request->theap->heap : request->heap);
+  const bool is_apart = (heap != NULL && mi_heap_space(heap) != NULL);  // nothing is written behind its blocks
+  if (mi_likely(request->size <= MI_ALLOC_MAX - sizeof(tail_t)) && !is_apart) larger.size += sizeof(tail_t);
   void* const p = _mi_unchecked_alloc(&larger);
   if (mi_likely(p != NULL) && mi_likely(_mi_page_of_any(p)->guard == 0)) block_dress(p, request->size, request->zero);
   return p;
@@ -354,8 +356,9 @@ void* _mi_checked_expand(void* p, size_t newsize) {
   tail_t* tail;
   switch (p == NULL ? BLOCK_NONE : block_look(p, &tail)) {
     case BLOCK_GUARDED:
-    case BLOCK_APART:
       return (newsize <= _mi_block_size(p) ? p : NULL);
+    case BLOCK_APART:
+      return _mi_policy_expand(_mi_page_of_any(p), p, newsize);
     case BLOCK_LIVE: {
       if (newsize > (size_t)((uint8_t*)tail - (uint8_t*)p)) return NULL;
       const size_t size = tail->size;

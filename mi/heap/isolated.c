@@ -217,9 +217,8 @@ void* _mi_isolated_realloc(mi_heap_t* heap, mi_page_t* page, void* p, size_t new
   if (refuse(space->heap, space, "realloc", newsize)) return NULL;
   if (heap == NULL) heap = space->heap;
   const bool aligned = (((uintptr_t)p + offset) & (alignment - 1)) == 0;
-  if (heap == space->heap && newsize <= usable && newsize >= usable / 2 && newsize > 0 && aligned) {
-    if (zero || (space->policy & MI_HEAP_ZERO) != 0) memset((uint8_t*)p + newsize, 0, usable - newsize);
-    _mi_space_shrink(page, p, newsize);
+  if (heap == space->heap && newsize > 0 && aligned &&
+      _mi_space_resize(page, p, newsize, zero || (space->policy & MI_HEAP_ZERO) != 0, false, "realloc")) {
     return p;
   }
   void* const q = _mi_heap_alloc_aligned(heap, newsize, alignment, offset, zero);

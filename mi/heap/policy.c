@@ -125,21 +125,10 @@ static inline size_t padding_of(const mi_page_t* page, const mi_bits_t* bits, si
   return page->block_size - bits->inside - size;
 }
 
-// Of a block that is in use: not a byte before the padding is written.
-static void padding_write_exactly(uint8_t* end, size_t padding) {
-  const size_t words = padding & ~(sizeof(uint64_t) - 1), rest = padding - words;
-  const uint64_t word = mi_padding_word(end);
-  mi_padding_write(end, words);
-  memcpy(end - padding, (const uint8_t*)&word + sizeof(word) - rest, rest);
-}
-
 // Reports what was written behind a live block.
 static mi_cold void misuse_overflow(const char* function, const mi_page_t* page, const uint8_t* block, size_t size,
                                     size_t padding) {
-  const uint8_t* const end = block + size + padding;
-  const uint64_t word = mi_padding_word(end);
-  size_t at = 0;
-  while (block[size + at] == (uint8_t)(word >> 8 * ((8 - (padding - at) % 8) % 8))) at++;
+  const size_t at = _mi_padding_breach(block + size + padding, padding);
   misuse(page, page->policy, EFAULT, "%s: overflow: byte %zu of the block %p of %zu bytes was written", function,
          size + at, (const void*)block, size);
 }
@@ -215,7 +204,7 @@ void* _mi_policy_serve(mi_theap_t* theap, const mi_request_t* r) {
   if (mi_unlikely(p == NULL)) return NULL;
   mi_page_t* const page = _mi_page_of_any(p);
   mi_bits_set_size(page, page->bits, 0, size);
-  padding_write_exactly(page->start + page->block_size, padding_of(page, page->bits, size));
+  _mi_padding_write_exactly(page->start + page->block_size, padding_of(page, page->bits, size));
   return p;
 }
 
@@ -274,8 +263,12 @@ static size_t size_asked(mi_page_t* page, const void* p) {
 
 void _mi_free_sized_slow(void* p, size_t size) {
   mi_page_t* const page = (p == NULL ? NULL : page_of(p));
-  // What was asked for is not known of isolated heaps' blocks.
-  const size_t its = (page == NULL || page->kind == MI_PAGE_SPACE ? 0 : size_asked(page, p));
+  size_t its = 0;
+  if (page != NULL && page->kind != MI_PAGE_SPACE) {
+    its = size_asked(page, p);
+  } else if (page != NULL && (page->policy & MI_POLICY_HARDENED) != 0) {  // of other isolated heaps' it is not known
+    its = _mi_space_block_size(page, p, "mi_free_size");
+  }
   if (mi_unlikely(its != 0 && its != size + (size == 0))) {
     misuse(page, page->policy, EINVAL, "mi_free_size: the block %p is one of %zu bytes, not of %zu", p, its, size);
     return;
@@ -323,7 +316,7 @@ static void block_resize(mi_page_t* page, mi_bits_t* bits, size_t index, uint8_t
   if (size > former && (zero || (page->policy & MI_POLICY_ZERO) != 0)) memset(block + former, 0, size - former);
   mi_bits_set_size(page, bits, index, size);
   const size_t padding = padding_of(page, bits, size);
-  padding_write_exactly(block + size + padding, padding);
+  _mi_padding_write_exactly(block + size + padding, padding);
 }
 
 // Guarded blocks, which no bits tell of, always move.
@@ -372,7 +365,7 @@ void* _mi_policy_realloc(mi_heap_t* heap, mi_page_t* page, void* p, size_t newsi
 }
 
 void* _mi_policy_expand(mi_page_t* page, void* p, size_t newsize) {
-  if (page->kind == MI_PAGE_SPACE) return (newsize <= _mi_space_block_size(page, p, "mi_expand") ? p : NULL);
+  if (page->kind == MI_PAGE_SPACE) return (_mi_space_resize(page, p, newsize, false, true, "mi_expand") ? p : NULL);
   mi_bits_t* const bits = mi_bits_of(page);
   size_t index;
   const mi_block_state_t state = mi_bits_find(page, bits, p, &index);

@@ -71,6 +71,10 @@ static mi_bits_t* bits_make(const mi_page_t* page) {
   mi_arena_t* const arena = _mi_arena_of((const uint8_t*)page + 1, &index);
   uint8_t* const bits = arena_bits(arena);
   if (bits == NULL) return NULL;
+  if (mi_unlikely(mi_load_relaxed(&_mi_padding_secret) == 0)) {
+    uint64_t none = 0;
+    mi_cas_strong_acq_rel(&_mi_padding_secret, &none, _mi_os_random() | 1);
+  }
   size_t ready = mi_load_acquire(&arena->bits_ready);
   if (index >= ready) {
     const size_t end = mi_round_up(index + 1, COMMIT_SEGMENTS);
@@ -95,6 +99,19 @@ static mi_bits_t* bits_at(const mi_segment_t* segment, size_t slice) {
 }
 
 mi_bits_t* _mi_bits_elsewhere(const mi_page_t* page) { return bits_at(mi_page_segment(page), mi_page_slice(page)); }
+
+// Behind the heads of the segment's slices, those of the slice.
+static uint8_t* bits_large(mi_bits_t* head, const mi_page_t* page) {
+  const size_t slice = mi_page_slice(page);
+  return (uint8_t*)head - slice * MI_BITS_SMALL + MI_SLICES_PER_SEGMENT * MI_BITS_SMALL + slice * MI_BITS_LARGE;
+}
+
+void* _mi_bits_beside_make(const mi_page_t* page) {
+  mi_bits_t* const head = bits_make(page);
+  return (head == NULL ? NULL : bits_large(head, page));
+}
+
+void* _mi_bits_beside(const mi_page_t* page) { return bits_large(_mi_bits_elsewhere(page), page); }
 
 void _mi_bits_forget(const mi_segment_t* segment, size_t slice) {
   const size_t last = (slice == 0 ? MI_SLICES_PER_SEGMENT - 1 : slice);
@@ -122,10 +139,6 @@ bool _mi_bits_begin(mi_page_t* page, uint32_t policy) {
   if (mi_unlikely(bits == NULL)) return false;
   const size_t size = page->block_size, reserved = page->reserved;
   const size_t head = sizeof(mi_bits_t);
-  if (mi_unlikely(mi_load_relaxed(&_mi_padding_secret) == 0)) {
-    uint64_t none = 0;
-    mi_cas_strong_acq_rel(&_mi_padding_secret, &none, _mi_os_random() | 1);
-  }
   const size_t words = mi_bits_word_count(page) * sizeof(mi_bit_word_t);
   const bool single = mi_page_is_single(page);
   // The slack of a block is less than it is large. Blocks of 24 bytes and less are never 16 larger than asked for.
@@ -133,8 +146,7 @@ bool _mi_bits_begin(mi_page_t* page, uint32_t policy) {
   const size_t slack = (bits->slack_bits * reserved + 7) / 8;
   uint8_t* at = (uint8_t*)bits + head;
   if (head + words + slack > MI_BITS_SMALL) {
-    at = (uint8_t*)bits - mi_page_slice(page) * MI_BITS_SMALL + MI_SLICES_PER_SEGMENT * MI_BITS_SMALL +
-         mi_page_slice(page) * MI_BITS_LARGE;
+    at = bits_large(bits, page);
     mi_assert(words + slack <= MI_BITS_LARGE);
   }
   bits->page = page;
@@ -177,21 +189,35 @@ void _mi_bits_drop(mi_page_t* page) {
 }
 
 // A free that comes at the same moment as the owner's of the same block finds another generation from here on, or left
-// its bit.
+// its bit. The page is NORMAL: none of the kind is on its way to the theap's list, or there.
 void _mi_bits_end(mi_page_t* page) {
   mi_bits_t* const bits = mi_bits_of(page);
   mi_thread_free_t tf = mi_load_relaxed(&bits->word);
   do {
-    while (mi_unlikely(MI_STATE(tf) == MI_DELAYING)) {  // only such a free can have come in
-      _mi_os_yield();
-      tf = mi_load_acquire(&bits->word);
-    }
+    mi_assert(MI_STATE(tf) == MI_NORMAL && mi_load_relaxed(&bits->queued) == 0);
   } while (!mi_cas_weak_acq_rel(&bits->word, &tf, (tf & ~(MI_GENERATION_ONE - 1)) + MI_GENERATION_ONE + MI_NORMAL));
   const size_t words = mi_bits_word_count(page);
   for (size_t w = 0; w < words; w++) {
     const uint64_t twice = mi_load_seq_cst(&bits->words[w].remote);
     if (mi_unlikely(twice != 0)) found_freed_twice(page, bits, 64 * w + mi_ctz(twice));
   }
+}
+
+// --- padding ----------------------------------------------------------------------------------------------------
+
+void _mi_padding_write_exactly(uint8_t* end, size_t padding) {
+  const size_t words = padding & ~(sizeof(uint64_t) - 1), rest = padding - words;
+  const uint64_t word = mi_padding_word(end);
+  mi_padding_write(end, words);
+  memcpy(end - padding, (const uint8_t*)&word + sizeof(word) - rest, rest);
+}
+
+size_t _mi_padding_breach(const uint8_t* end, size_t padding) {
+  const uint64_t word = mi_padding_word(end);
+  const uint8_t* const start = end - padding;
+  size_t at = 0;
+  while (start[at] == (uint8_t)(word >> 8 * ((8 - (padding - at) % 8) % 8))) at++;
+  return at;
 }
 
 void _mi_wipe(void* p, size_t size) {
@@ -401,6 +427,7 @@ void _mi_bits_collect(mi_page_t* page) {
 void _mi_bits_drained(mi_theap_t* theap, mi_block_t* link) {
   mi_bits_t* const bits = mi_bits_of_link(link);
   mi_page_t* const page = bits->page;
+  mi_assert(mi_load_relaxed(&page->theap) == theap);
   mi_exchange_acq_rel(&bits->queued, 0u);
   const uint32_t used = page->used;
   mi_fetch_and_seq_cst(&bits->word, ~MI_SIGNAL);

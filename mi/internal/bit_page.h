@@ -93,8 +93,18 @@ static inline bool mi_policy_guards(uint32_t policy, bool single) {
   if ((policy & (MI_POLICY_HARDENED | MI_POLICY_ISOLATED | MI_POLICY_SECRET)) != 0) return true;
   return MI_SECURE >= (single ? 2 : 3) && policy != 0;
 }
+// How many slices a page of blocks of `size` bytes has. Regions of up to 64 KiB come and go with their heaps: small
+// pages of them empty, and go back, sooner. Where pages end with guards, the guard is less than 64 KiB behind every
+// block.
+static inline size_t mi_page_slices(uint32_t policy, size_t size, bool is_internal) {
+  if (mi_unlikely(mi_policy_guards(policy, false))) return (size <= MI_SLICE_SIZE - MI_OS_PAGE ? 1 : 2);
+  return (size <= 8 * MI_KiB || is_internal ? 1 : 8);
+}
 // Nothing that could be freed remembers a policy: the slice (or with slice 0 the segment) is used for something else.
 mi_hidden void _mi_bits_forget(const mi_segment_t* segment, size_t slice);
+// MI_BITS_LARGE bytes for a page that has no bits here: of a space (space.c). NULL: no memory for them.
+mi_hidden void* _mi_bits_beside_make(const mi_page_t* page);
+mi_hidden void* _mi_bits_beside(const mi_page_t* page);
 // The policy of the page that lies, or lay last, at an address; 0: none that is remembered.
 mi_hidden uint32_t _mi_bits_last_policy(const void* p);
 
@@ -199,6 +209,11 @@ static inline bool mi_padding_is_whole(const uint8_t* end, size_t padding) {
   memcpy(&at, end - sizeof(word), sizeof(at));
   return padding == 0 || (at ^ word) >> (8 * (sizeof(word) - padding)) == 0;
 }
+
+// Of a block that is in use: not a byte before the padding is written.
+mi_hidden void _mi_padding_write_exactly(uint8_t* end, size_t padding);
+// The first byte of it that is not as it was written, from the padding's start; there is one.
+mi_hidden size_t _mi_padding_breach(const uint8_t* end, size_t padding);
 
 // --- taking and giving, by who has the page ---------------------------------------------------------------------
 

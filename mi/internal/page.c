@@ -259,9 +259,7 @@ static size_t page_guard(uint8_t policy, mi_page_t* page, bool single) {
 
 #define MI_COLORED_PAGES 32
 static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
-  const size_t size = mi_bin_size(bin);
-  // Regions of up to 64 KiB come and go with their heaps: small pages of them empty, and go back, sooner.
-  const size_t slices = (size <= 8 * MI_KiB || theap->is_internal ? 1 : 8);
+  const size_t size = mi_bin_size(bin), slices = mi_page_slices(theap->policy, size, theap->is_internal);
   const bool is_handle = (bin == MI_BIN_HANDLE && theap->heap == &_mi_heap_internal);
   bool zero, made = false;
   mi_page_t* page = NULL;
@@ -607,10 +605,11 @@ void _mi_page_block_gone(mi_theap_t* theap, mi_page_t* page) {
     if (page->used != 0 || !page->in_full) return;  // a visitor has it pinned
     mi_queue_unlink(theap, MI_BIN_FULL, page);
     page->in_full = 0;
+    // First: a second free of the block, by another thread at this moment, does not get to the theap's list any more.
+    page_end_delayed(page);
     if (page_is_delaying(page) || !_mi_bits_is_due(page) || _mi_heap_is_held(theap->heap)) {
       mi_queue_link(theap, MI_BIN_LATE, page, false);
       owner_flag(page, MI_OWNER_FULL, false);
-      page_end_delayed(page);
       return;
     }
     theap->page_count--;
@@ -1071,6 +1070,14 @@ static void solo_begin(mi_theap_t* theap, mi_page_t* page) {
   owner_flag(page, MI_OWNER_FULL, true);
 }
 
+// Gives back the slices of a page that nobody knows yet, but for the first ones.
+static void page_cut(mi_page_t* page, size_t slices) {
+  if (mi_likely(page->slices <= slices)) return;
+  page[slices].slices = (uint8_t)(page->slices - slices);
+  page->slices = (uint8_t)slices;
+  _mi_slices_release(&page[slices]);
+}
+
 // `policy`: of the page, which is the theap's but for guarded blocks.
 static void* solo_alloc(mi_theap_t* theap, uint8_t policy, mi_arena_t* arena, size_t size, size_t alignment,
                         size_t offset, bool zero) {
@@ -1093,8 +1100,11 @@ static void* solo_alloc(mi_theap_t* theap, uint8_t policy, mi_arena_t* arena, si
     uint8_t* const start = (uint8_t*)mi_page_segment(page) + mi_page_slice(page) * MI_SLICE_SIZE;
     page->start = (uint8_t*)(((uintptr_t)start + offset + alignment - 1) / alignment * alignment - offset);
     page->block_size = mi_round_up(size, MI_OS_PAGE);
+    if (mi_unlikely(room_for_guard != 0)) {  // what was for the alignment is not between the block and its guard
+      page_cut(page, ((size_t)(page->start - start) + size + room_for_guard + MI_SLICE_SIZE - 1) >> MI_SLICE_SHIFT);
+    }
     const size_t guard = (mi_unlikely(page_may_have_guard(theap)) ? page_guard(policy, page, true) : 0);
-    const size_t room = slices * MI_SLICE_SIZE - guard - (size_t)(page->start - start);
+    const size_t room = page->slices * MI_SLICE_SIZE - guard - (size_t)(page->start - start);
     if (page->block_size > room) page->block_size = room;
     page->reserved = 1;
     if (mi_unlikely(!page_init_policy(policy, page, MI_PAGE_SOLO))) {

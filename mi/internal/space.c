@@ -19,7 +19,9 @@
 //    slots of the run were reset. The arena's own word of the segment stays 0, so that nobody else's claim succeeds;
 //  * behind every page is at least one OS page that is not accessible, if `has_guards`; a slice that nobody holds is
 //    not accessible either. Without it only segments have guards;
-//  * where blocks are wiped, a block that is not live is zero.
+//  * where blocks are wiped, a block that is not live is zero;
+//  * of a hardened heap, what was asked for of each block is known to the byte, beside the arena (bit_page.h), and what
+//    is behind that to the block's end, a byte at least, holds the pattern of padding.
 // The heap's end, a reset and a change of access have the heap to themselves.
 #include "mi/internal/space.h"
 
@@ -29,14 +31,14 @@
 #include "mi/internal/account.h"
 #include "mi/internal/bit_page.h"
 #include "mi/internal/options.h"
+#include "mi/internal/random.h"
 #include "mi/internal/stats.h"
 
 #define MI_SPACE_GUARD MI_OS_PAGE
 #define MI_SPACE_WIPE_LARGE (8 * MI_OS_PAGE)
-#define MI_SPACE_MISSES 64     // pages of other classes that a search looks at
-#define MI_SPACE_IDLE_MAX 4    // pages without blocks that stay, for what comes next
-#define MI_SPACE_FIRST 8192    // bytes of a class's first page of secrets: locked memory is scarce
-#define MI_SPACE_SLICES_MAX 8  // of a page of several blocks
+#define MI_SPACE_MISSES 64   // pages of other classes that a search looks at
+#define MI_SPACE_IDLE_MAX 4  // pages without blocks that stay, for what comes next
+#define MI_SPACE_FIRST 8192  // bytes of a class's first page of secrets: locked memory is scarce
 
 // --- memory of runs ------------------------------------------------------------------------------------------------
 
@@ -93,6 +95,54 @@ static void stretch_close(const mi_space_t* space, stretch_t s, bool huge) {
     if (!space->is_secret) _mi_os_purge(s.start, s.size, true);
     _mi_os_access(s.start, s.size, MI_ACCESS_NONE);
   }
+}
+
+// --- sizes and padding ---------------------------------------------------------------------------------------------
+// Of hardened heaps. What a block of a class is larger than what was asked for is a number in one or two bytes, which
+// only who has the block writes: no two blocks share a byte.
+
+static inline bool page_pads(const mi_page_t* page) { return (page->policy & MI_POLICY_HARDENED) != 0; }
+static inline size_t space_need(const mi_space_t* space, size_t size) {
+  return size + ((space->policy & MI_POLICY_HARDENED) != 0 ? 1 : 0);
+}
+_Static_assert((MI_SLICE_SIZE - MI_SPACE_GUARD) / 16 <= MI_BITS_LARGE, "a byte for each of a page's blocks");
+
+static size_t size_of(const mi_page_t* page, size_t index) {
+  const void* const sizes = _mi_bits_beside(page);
+  if (page->bin == MI_BIN_SOLO) return *(const uint64_t*)sizes;
+  const size_t slack = (page->block_size <= 256 ? ((const uint8_t*)sizes)[index] : ((const uint16_t*)sizes)[index]);
+  return page->block_size - slack;
+}
+
+static void size_set(const mi_page_t* page, size_t index, size_t size) {
+  void* const sizes = _mi_bits_beside(page);
+  if (page->bin == MI_BIN_SOLO) {
+    *(uint64_t*)sizes = size;
+  } else if (page->block_size <= 256) {
+    ((uint8_t*)sizes)[index] = (uint8_t)(page->block_size - size);
+  } else {
+    ((uint16_t*)sizes)[index] = (uint16_t)(page->block_size - size);
+  }
+}
+
+static uint8_t* block_end(const mi_page_t* page, size_t index) { return page->start + (index + 1) * page->block_size; }
+
+// The block `p`, of so many bytes from now on.
+static void block_pad(const mi_page_t* page, size_t index, const uint8_t* p, size_t size) {
+  size_set(page, index, size);
+  _mi_padding_write_exactly(block_end(page, index), (size_t)(block_end(page, index) - p) - size);
+}
+
+static void block_check(const mi_page_t* page, size_t index, const uint8_t* p, const char* function) {
+  const uint8_t* const end = block_end(page, index);
+  const size_t size = size_of(page, index), padding = (size_t)(end - p) - size;
+  if (mi_likely(mi_padding_is_whole(end, padding))) return;
+  const mi_space_t* const space = mi_space_segment_of(page)->space;
+  _mi_corruption(
+      EFAULT,
+      "%s: overflow: byte %zu of the block %p of %zu bytes was written (class %zu, heap %p \"%s\", thread %u)\n",
+      function, size + _mi_padding_breach(end, padding), (const void*)p, size, page->block_size, (void*)space->heap,
+      space->name, _mi_os_thread_id());
 }
 
 // --- slices --------------------------------------------------------------------------------------------------------
@@ -258,16 +308,23 @@ static void page_touch(mi_page_t* page, uint32_t index) {  // `capacity` is one 
   mi_fetch_add_relaxed((_Atomic(uint64_t)*)&page->recycled, (uint64_t)1);
 }
 
+// A random one of the first 64 blocks of a page, or its first one.
+static size_t first_block(const mi_space_t* space, const mi_page_t* page) {
+  if ((space->policy & MI_POLICY_HARDENED) == 0) return 0;
+  return mi_random_next(_mi_tls.thread) % (page->reserved < 64 ? page->reserved : 64);
+}
+
 // The block that page_enter counted: the lowest that is free, as far as the hint is right, so that what is used
-// together stays together.
+// together stays together; of a hardened heap, any of the 64 with the lowest.
 static uint8_t* page_take(mi_page_t* page) {
+  const size_t turn = (page_pads(page) ? mi_random_next(_mi_tls.thread) % 64 : 0);
   _Atomic(uint64_t)* const bits = mi_space_bits(page);
   const size_t words = (page->reserved + 63) / 64;
   size_t w = mi_load_relaxed(page_hint(page));
   for (;; w = (w + 1 < words ? w + 1 : 0)) {
     uint64_t word = mi_load_relaxed(&bits[w]);
     while (word != ~(uint64_t)0) {
-      const size_t bit = mi_ctz(~word);
+      const size_t bit = (mi_ctz(mi_turn(~word, turn)) + turn) % 64;
       // Acquire: the last writes of who freed the block.
       if (!mi_cas_weak_acq_rel(&bits[w], &word, word | (uint64_t)1 << bit)) continue;
       mi_store_relaxed(page_hint(page), (uint16_t)w);
@@ -278,11 +335,11 @@ static uint8_t* page_take(mi_page_t* page) {
   }
 }
 
-// Sets up a slot for a page whose first block is the caller's. The state last.
-static void page_begin(mi_space_t* space, mi_page_t* page, size_t bin) {
+// Sets up a slot for a page of which one block is the caller's. The state last.
+static void page_begin(mi_space_t* space, mi_page_t* page, size_t bin, size_t block) {
   page->free = page->local_free = NULL;
   page->used = 0;
-  page->capacity = 1;
+  page->capacity = (uint32_t)block + 1;
   page->recycled = 1;
   page->color = 0;
   page->bin = (uint8_t)bin;
@@ -301,19 +358,28 @@ static void page_begin(mi_space_t* space, mi_page_t* page, size_t bin) {
     const size_t here = (page->reserved - 64 * w < 64 ? page->reserved - 64 * w : 64);
     mi_store_relaxed(&bits[w], ~mi_run_mask(0, here));  // beyond the last block nothing is free
   }
-  mi_store_relaxed(&bits[0], mi_load_relaxed(&bits[0]) | 1);
+  mi_store_relaxed(&bits[0], mi_load_relaxed(&bits[0]) | (uint64_t)1 << block);
   mi_gauge_add(&_mi_stats.pages, 1);
   const uint64_t state = MI_SPACE_ONE | (uint64_t)page->reserved << 16 | (uint64_t)bin << 8 | MI_SPACE_OPEN;
   mi_store_release(mi_space_state(page), state);
 }
 
-// Bytes for the blocks of a new page of a class.
+// Bytes for the blocks of a new page of a class. The guard behind the page is less than 64 KiB behind every block.
 static size_t page_plan(const mi_space_t* space, size_t bin) {
   const size_t size = mi_bin_size(bin), small = MI_SLICE_SIZE - MI_SPACE_GUARD;
-  if (!space->is_secret) return (size <= 8 * MI_KiB ? small : MI_SPACE_SLICES_MAX * MI_SLICE_SIZE - MI_SPACE_GUARD);
-  const bool first = (mi_load_relaxed(&space->current[bin]) == NULL);
-  const size_t bytes = (first ? MI_SPACE_FIRST : size <= 8 * MI_KiB ? small : 4 * size);
+  size_t bytes = small;
+  if (space->is_secret) {
+    const bool first = (mi_load_relaxed(&space->current[bin]) == NULL);
+    if (first) bytes = MI_SPACE_FIRST;
+    if (!first && 4 * size < small && size > 8 * MI_KiB) bytes = 4 * size;
+  }
   return (bytes < size ? size : bytes);
+}
+
+// The page's memory, and for the sizes of its blocks; its shape is set. False: no memory.
+static bool page_open_memory(const mi_space_t* space, const mi_page_t* page, bool huge) {
+  if ((space->policy & MI_POLICY_HARDENED) != 0 && _mi_bits_beside_make(page) == NULL) return false;
+  return stretch_open(space, stretch_of(page), huge) == 0;
 }
 
 // Slices for a page of so many blocks, and accessible memory. NULL: no memory.
@@ -324,7 +390,7 @@ static mi_page_t* page_claim(mi_space_t* space, size_t bin, size_t blocks) {
   page->block_size = size;
   page->reserved = (uint32_t)blocks;
   page->start = (uint8_t*)mi_page_segment(page) + mi_page_slice(page) * MI_SLICE_SIZE;
-  if (stretch_open(space, stretch_of(page), false) != 0) {
+  if (!page_open_memory(space, page, false)) {
     run_give(mi_space_segment_of(page), page, slices);
     return NULL;
   }
@@ -341,20 +407,22 @@ static mi_page_t* page_claim_charged(mi_space_t* space, size_t bin, size_t block
   return page;
 }
 
-// A new page, with its first block taken; near a limit, of the heap or of locked memory, a smaller one. NULL: no
-// memory.
-static mi_page_t* page_open(mi_space_t* space, size_t bin) {
+// A new page, with a block taken, which is returned; near a limit, of the heap or of locked memory, a smaller one.
+// NULL: no memory.
+static uint8_t* page_open(mi_space_t* space, size_t bin, mi_page_t** opened) {
   size_t blocks = page_plan(space, bin) / mi_bin_size(bin);
   mi_page_t* page = page_claim_charged(space, bin, blocks);
   while (page == NULL && (space->is_secret || _mi_tls.thread->refusal.heap != NULL) && blocks > 1)
     page = page_claim_charged(space, bin, blocks /= 2);
   if (page == NULL) return NULL;
-  page_begin(space, page, bin);
+  const size_t block = first_block(space, page);
+  page_begin(space, page, bin, block);
   mi_space_segment_t* const segment = mi_space_segment_of(page);
   mi_fetch_or_seq_cst(&segment->room, (uint64_t)1 << mi_page_slice(page));
   mi_store_release(&space->cursor, segment);
   mi_store_release(&space->current[bin], page);
-  return page;
+  *opened = page;
+  return page->start + block * page->block_size;
 }
 
 static bool page_has_room(const mi_page_t* page) {
@@ -396,23 +464,19 @@ static mi_page_t* page_search(mi_space_t* space, size_t bin) {
   return NULL;
 }
 
-static void* class_alloc(mi_space_t* space, size_t bin, bool zero) {
+static void* class_alloc(mi_space_t* space, size_t bin, size_t size, bool zero) {
   mi_page_t* page = mi_load_acquire(&space->current[bin]);
   if (page == NULL || !page_enter(space, page, bin)) page = page_search(space, bin);
-  uint8_t* block;
-  if (mi_likely(page != NULL)) {
-    block = page_take(page);
-  } else {
-    page = page_open(space, bin);
-    if (page == NULL) return NULL;
-    block = page->start;
-  }
+  uint8_t* const block = (mi_likely(page != NULL) ? page_take(page) : page_open(space, bin, &page));
+  if (block == NULL) return NULL;
   if (zero && !space->wipes) memset(block, 0, page->block_size);
+  if (page_pads(page)) block_pad(page, (size_t)(block - page->start) / page->block_size, block, size);
   return block;
 }
 
 // One block with a page of its own, `inside` its page's start. What is new is zero. Its memory is charged.
-static void* single_make(mi_space_t* space, size_t block_size, size_t alignment, size_t offset, size_t inside) {
+static void* single_make(mi_space_t* space, size_t block_size, size_t alignment, size_t offset, size_t inside,
+                         mi_page_t** made) {
   const size_t slack = (alignment <= MI_SLICE_SIZE && offset == 0 ? 0 : alignment);
   mi_page_t* page;
   size_t slices = 0;
@@ -437,7 +501,7 @@ static void* single_make(mi_space_t* space, size_t block_size, size_t alignment,
   }
   page->block_size = block_size;
   page->reserved = 1;
-  if (stretch_open(space, stretch_of(page), slices == 0) != 0) {
+  if (!page_open_memory(space, page, slices == 0)) {
     if (slices != 0) {
       run_give(mi_space_segment_of(page), page, slices);
     } else {
@@ -447,26 +511,32 @@ static void* single_make(mi_space_t* space, size_t block_size, size_t alignment,
   }
   slots_set(page, slices);
   if (slices == 0) huge_kinds(mi_space_segment_of(page), true);
-  page_begin(space, page, MI_BIN_SOLO);
+  page_begin(space, page, MI_BIN_SOLO, 0);
+  *made = page;
   return page->start + inside;
 }
 
 static void* single_alloc(mi_space_t* space, size_t size, size_t alignment, size_t offset) {
-  if (size == 0) size = 1;
   const size_t inside = (0 - offset) & (sizeof(mi_block_t) - 1) & (alignment - 1);  // as in page.c
   if (size > MI_AMOUNT_MAX) return NULL;
-  const size_t block_size = mi_round_up(size + inside, MI_OS_PAGE);
+  const size_t block_size = mi_round_up(space_need(space, size) + inside, MI_OS_PAGE);
   if (!_mi_account_charge(mi_account_of(space->heap), block_size)) return NULL;  // before memory is taken
-  void* const p = single_make(space, block_size, alignment, offset + inside, inside);
-  if (p == NULL) space_uncharge(space, (int64_t)block_size);
+  mi_page_t* page;
+  uint8_t* const p = single_make(space, block_size, alignment, offset + inside, inside, &page);
+  if (p == NULL) {
+    space_uncharge(space, (int64_t)block_size);
+  } else if (page_pads(page)) {
+    block_pad(page, 0, p, size);
+  }
   return p;
 }
 
 void* _mi_space_alloc(mi_space_t* space, size_t size, size_t alignment, size_t offset, bool zero) {
+  if (size == 0) size = 1;
   if (offset == 0 && alignment <= MI_CLASS_SIZE_MAX && size <= MI_CLASS_SIZE_MAX) {
-    if (alignment > 1) size = mi_round_up(size + (size == 0), alignment);
+    const size_t need = space_need(space, size), room = (alignment > 1 ? mi_round_up(need, alignment) : need);
     // The smallest block is 16 bytes: a slice then has no more of them than there are bits.
-    if (size <= MI_CLASS_SIZE_MAX) return class_alloc(space, mi_bin_of(size < 16 ? 16 : size), zero);
+    if (room <= MI_CLASS_SIZE_MAX) return class_alloc(space, mi_bin_of(room < 16 ? 16 : room), size, zero);
   }
   return single_alloc(space, size, alignment == 0 ? 1 : alignment, offset);
 }
@@ -507,16 +577,32 @@ static size_t block_index(const mi_page_t* page, const void* p, const char* func
   return index;
 }
 
-size_t _mi_space_block_size(mi_page_t* page, const void* p, const char* function) {
-  block_index(page, p, function);
+// How many bytes of the block there are behind `p`, which starts it.
+static size_t block_room(const mi_page_t* page, const void* p) {
   const size_t inside = (page->bin == MI_BIN_SOLO ? (size_t)((const uint8_t*)p - page->start) : 0);
   return page->block_size - inside;
 }
 
-void _mi_space_shrink(mi_page_t* page, void* p, size_t size) {
+size_t _mi_space_block_size(mi_page_t* page, const void* p, const char* function) {
+  const size_t index = block_index(page, p, function);
+  return (page_pads(page) ? size_of(page, index) : block_room(page, p));
+}
+
+bool _mi_space_resize(mi_page_t* page, void* p, size_t size, bool zero, bool may_waste, const char* function) {
   const mi_space_t* const space = mi_space_segment_of(page)->space;
-  const size_t usable = _mi_space_block_size(page, p, "realloc");
-  if (space->wipes && size < usable) space_wipe(space, (uint8_t*)p + size, usable - size);
+  const size_t index = block_index(page, p, function), room = block_room(page, p);
+  if (size >= room + (page_pads(page) ? 0 : 1) || (!may_waste && size < room / 2)) return false;
+  if (_mi_space_refusal(space) != NULL) return false;
+  const size_t former = _mi_space_block_size(page, p, function);
+  if (page_pads(page)) block_check(page, index, p, function);
+  if (space->wipes && size < former) space_wipe(space, (uint8_t*)p + size, former - size);
+  if (page_pads(page)) {
+    if (zero && size > former) memset((uint8_t*)p + former, 0, size - former);
+    block_pad(page, index, p, size + (size == 0));
+  } else if (zero) {
+    memset((uint8_t*)p + size, 0, room - size);
+  }
+  return true;
 }
 
 // A bit was cleared: a block less.
@@ -544,6 +630,7 @@ void _mi_space_free(mi_page_t* page, void* p) {
     errno = EPERM;
     return;
   }
+  if (page_pads(page) && mi_likely(refusal == NULL)) block_check(page, index, p, "mi_free");
   // In a child of fork there is nothing to wipe.
   if (space->wipes && mi_likely(refusal == NULL))
     space_wipe(space, page->start + index * page->block_size, page->block_size);

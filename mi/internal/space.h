@@ -88,9 +88,11 @@ static inline bool mi_space_is_inherited(const mi_space_t* space) {
 mi_hidden void* _mi_space_alloc(mi_space_t* space, size_t size, size_t alignment, size_t offset, bool zero);
 // A misuse ends the program.
 mi_hidden void _mi_space_free(mi_page_t* page, void* p);
+// What may be used of a live block: in a hardened heap what was asked for, to the byte.
 mi_hidden size_t _mi_space_block_size(mi_page_t* page, const void* p, const char* function);
-// The block shrinks in place: what it loses is wiped, if the heap wipes.
-mi_hidden void _mi_space_shrink(mi_page_t* page, void* p, size_t size);
+// The block becomes one of `size` bytes where it is: what it loses is wiped, if the heap wipes, and with `zero` what it
+// gains is zero. False: it does not fit, or `may_waste` is false and half of it would be unused.
+mi_hidden bool _mi_space_resize(mi_page_t* page, void* p, size_t size, bool zero, bool may_waste, const char* function);
 // Why blocks may not be made, freed or moved just now; NULL: they may.
 mi_hidden const char* _mi_space_refusal(const mi_space_t* space);
 

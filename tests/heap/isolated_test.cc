@@ -28,7 +28,8 @@ char* Bytes(void* p) { return static_cast<char*>(p); }
 class Isolated : public ::testing::TestWithParam<uint32_t> {
  protected:
   mi_heap_t* New(const char* name = "vault") { return NewApart(GetParam(), name); }
-  size_t Largest() const { return GetParam() == MI_HEAP_SECRET ? LargestSecret() : 20 * kMiB; }
+  bool IsSecret() const { return (GetParam() & MI_HEAP_SECRET) != 0; }
+  size_t Largest() const { return IsSecret() ? LargestSecret() : 20 * kMiB; }
   std::vector<size_t> Sizes() const {
     std::vector<size_t> sizes;
     for (size_t size : kAllSizes) {
@@ -90,7 +91,7 @@ TEST_P(Isolated, ResizesBlocksInPlaceAndByMoving) {
   Random random(7);
   std::vector<std::pair<void*, size_t>> blocks;
   for (int round = 0; round < Scaled(2000); round++) {
-    const size_t size = RandomSize(random, GetParam() == MI_HEAP_SECRET ? Largest() / 200 + 4000 : 3 * kMiB);
+    const size_t size = RandomSize(random, IsSecret() ? Largest() / 200 + 4000 : 3 * kMiB);
     if (blocks.size() < 50 || random.OneIn(3)) {
       void* p = mi_heap_malloc(heap, size);
       ASSERT_NE(p, nullptr);
@@ -342,6 +343,11 @@ TEST_P(Isolated, SealedItCanBeReadOrNotEvenThatAndIsLeftAlone) {
       EXPECT_EQ(mi_realloc(p, size + 1), nullptr);
       mi_heap_reset(heap);
       EXPECT_EQ(errors.count(EPERM), 4);
+      mi_free_size(p, size);
+      InThread([p] { mi_free(p); });
+      EXPECT_EQ(mi_reallocf(p, size / 2 + 1), nullptr);  // and the free
+      EXPECT_EQ(errors.count(EPERM), 8);
+      EXPECT_EQ(mi_expand(p, size), nullptr);
       EXPECT_NE(errors.text().find("is sealed"), std::string::npos);
     }
     // What can be known of it needs no look at the blocks.
@@ -586,8 +592,121 @@ TEST_P(Isolated, EndsWithItsParentAndCallsItsCleanupsAndItsDeferredFree) {
   EXPECT_TRUE(Faults(p, false));
 }
 
-INSTANTIATE_TEST_SUITE_P(Heaps, Isolated, ::testing::Values(MI_HEAP_ISOLATED, MI_HEAP_SECRET),
-                         [](const auto& which) { return which.param == MI_HEAP_ISOLATED ? "Isolated" : "Secret"; });
+std::string NameOf(const ::testing::TestParamInfo<uint32_t>& which) {
+  return std::string((which.param & MI_HEAP_HARDENED) != 0 ? "Hardened" : "") +
+         ((which.param & MI_HEAP_SECRET) != 0 ? "Secret" : "Isolated");
+}
+
+INSTANTIATE_TEST_SUITE_P(Heaps, Isolated,
+                         ::testing::Values(MI_HEAP_ISOLATED, MI_HEAP_SECRET, MI_HEAP_ISOLATED | MI_HEAP_HARDENED),
+                         NameOf);
+
+// ---- isolated and hardened ------------------------------------------------------------------------------------
+
+class HardenedIsolated : public Isolated {};
+
+INSTANTIATE_TEST_SUITE_P(Heaps, HardenedIsolated,
+                         ::testing::Values(MI_HEAP_ISOLATED | MI_HEAP_HARDENED, MI_HEAP_SECRET | MI_HEAP_HARDENED),
+                         NameOf);
+
+TEST_P(HardenedIsolated, KnowsWhatWasAskedForToTheByte) {
+  mi_heap_t* heap = New();
+  for (size_t size : Sizes()) {
+    const size_t least = std::max<size_t>(size, 1);
+    for (void* p : {mi_heap_malloc(heap, size), mi_heap_malloc_aligned(heap, size, 4096),
+                    mi_heap_zalloc_aligned_at(heap, size, 256, 40)}) {
+      ASSERT_NE(p, nullptr);
+      EXPECT_EQ(mi_usable_size(p), least);
+      memset(p, 1, least);
+      char* q = Bytes(mi_realloc(p, least + 1));
+      EXPECT_EQ(mi_usable_size(q), least + 1);
+      EXPECT_EQ(q[0], 1);
+      memset(q, 2, least + 1);
+      q = Bytes(mi_rezalloc(q, least + 9));
+      EXPECT_EQ(mi_usable_size(q), least + 9);
+      EXPECT_TRUE(IsZero(q, least + 1, least + 9));
+      memset(q, 3, least + 9);
+      if (mi_expand(q, least) == q) EXPECT_EQ(mi_usable_size(q), least);
+      mi_free_size(q, mi_usable_size(q));
+    }
+  }
+  EXPECT_TRUE(mi_heap_check(heap));
+  mi_heap_destroy(heap);
+}
+
+TEST_P(HardenedIsolated, OneByteBehindABlockEndsTheProgramAtItsFreeOrResize) {
+  const uint32_t flags = GetParam();
+  for (size_t size : Sizes()) {
+    if (size == 0) continue;
+    const std::string due = "overflow: byte " + std::to_string(size) + " of the block";
+    for (int way = 0; way < 4; way++) {
+      EXPECT_TRUE(Aborts(
+          [=] {
+            mi_heap_t* heap = NewApart(flags, "the vault");
+            char* p = Bytes(way == 3 ? mi_heap_malloc_aligned_at(heap, size, 64, 8) : mi_heap_malloc(heap, size));
+            memset(p, 1, size);
+            Opaque(p)[size] = 0;
+            if (way == 0 || way == 3) mi_free(p);
+            if (way == 1) InThread([p] { mi_free(p); });
+            if (way == 2) (void)Opaque(mi_realloc(p, 2 * size + 1));
+          },
+          due))
+          << size << " way " << way;
+    }
+    EXPECT_TRUE(Aborts(
+        [=] {
+          mi_heap_t* heap = NewApart(flags, "the vault");
+          mi_free_size(Opaque(mi_heap_malloc(heap, size)), size + 1);
+        },
+        " is one of " + std::to_string(size) + " bytes, not of "))
+        << size;
+  }
+}
+
+TEST_P(HardenedIsolated, WhichOfManyNeighboursComesNextIsNotKnown) {
+  std::set<std::vector<ptrdiff_t>> orders;
+  size_t in_row = 0;
+  constexpr int kHeaps = 20, kBlocks = 40;
+  for (int i = 0; i < kHeaps; i++) {
+    mi_heap_t* heap = New();
+    std::vector<ptrdiff_t> order;
+    char* last = nullptr;
+    for (int n = 0; n < kBlocks; n++) {
+      char* p = Bytes(mi_heap_malloc(heap, 40));
+      order.push_back(last == nullptr ? static_cast<ptrdiff_t>(reinterpret_cast<uintptr_t>(p) % 65536) : p - last);
+      in_row += (last != nullptr && p == last + 48);
+      last = p;
+    }
+    orders.insert(order);
+    mi_heap_destroy(heap);
+  }
+  EXPECT_EQ(orders.size(), static_cast<size_t>(kHeaps));
+  EXPECT_LT(in_row, static_cast<size_t>(kHeaps) * kBlocks / 5);
+}
+
+TEST_P(HardenedIsolated, ThreadsKeepTheSizesOfTheirBlocksApart) {
+  mi_heap_t* heap = New();
+  InThreads(3, [&](int t) {
+    Random random(static_cast<uint64_t>(t));
+    std::vector<std::pair<void*, size_t>> blocks;
+    for (int i = 0; i < Scaled(5000); i++) {
+      const size_t size = 1 + random.Below(random.OneIn(20) ? 3000 : 60);
+      void* p = mi_heap_malloc(heap, size);
+      ASSERT_NE(p, nullptr);
+      memset(p, t, size);
+      blocks.emplace_back(p, size);
+      if (blocks.size() < 100) continue;
+      const size_t at = random.Below(blocks.size());
+      ASSERT_EQ(mi_usable_size(blocks[at].first), blocks[at].second);
+      mi_free(blocks[at].first);
+      blocks[at] = blocks.back();
+      blocks.pop_back();
+    }
+    for (auto& [p, size] : blocks) mi_free_size(p, size);
+  });
+  EXPECT_TRUE(mi_heap_check(heap));
+  mi_heap_destroy(heap);
+}
 
 TEST(IsolatedHeap, IsACopyInAForkedChild) {
   mi_heap_t* heap = NewApart(MI_HEAP_ISOLATED);

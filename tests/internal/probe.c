@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "mi/heap/parts.h"
+#include "mi/internal/bit_page.h"
 #include "mi/internal/core.h"
 #include "mi/internal/options.h"
 #include "mi/internal/page_queue.h"
@@ -386,6 +387,20 @@ void probe_free_go_on(void* p, bool told) {
   mi_page_t* const page = _mi_page_of_any(p);
   if (!told) theap_tell(page, p);
   mi_store_relaxed(&page->thread_free, MI_WITH_STATE(mi_load_relaxed(&page->thread_free), MI_NORMAL));
+}
+
+static mi_bits_t* bits_of(const void* p) { return mi_bits_of(mi_slot_of(p)); }
+
+uint64_t probe_bits_generation(const void* p) { return MI_GENERATION(mi_load_acquire(&bits_of(p)->word)); }
+void probe_bits_free_remote(const void* p) { _mi_bits_free_remote(bits_of(p)->page, bits_of(p), 0); }
+
+bool probe_delayed_frees_lead_to_pages(mi_heap_t* heap) {
+  mi_theap_t* const theap = mi_load_relaxed(&heap->home.theap);
+  for (mi_block_t* link = mi_load_acquire(&theap->delayed_free); link != NULL; link = link->next) {
+    mi_page_t* const page = mi_bits_of_link(link)->page;
+    if (page->kind == MI_PAGE_NONE || page->policy == 0 || mi_load_relaxed(&page->theap) != theap) return false;
+  }
+  return true;
 }
 
 void probe_summaries_forget(void) {

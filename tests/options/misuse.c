@@ -1,5 +1,6 @@
 // A program with one misuse, or none, of a block in a hardened heap, or in the main heap of the secure build. It prints
-// what the library must say, as an extended regular expression, does it, and stops with 3 if it comes back.
+// what the library must say, as an extended regular expression, does it, and stops with 3 if it comes back; with 77 if
+// the system has no light guards, where only such would stop the misuse.
 //
 //   misuse NAME SIZE same    by the thread that allocated
 //   misuse NAME SIZE other   by another thread, while the first one lives
@@ -124,6 +125,10 @@ static void* do_misuse(void* unused) {
     EXPECT(true, "mi_free: overflow: byte %zu of the block %p of %zu bytes was written", size, (void*)block, size);
     memset(veil(block) + size, 0, many);
     mi_free(veil(block));
+  } else if (is("overflow_64k") || is("aligned_overflow_64k") || is("overflow_1m")) {
+    expect("a fault");
+    volatile char* const behind = veil(block) + size;
+    for (size_t i = 0; i < (size_t)(is("overflow_1m") ? 1024 : 64) * 1024; i++) behind[i] = 'b';
 #if MI_SECURE
   } else if (is("stack_free") || is("global_free") || is("foreign_free") || is("noncanonical_free")) {
     char* const foreign = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -150,6 +155,12 @@ static void* allocate(void* unused) {
   block = mi_heap_malloc(heap, size);
   neighbour = mi_heap_malloc(heap, size);
   if (block == NULL || neighbour == NULL) exit(2);
+  // The first one of a page, as far as it can be had: blocks are in no order.
+  for (int i = 0; i < 200 && strncmp(misuse, "overflow_", 9) == 0 && size <= CLASS_MAX; i++) {
+    char* const another = mi_heap_malloc(heap, size);
+    if (another < block) block = another;
+  }
+  if (is("aligned_overflow_64k")) block = mi_heap_malloc_aligned(heap, size, 512 * 1024);
   memset(block, 'a', size);
   return NULL;
 }
@@ -169,6 +180,7 @@ static void on_error(int err, void* arg) {
 int main(int argc, char** argv) {
   if (argc != 4) return 2;
   misuse = argv[1];
+  if (strstr(misuse, "overflow_64k") != NULL && madvise(NULL, 0, 102 /* MADV_GUARD_INSTALL */) != 0) return 77;
   size = strtoul(argv[2], NULL, 10);
 #if MI_SECURE
   heap = mi_heap_main();

@@ -35,6 +35,22 @@ stops() {
   done
 }
 
+# faults NAME SIZE: ends by a segmentation fault.
+faults() {
+  local got run
+  cells=$((cells + 1))
+  for ((run = 0; run < runs; run++)); do
+    got=0
+    bash -c '"$@" > "$0.due" 2> "$0.said"' "$TEST_TMPDIR/run" "$program" "$@" same 2> /dev/null || got=$?
+    mv "$TEST_TMPDIR/run.said" "$TEST_TMPDIR/said"
+    [[ $got -eq 77 ]] && return
+    if [[ $got -ne 139 ]]; then
+      fail "$*: ended with $got instead of a fault"
+      return
+    fi
+  done
+}
+
 readonly sizes="16 48 100 1000 8192 65536 300000 4194304 67108864"
 names="double_free free_of_given_back interior_free unaligned_free sized_free realloc_of_freed realloc_of_interior
   usable_of_freed usable_of_interior"
@@ -51,6 +67,13 @@ for name in overflow_1 overflow_8; do
     for who in same other dead; do stops "$name" "$size" "$who"; done
   done
 done
+# A guard is less than 64 KiB behind every block of every class.
+for size in $sizes 10000 14000 20000 30000 40000 50000 60000 63000; do
+  faults overflow_64k "$size"
+  faults overflow_1m "$size"
+done
+faults aligned_overflow_64k 100000
+faults aligned_overflow_64k 300000
 if [[ $kind == secure ]]; then
   for name in stack_free global_free foreign_free noncanonical_free realloc_of_stack; do
     for who in same other dead; do stops "$name" 100 "$who"; done
