@@ -130,17 +130,16 @@ bool _mi_bits_begin(mi_page_t* page, uint32_t policy) {
   const bool single = mi_page_is_single(page);
   // The slack of a block is less than it is large. Blocks of 24 bytes and less are never 16 larger than asked for.
   bits->slack_bits = (single ? 0 : size <= 24 ? 4 : size <= 256 ? 8 : 16);
-  const size_t slack = (bits->slack_bits * reserved + 7) / 8;
-  uint8_t* at = (uint8_t*)bits + head;
-  if (head + words + slack > MI_BITS_SMALL) {
-    at = (uint8_t*)bits - mi_page_slice(page) * MI_BITS_SMALL + MI_SLICES_PER_SEGMENT * MI_BITS_SMALL +
-         mi_page_slice(page) * MI_BITS_LARGE;
-    mi_assert(words + slack <= MI_BITS_LARGE);
-  }
+  const size_t slack = (bits->slack_bits * reserved + 7) / 8, slice = mi_page_slice(page);
+  uint8_t* const at = (uint8_t*)bits + head;
+  uint8_t* const slacks = (uint8_t*)bits - slice * MI_BITS_SMALL + MI_SLICES_PER_SEGMENT * MI_BITS_SMALL;
+  uint8_t* const withheld = slacks + MI_SLICES_PER_SEGMENT * MI_BITS_SLACK + slice * MI_BITS_WITHHELD;
+  mi_assert(head + words <= MI_BITS_SMALL && words <= MI_BITS_WITHHELD && slack <= MI_BITS_SLACK);
   bits->page = page;
   page->bits = bits;
   bits->words = (mi_bit_word_t*)at;
-  bits->slack = at + words;
+  bits->slack = (head + words + slack <= MI_BITS_SMALL ? at + words : slacks + slice * MI_BITS_SLACK);
+  bits->withheld = ((policy & MI_POLICY_QUARANTINE) == 0 ? NULL : memset(withheld, 0, words));
   bits->magic = (single ? 0 : (((uint64_t)1 << 40) + size - 1) / size);
   bits->quarantined = 0;
   bits->guard = 0;
@@ -171,6 +170,7 @@ void _mi_bits_drop(mi_page_t* page) {
     }
   }
   memset(bits->words, 0, mi_bits_word_count(page) * sizeof(mi_bit_word_t));
+  if (bits->withheld != NULL) memset(bits->withheld, 0, mi_bits_word_count(page) * sizeof(mi_bit_withheld_t));
   bits->avail = 0;
   bits->quarantined = 0;
   mi_store_relaxed(&bits->queued, 0u);
@@ -201,9 +201,9 @@ void _mi_wipe(void* p, size_t size) {
 
 // --- taking -----------------------------------------------------------------------------------------------------
 
-static inline uint64_t free_bits(const mi_page_t* page, const mi_bit_word_t* word, size_t w) {
+static inline uint64_t free_bits(const mi_page_t* page, const mi_bits_t* bits, size_t w) {
   const size_t left = page->capacity - 64 * w;
-  const uint64_t taken = mi_load_relaxed((_Atomic(uint64_t)*)&word->live) | word->fresh | word->old;
+  const uint64_t taken = mi_load_relaxed(&bits->words[w].live) | mi_bits_withheld(bits, w);
   return ~taken & mi_run_mask(0, left < 64 ? left : 64);
 }
 
@@ -246,7 +246,7 @@ void _mi_bits_refill(mi_theap_t* theap, mi_page_t* page) {
   const size_t last = (bits->current == NULL ? 0 : (size_t)(bits->current - bits->words));
   size_t w = (in_row && last < count ? last : (random >> 16 & 0xffff) * count >> 16);
   bits->turn = (uint16_t)(!in_row ? MI_TURN_ANY : bits->current == NULL ? random >> 32 & 63 : 0);
-  while ((bits->avail = free_bits(page, &bits->words[w], w)) == 0) w = (w + 1 < count ? w + 1 : 0);
+  while ((bits->avail = free_bits(page, bits, w)) == 0) w = (w + 1 < count ? w + 1 : 0);
   bits->current = &bits->words[w];
   bits->base = page->start + 64 * w * page->block_size;
   check_available(page, bits);
@@ -266,7 +266,7 @@ static bool page_quarantines(const mi_page_t* page, const mi_theap_t* theap) {
 static void quarantine_add(mi_theap_t* theap, mi_page_t* page, mi_bits_t* bits, size_t w, uint64_t freed) {
   const uint32_t count = (uint32_t)__builtin_popcountll(freed);
   if (bits->quarantined == 0) bits->stamp = theap->frees;
-  bits->words[w].fresh |= freed;
+  bits->withheld[w].fresh |= freed;
   bits->quarantined += count;
   theap->frees += count;
   if (page->block_size < MI_PURGE_FROM) return;
@@ -286,7 +286,7 @@ void _mi_bits_release_old(mi_page_t* page, bool all) {
   uint32_t out = 0;
   const size_t count = mi_bits_word_count(page);
   for (size_t w = 0; w < count; w++) {
-    mi_bit_word_t* const word = &bits->words[w];
+    mi_bit_withheld_t* const word = &bits->withheld[w];
     if (all) {
       word->old |= word->fresh;
       word->fresh = 0;
@@ -428,7 +428,7 @@ uint32_t _mi_bits_used(const mi_page_t* page) {
   size_t count = 0;
   for (size_t w = 0; w < words; w++) {
     mi_bit_word_t* const word = &bits->words[w];
-    const uint64_t out = (bits->magic == 0 ? 0 : word->fresh | word->old);
+    const uint64_t out = (bits->magic == 0 ? 0 : mi_bits_withheld(bits, w));
     count += (size_t)__builtin_popcountll(mi_load_relaxed(&word->live) | out);
   }
   return (uint32_t)count;

@@ -12,21 +12,24 @@
 typedef struct mi_bit_word_s {
   _Atomic(uint64_t) live;    // handed out, as far as the owner knows; written by who has the page
   _Atomic(uint64_t) remote;  // freed by others since the last collect: fetch_or; the collect exchanges it
-  uint64_t fresh, old;       // in quarantine; by who has the page
 } mi_bit_word_t;
+typedef struct mi_bit_withheld_s {
+  uint64_t fresh, old;  // in quarantine; by who has the page
+} mi_bit_withheld_t;
 
 // What belongs to a page, in memory that serves one slice for ever. The first line is the owner's; `word` is
 // type-stable: it stays what it is when the page is gone, so that a freer may look at it then.
 struct mi_bits_s {
-  uint64_t avail;          // blocks of `current` that are to be handed out next
-  mi_bit_word_t* current;  // the word that serves
-  uint8_t* base;           // its first block
-  mi_bit_word_t* words;    // constant while the page lives, as the next three; in the same memory
-  void* slack;             // by block: its size less what was asked for; 4 bits, 1 or 2 bytes each
-  uint64_t magic;          // 2^40 / block size, rounded up; 0: the page has one block
-  uint32_t slack_bits;     // 4, 8, 16
-  uint16_t inside;         // how far its one block begins behind page->start
-  uint16_t turn;           // which block of `current` comes first; or MI_TURN_ANY
+  uint64_t avail;               // blocks of `current` that are to be handed out next
+  mi_bit_word_t* current;       // the word that serves
+  uint8_t* base;                // its first block
+  mi_bit_word_t* words;         // constant while the page lives, as the next three; in the same memory
+  void* slack;                  // by block: its size less what was asked for; 4 bits, 1 or 2 bytes each
+  uint64_t magic;               // 2^40 / block size, rounded up; 0: the page has one block
+  uint32_t slack_bits;          // 4, 8, 16
+  uint16_t inside;              // how far its one block begins behind page->start
+  uint16_t turn;                // which block of `current` comes first; or MI_TURN_ANY
+  mi_bit_withheld_t* withheld;  // by word, of a page with a quarantine; else NULL. Constant
   union {
     uint64_t stamp;        // theap->frees when the blocks in `fresh` began to come
     uint64_t single_size;  // of a page's one block: what was asked for. It is not in quarantine meanwhile
@@ -42,10 +45,15 @@ struct mi_bits_s {
 _Static_assert(sizeof(mi_bits_t) == 2 * MI_CACHE_LINE, "two lines");
 mi_hidden extern const mi_bits_t _mi_bits_empty;  // of the empty page: nothing is available
 
-// Per segment: 1 KiB for each slice, with the head and all of it where that is enough, then 4 KiB for each slice.
-#define MI_BITS_SMALL ((size_t)1024)
-#define MI_BITS_LARGE ((size_t)4096)
-#define MI_BITS_STRIDE (MI_SLICES_PER_SEGMENT * (MI_BITS_SMALL + MI_BITS_LARGE))
+// Per segment, three stretches for each slice: with the head, the words, and the slack where there is room for it
+// (blocks of 64 bytes and more); for the slack of smaller blocks; and for quarantine. So that what a page touches is
+// little, and in few OS pages. Each is an odd number of cache lines long: heads and words of pages at powers of two
+// would share sets.
+#define MI_BITS_SMALL ((size_t)23 * MI_CACHE_LINE)
+#define MI_BITS_SLACK ((size_t)33 * MI_CACHE_LINE)
+#define MI_BITS_WITHHELD ((size_t)17 * MI_CACHE_LINE)
+#define MI_BITS_STRIDE (MI_SLICES_PER_SEGMENT * (MI_BITS_SMALL + MI_BITS_SLACK + MI_BITS_WITHHELD))
+_Static_assert(MI_BITS_STRIDE % MI_OS_PAGE == 0, "committed by segment");
 
 // The low bits of `word`; above them a number that is new with each page that begins.
 #define MI_SIGNAL ((mi_thread_free_t)8)  // others set bits in `remote` since the last collect
@@ -259,6 +267,10 @@ mi_hidden uint32_t _mi_bits_used(const mi_page_t* page);  // live, for the owner
 mi_hidden void _mi_bits_settle(mi_theap_t* theap, mi_page_t* page);
 
 static inline size_t mi_bits_word_count(const mi_page_t* page) { return ((size_t)page->reserved + 63) / 64; }
+// The blocks of a word that are in quarantine.
+static inline uint64_t mi_bits_withheld(const mi_bits_t* bits, size_t w) {
+  return (mi_likely(bits->withheld == NULL) ? 0 : bits->withheld[w].fresh | bits->withheld[w].old);
+}
 
 // Writes zeros that no compiler leaves out.
 mi_hidden void _mi_wipe(void* p, size_t size);
