@@ -129,7 +129,7 @@ static inline size_t padding_of(const mi_page_t* page, const mi_bits_t* bits, si
 static void padding_write_exactly(uint8_t* end, size_t padding) {
   const size_t words = padding & ~(sizeof(uint64_t) - 1), rest = padding - words;
   const uint64_t word = mi_padding_word(end);
-  mi_padding_write(end, words);
+  for (size_t i = sizeof(word); i <= words; i += sizeof(word)) memcpy(end - i, &word, sizeof(word));
   memcpy(end - padding, (const uint8_t*)&word + sizeof(word) - rest, rest);
 }
 
@@ -147,7 +147,7 @@ static mi_cold void misuse_overflow(const char* function, const mi_page_t* page,
 static void block_check(const char* function, const mi_page_t* page, const mi_bits_t* bits, size_t index,
                         const uint8_t* block) {
   const size_t size = mi_bits_size(page, bits, index), padding = padding_of(page, bits, size);
-  if (mi_page_pads(page) && mi_unlikely(!mi_padding_is_whole(block + size + padding, padding)))
+  if (mi_page_pads(page) && mi_unlikely(!_mi_padding_is_whole(block + size + padding, padding)))
     misuse_overflow(function, page, block, size, padding);
 }
 
