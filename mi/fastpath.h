@@ -60,28 +60,33 @@ mi_always_inline mi_page_t* mi_secure_find(const void* p, size_t* index) {
   mi_page_t* const page = mi_slot_of_offset(p, offset);
   if (mi_unlikely(page->policy == 0 || page->kind != MI_PAGE_CLASS)) return NULL;
   const mi_bits_t* const bits = page->bits;
-  *index = mi_bits_index(page, bits, p);
-  if (mi_unlikely(page->start + *index * page->block_size != p || *index >= page->reserved)) return NULL;
+  *index = mi_bits_number(page, bits, p);
+  if (mi_unlikely(*index >= page->reserved)) return NULL;
   return (mi_likely(mi_bits_state(bits, *index) == MI_BLOCK_LIVE) ? page : NULL);
 }
 
-// Frees what is a live block of a page of the calling thread. False: another case, or something is wrong with it;
-// nothing happened.
-mi_always_inline bool mi_secure_free(void* p) {
-  size_t index;
-  mi_page_t* const page = mi_secure_find(p, &index);
-  if (mi_unlikely(page == NULL)) return false;
+// Frees what is a live block of a page of the calling thread; `size`: if it was asked for as so many bytes, unless
+// NULL. False: another case, or something is wrong with it; nothing happened. An owner word that is the thread's, with
+// no flags or FULL, is that of a page of a theap without a policy of its own.
+mi_always_inline bool mi_secure_free(void* p, const size_t* size) {
+  size_t offset;
+  if (mi_unlikely(!mi_span_offset(p, &offset))) return false;
+  if (mi_unlikely(mi_load_relaxed(&_mi_span_kind[offset >> MI_SEGMENT_SHIFT]) != MI_SEGMENT_NORMAL)) return false;
+  mi_page_t* const page = mi_slot_of_offset(p, offset);
   const mi_tid_t other = mi_load_relaxed(&page->owner) ^ _mi_tls.tid;
-  if (mi_unlikely((other & ~MI_OWNER_FULL) != 0)) return false;
+  if (mi_unlikely(other != 0)) return other == MI_OWNER_FULL && _mi_bits_free_plain(page, p, size);
   mi_bits_t* const bits = page->bits;
-  uint8_t* const end = (uint8_t*)p + page->block_size;
-  if (MI_SECURE >= 4 && mi_unlikely(!mi_padding_is_whole(end, mi_bits_slack(bits, index)))) return false;
-  if (mi_unlikely(other != 0)) {
-    _mi_bits_free_local(page, bits, index);
-    return true;
-  }
+  const size_t index = mi_bits_number(page, bits, p);
+  if (mi_unlikely(index >= page->reserved)) return false;
   mi_bit_word_t* const word = &bits->words[index / 64];
-  mi_store_relaxed(&word->live, mi_load_relaxed(&word->live) & ~((uint64_t)1 << (index % 64)));
+  const uint64_t live = mi_load_relaxed(&word->live), mask = (uint64_t)1 << (index % 64);
+  if (mi_unlikely((live & ~mi_load_relaxed(&word->remote) & mask) == 0)) return false;
+  if (mi_unlikely(bits->slack_bits == 16)) return _mi_bits_free_plain(page, p, size);
+  const size_t slack = mi_bits_narrow_slack(bits, index);
+  if (mi_unlikely(slack > MI_PADDING_LONG)) return _mi_bits_free_plain(page, p, size);
+  if (size != NULL && mi_unlikely(page->block_size - slack != *size + (*size == 0))) return false;
+  if (MI_SECURE >= 4 && mi_unlikely(!mi_padding_is_whole_direct((uint8_t*)p + page->block_size, slack))) return false;
+  mi_store_relaxed(&word->live, live & ~mask);
   if (mi_unlikely(--page->used == 0)) _mi_page_retire(page);
   return true;
 }
@@ -91,10 +96,7 @@ mi_always_inline bool mi_secure_free(void* p) {
 typedef void mi_free_sized_slow_fun(void* p, size_t size);
 mi_always_inline void mi_fast_free_sized(void* p, size_t size, mi_free_sized_slow_fun* slow) {
 #if MI_SECURE
-  size_t index;
-  const mi_page_t* const page = mi_secure_find(p, &index);
-  const bool fits = (page != NULL && page->block_size - mi_bits_slack(page->bits, index) == size + (size == 0));
-  if (mi_unlikely(!fits || !mi_secure_free(p))) slow(p, size);
+  if (mi_unlikely(!mi_secure_free(p, &size))) slow(p, size);
 #else
   size_t offset;
   if (mi_unlikely(!mi_span_offset(p, &offset))) {
@@ -115,7 +117,7 @@ mi_always_inline void mi_fast_free_sized(void* p, size_t size, mi_free_sized_slo
 
 mi_always_inline void mi_fast_free(void* p, mi_free_slow_fun* slow) {
 #if MI_SECURE
-  if (mi_unlikely(!mi_secure_free(p))) slow(p);
+  if (mi_unlikely(!mi_secure_free(p, NULL))) slow(p);
 #else
   // One test for NULL, memory that is not ours and ours: then the page, its owner, and the push.
   size_t offset;

@@ -214,6 +214,10 @@ static void leave_dead_default(mi_thread_t* thread) {
 }
 
 static inline void* malloc_generic(mi_theap_t* theap, size_t size, bool zero) {
+#if MI_SECURE
+  void* const next = _mi_bits_pop_next(theap, size);
+  if (mi_likely(next != NULL)) return (zero ? memset(next, 0, size) : next);
+#endif
   mi_thread_t* const thread = mi_thread();
   if (mi_unlikely(thread == NULL)) return no_record(size);
   if (mi_unlikely(theap == MI_THEAP_EMPTY || mi_load_acquire(&theap->dead))) {

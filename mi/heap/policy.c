@@ -136,7 +136,7 @@ static mi_cold void misuse_overflow(const char* function, const mi_page_t* page,
 static void block_check(const char* function, const mi_page_t* page, const mi_bits_t* bits, size_t index,
                         const uint8_t* block) {
   const size_t size = mi_bits_size(page, bits, index), padding = padding_of(page, bits, size);
-  if (mi_page_pads(page) && mi_unlikely(!mi_padding_is_whole(block + size + padding, padding)))
+  if (mi_page_pads(page) && mi_unlikely(!_mi_padding_is_whole(block + size + padding, padding)))
     misuse_overflow(function, page, block, size, padding);
 }
 

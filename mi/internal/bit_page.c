@@ -29,12 +29,14 @@
 // each time when the theap has seen MI_QUARANTINE frees since. So it is not handed out again before as many.
 //
 // Order. A page's blocks are added an OS page at a time (or all, where each is as large). Of up to 64 that lie together
-// those that are free become available, and go out at random; then of others, at random too.
+// those that are free become available, and go out at random; then of others, at random too. In the secure build they
+// go out in the order of their addresses, from a random one on, and so do the pages' words.
 #include "mi/internal/bit_page.h"
 
 #include <string.h>
 
 #include "mi/internal/account.h"
+#include "mi/internal/options.h"
 #include "mi/internal/os.h"
 #include "mi/internal/random.h"
 #include "mi/internal/stats.h"
@@ -100,18 +102,22 @@ static mi_bits_t* bits_at(const mi_segment_t* segment, size_t slice) {
 
 mi_bits_t* _mi_bits_elsewhere(const mi_page_t* page) { return bits_at(mi_page_segment(page), mi_page_slice(page)); }
 
-// Behind the heads of the segment's slices, those of the slice.
-static uint8_t* bits_large(mi_bits_t* head, const mi_page_t* page) {
-  const size_t slice = mi_page_slice(page);
-  return (uint8_t*)head - slice * MI_BITS_SMALL + MI_SLICES_PER_SEGMENT * MI_BITS_SMALL + slice * MI_BITS_LARGE;
+// Behind the heads of the segment's slices, the slack of the slice's blocks.
+static uint8_t* bits_slack(const mi_bits_t* head, size_t slice) {
+  return (uint8_t*)head - slice * MI_BITS_SMALL + MI_SLICES_PER_SEGMENT * MI_BITS_SMALL + slice * MI_BITS_SLACK;
+}
+// And behind that, what is withheld for quarantine.
+static uint8_t* bits_withheld(const mi_bits_t* head, size_t slice) {
+  uint8_t* const stretches = bits_slack(head, slice) + (MI_SLICES_PER_SEGMENT - slice) * MI_BITS_SLACK;
+  return stretches + slice * MI_BITS_WITHHELD;
 }
 
 void* _mi_bits_beside_make(const mi_page_t* page) {
   mi_bits_t* const head = bits_make(page);
-  return (head == NULL ? NULL : bits_large(head, page));
+  return (head == NULL ? NULL : bits_slack(head, mi_page_slice(page)));
 }
 
-void* _mi_bits_beside(const mi_page_t* page) { return bits_large(_mi_bits_elsewhere(page), page); }
+void* _mi_bits_beside(const mi_page_t* page) { return bits_slack(_mi_bits_elsewhere(page), mi_page_slice(page)); }
 
 void _mi_bits_forget(const mi_segment_t* segment, size_t slice) {
   const size_t last = (slice == 0 ? MI_SLICES_PER_SEGMENT - 1 : slice);
@@ -134,6 +140,27 @@ static mi_cold void found_freed_twice(mi_page_t* page, mi_bits_t* bits, size_t i
 
 // --- the life of a page -----------------------------------------------------------------------------------------
 
+// Slack beyond a byte, of blocks that a page has few of: at the end of the stretch for quarantine, whose bits are short
+// then. There is none beyond in smaller blocks.
+#define WIDE_FROM ((size_t)256)
+#define WIDE_SIZE (MI_SLICE_SIZE / WIDE_FROM * sizeof(uint16_t))
+static uint16_t* wide_slacks(const mi_bits_t* bits) {
+  return (uint16_t*)(bits_withheld(bits, mi_page_slice(bits->page)) + MI_BITS_WITHHELD - WIDE_SIZE);
+}
+size_t _mi_bits_wide_slack(const mi_bits_t* bits, size_t index) {
+  return (bits->page->block_size <= WIDE_FROM ? MI_SLACK_WIDE : wide_slacks(bits)[index]);
+}
+void _mi_bits_set_wide_slack(const mi_bits_t* bits, size_t index, size_t slack) {
+  if (bits->page->block_size > WIDE_FROM) wide_slacks(bits)[index] = (uint16_t)slack;
+}
+
+// Modulo 2^64. An odd number is its own inverse modulo 8; each step doubles the bits that are right.
+static uint64_t inverse_of(uint64_t odd) {
+  uint64_t inverse = odd;
+  for (int right = 3; right < 64; right *= 2) inverse *= 2 - odd * inverse;
+  return inverse;
+}
+
 bool _mi_bits_begin(mi_page_t* page, uint32_t policy) {
   mi_bits_t* const bits = bits_make(page);
   if (mi_unlikely(bits == NULL)) return false;
@@ -142,18 +169,21 @@ bool _mi_bits_begin(mi_page_t* page, uint32_t policy) {
   const size_t words = mi_bits_word_count(page) * sizeof(mi_bit_word_t);
   const bool single = mi_page_is_single(page);
   // The slack of a block is less than it is large. Blocks of 24 bytes and less are never 16 larger than asked for.
-  bits->slack_bits = (single ? 0 : size <= 24 ? 4 : size <= 256 ? 8 : 16);
-  const size_t slack = (bits->slack_bits * reserved + 7) / 8;
-  uint8_t* at = (uint8_t*)bits + head;
-  if (head + words + slack > MI_BITS_SMALL) {
-    at = bits_large(bits, page);
-    mi_assert(words + slack <= MI_BITS_LARGE);
-  }
+  bits->slack_bits = (single ? 0 : size <= 24 ? 4 : size <= MI_DIRECT_SIZE_MAX ? 8 : 16);
+  bits->slack_pair = (size <= 24 ? 1 : 0);
+  bits->slack_mask = (size <= 24 ? 15 : 255);
+  const size_t slack = (bits->slack_bits * reserved + 7) / 8, slice = mi_page_slice(page);
+  uint8_t* const at = (uint8_t*)bits + head;
+  mi_assert(head + words <= MI_BITS_SMALL && words <= MI_BITS_WITHHELD && slack <= MI_BITS_SLACK);
   bits->page = page;
   page->bits = bits;
   bits->words = (mi_bit_word_t*)at;
-  bits->slack = at + words;
+  bits->slack = (head + words + slack <= MI_BITS_SMALL ? at + words : bits_slack(bits, slice));
+  bits->withheld = ((policy & MI_POLICY_QUARANTINE) == 0 ? NULL : memset(bits_withheld(bits, slice), 0, words));
   bits->magic = (single ? 0 : (((uint64_t)1 << 40) + size - 1) / size);
+  bits->shift = (uint8_t)mi_ctz(size);
+  bits->inverse = (single ? 0 : inverse_of(size >> bits->shift));
+  bits->in_order = (MI_SECURE != 0 && !mi_policy_is_generic(policy));
   bits->quarantined = 0;
   bits->guard = 0;
   bits->stamp = 0;
@@ -183,6 +213,7 @@ void _mi_bits_drop(mi_page_t* page) {
     }
   }
   memset(bits->words, 0, mi_bits_word_count(page) * sizeof(mi_bit_word_t));
+  if (bits->withheld != NULL) memset(bits->withheld, 0, mi_bits_word_count(page) * sizeof(mi_bit_withheld_t));
   bits->avail = 0;
   bits->quarantined = 0;
   mi_store_relaxed(&bits->queued, 0u);
@@ -208,7 +239,7 @@ void _mi_bits_end(mi_page_t* page) {
 void _mi_padding_write_exactly(uint8_t* end, size_t padding) {
   const size_t words = padding & ~(sizeof(uint64_t) - 1), rest = padding - words;
   const uint64_t word = mi_padding_word(end);
-  mi_padding_write(end, words);
+  for (size_t i = sizeof(word); i <= words; i += sizeof(word)) memcpy(end - i, &word, sizeof(word));
   memcpy(end - padding, (const uint8_t*)&word + sizeof(word) - rest, rest);
 }
 
@@ -220,6 +251,19 @@ size_t _mi_padding_breach(const uint8_t* end, size_t padding) {
   return at;
 }
 
+bool _mi_padding_is_whole(const uint8_t* end, size_t padding) {
+  if (padding == 0) return true;
+  const uint64_t word = mi_padding_word(end);
+  uint64_t at;
+  for (; padding >= sizeof(word); padding -= sizeof(word)) {
+    end -= sizeof(word);
+    memcpy(&at, end, sizeof(at));
+    if (mi_unlikely(at != word)) return false;
+  }
+  memcpy(&at, end - sizeof(word), sizeof(at));
+  return padding == 0 || (at ^ word) >> (8 * (sizeof(word) - padding)) == 0;
+}
+
 void _mi_wipe(void* p, size_t size) {
   memset(p, 0, size);
   __asm__ volatile("" : : "r"(p) : "memory");
@@ -227,9 +271,9 @@ void _mi_wipe(void* p, size_t size) {
 
 // --- taking -----------------------------------------------------------------------------------------------------
 
-static inline uint64_t free_bits(const mi_page_t* page, const mi_bit_word_t* word, size_t w) {
+static inline uint64_t free_bits(const mi_page_t* page, const mi_bits_t* bits, size_t w) {
   const size_t left = page->capacity - 64 * w;
-  const uint64_t taken = mi_load_relaxed((_Atomic(uint64_t)*)&word->live) | word->fresh | word->old;
+  const uint64_t taken = mi_load_relaxed(&bits->words[w].live) | mi_bits_withheld(bits, w);
   return ~taken & mi_run_mask(0, left < 64 ? left : 64);
 }
 
@@ -256,6 +300,47 @@ static void check_available(mi_page_t* page, mi_bits_t* bits) {
   found_freed_twice(page, bits, 64 * (size_t)(word - bits->words) + mi_ctz(twice));
 }
 
+static inline void begin_word(mi_theap_t* theap, mi_page_t* page, mi_bits_t* bits, size_t w, uint64_t avail) {
+  bits->avail = avail;
+  bits->current = &bits->words[w];
+  bits->base = page->start + 64 * w * page->block_size;
+  bits->slack_base = bits->slack + 8 * w * bits->slack_bits;
+  check_available(page, bits);
+  const size_t blocks = (size_t)__builtin_popcountll(bits->avail);
+  page->recycled += blocks;
+  theap->supplied_blocks += blocks;
+  theap->supplied_bytes += blocks * page->block_size;
+}
+
+// Now and then a page gets its next blocks before it must, so that a block that is freed is not always the next to be
+// handed out. In the secure build not where more than an OS page is free already: what goes round in more memory than a
+// program needs is in no cache (larson took twice the time).
+#define MI_FRESH_EVERY 16
+static inline bool may_be_fresh(const mi_page_t* page, const mi_bits_t* bits) {
+  if (page->capacity >= page->reserved) return false;
+  return !bits->in_order || (page->capacity - (page->used - page->pinned)) * page->block_size <= MI_OS_PAGE;
+}
+
+uint8_t* _mi_bits_pop_next(mi_theap_t* theap, size_t size) {
+  if (mi_unlikely(size > MI_DIRECT_SIZE_MAX || mi_load_relaxed(&_mi_is_corrupt))) return NULL;
+  const size_t wanted = size + (size == 0);
+  mi_page_t* const page = theap->direct[(wanted + 7) / 8];
+  mi_bits_t* const bits = page->bits;
+  if (page->used - page->pinned >= page->capacity || bits->avail != 0 || bits->current == NULL) return NULL;
+  if (may_be_fresh(page, bits)) {  // _mi_bits_refill may add some
+    theap->random = theap->random * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    if (theap->random >> 32 < ((uint64_t)1 << 32) / MI_FRESH_EVERY) return NULL;
+  }
+  const size_t count = ((size_t)page->capacity + 63) / 64;
+  size_t w = (size_t)(bits->current - bits->words);
+  if (mi_unlikely(w >= count)) return NULL;
+  uint64_t avail;
+  while ((avail = free_bits(page, bits, w)) == 0) w = (w + 1 < count ? w + 1 : 0);
+  begin_word(theap, page, bits, w, avail);
+  avail = bits->avail;
+  return (mi_unlikely(avail == 0) ? NULL : mi_bits_hand_out(page, bits, avail, mi_ctz(avail), wanted, true));
+}
+
 void _mi_bits_refill(mi_theap_t* theap, mi_page_t* page) {
   mi_bits_t* const bits = mi_bits_of(page);
   if (mi_unlikely(bits->avail != 0)) {
@@ -265,21 +350,20 @@ void _mi_bits_refill(mi_theap_t* theap, mi_page_t* page) {
   const uint64_t random = mi_random_next(theap->thread);
   theap->random ^= random;
   // Sometimes there is more to choose from before it must be.
-  if (page->capacity < page->reserved && random % 16 == 0) (void)_mi_bits_extend(theap, page);
+  if (random % MI_FRESH_EVERY == 0 && may_be_fresh(page, bits)) (void)_mi_bits_extend(theap, page);
   const size_t count = ((size_t)page->capacity + 63) / 64;
-  // In the secure build the words in turn, from where the last one was; else any.
-  const bool in_row = (MI_SECURE && !mi_policy_is_generic(page->policy));
-  const size_t last = (bits->current == NULL ? 0 : (size_t)(bits->current - bits->words));
-  size_t w = (in_row && last < count ? last : (random >> 16 & 0xffff) * count >> 16);
-  bits->turn = (uint16_t)(!in_row ? MI_TURN_ANY : bits->current == NULL ? random >> 32 & 63 : 0);
-  while ((bits->avail = free_bits(page, &bits->words[w], w)) == 0) w = (w + 1 < count ? w + 1 : 0);
-  bits->current = &bits->words[w];
-  bits->base = page->start + 64 * w * page->block_size;
-  check_available(page, bits);
-  const size_t blocks = (size_t)__builtin_popcountll(bits->avail);
-  page->recycled += blocks;
-  theap->supplied_blocks += blocks;
-  theap->supplied_bytes += blocks * page->block_size;
+  // In order from where the last one was; else any.
+  const bool begins = (bits->current == NULL);
+  const size_t last = (begins ? 0 : (size_t)(bits->current - bits->words));
+  size_t w = (bits->in_order && last < count ? last : (random >> 16 & 0xffff) * count >> 16);
+  uint64_t avail;
+  while ((avail = free_bits(page, bits, w)) == 0) w = (w + 1 < count ? w + 1 : 0);
+  if (begins && bits->in_order) {  // from a random block on; those before it come next
+    const size_t blocks = (page->capacity < 64 ? page->capacity : 64);
+    const uint64_t rest = avail & ~(uint64_t)0 << ((random >> 32 & 0xffff) * blocks >> 16);
+    if (rest != 0) avail = rest;
+  }
+  begin_word(theap, page, bits, w, avail);
 }
 
 // --- quarantine -------------------------------------------------------------------------------------------------
@@ -292,7 +376,7 @@ static bool page_quarantines(const mi_page_t* page, const mi_theap_t* theap) {
 static void quarantine_add(mi_theap_t* theap, mi_page_t* page, mi_bits_t* bits, size_t w, uint64_t freed) {
   const uint32_t count = (uint32_t)__builtin_popcountll(freed);
   if (bits->quarantined == 0) bits->stamp = theap->frees;
-  bits->words[w].fresh |= freed;
+  bits->withheld[w].fresh |= freed;
   bits->quarantined += count;
   theap->frees += count;
   if (page->block_size < MI_PURGE_FROM) return;
@@ -312,7 +396,7 @@ void _mi_bits_release_old(mi_page_t* page, bool all) {
   uint32_t out = 0;
   const size_t count = mi_bits_word_count(page);
   for (size_t w = 0; w < count; w++) {
-    mi_bit_word_t* const word = &bits->words[w];
+    mi_bit_withheld_t* const word = &bits->withheld[w];
     if (all) {
       word->old |= word->fresh;
       word->fresh = 0;
@@ -347,6 +431,18 @@ void _mi_bits_free_local(mi_page_t* page, mi_bits_t* bits, size_t index) {
   }
   if (!quarantine || bits->magic == 0) page->used--;
   _mi_page_block_gone(theap, page);
+}
+
+bool _mi_bits_free_plain(mi_page_t* page, void* p, const size_t* size) {
+  if (page->kind != MI_PAGE_CLASS) return false;
+  mi_bits_t* const bits = page->bits;
+  size_t index;
+  if (mi_unlikely(mi_bits_find(page, bits, p, &index) != MI_BLOCK_LIVE)) return false;
+  const size_t slack = mi_bits_slack(bits, index);
+  if (size != NULL && mi_unlikely(page->block_size - slack != *size + (*size == 0))) return false;
+  if (mi_page_pads(page) && mi_unlikely(!_mi_padding_is_whole((uint8_t*)p + page->block_size, slack))) return false;
+  _mi_bits_free_local(page, bits, index);
+  return true;
 }
 
 // --- freeing by others ------------------------------------------------------------------------------------------
@@ -455,7 +551,7 @@ uint32_t _mi_bits_used(const mi_page_t* page) {
   size_t count = 0;
   for (size_t w = 0; w < words; w++) {
     mi_bit_word_t* const word = &bits->words[w];
-    const uint64_t out = (bits->magic == 0 ? 0 : word->fresh | word->old);
+    const uint64_t out = (bits->magic == 0 ? 0 : mi_bits_withheld(bits, w));
     count += (size_t)__builtin_popcountll(mi_load_relaxed(&word->live) | out);
   }
   return (uint32_t)count;

@@ -5,6 +5,9 @@
 #define MI_INTERNAL_BIT_PAGE_H
 
 #include <string.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 #include "mi/internal/core.h"
 
@@ -12,8 +15,10 @@
 typedef struct mi_bit_word_s {
   _Atomic(uint64_t) live;    // handed out, as far as the owner knows; written by who has the page
   _Atomic(uint64_t) remote;  // freed by others since the last collect: fetch_or; the collect exchanges it
-  uint64_t fresh, old;       // in quarantine; by who has the page
 } mi_bit_word_t;
+typedef struct mi_bit_withheld_s {
+  uint64_t fresh, old;  // in quarantine; by who has the page
+} mi_bit_withheld_t;
 
 // What belongs to a page, in memory that serves one slice for ever. The first line is the owner's; `word` is
 // type-stable: it stays what it is when the page is gone, so that a freer may look at it then.
@@ -21,12 +26,16 @@ struct mi_bits_s {
   uint64_t avail;          // blocks of `current` that are to be handed out next
   mi_bit_word_t* current;  // the word that serves
   uint8_t* base;           // its first block
-  mi_bit_word_t* words;    // constant while the page lives, as the next three; in the same memory
-  void* slack;             // by block: its size less what was asked for; 4 bits, 1 or 2 bytes each
-  uint64_t magic;          // 2^40 / block size, rounded up; 0: the page has one block
-  uint32_t slack_bits;     // 4, 8, 16
+  uint8_t* slack_base;     // and what `slack` has of it
+  mi_bit_word_t* words;    // constant while the page lives, as all below to `inside`
+  uint8_t* slack;          // by block: its size less what was asked for; 4 bits, 1 or 2 bytes each (mi_bits_slack)
+  uint64_t inverse;        // modulo 2^64 of what is odd in the block size; 0: the page has one block
+  uint8_t shift;           // the block size is that times 2^shift
+  uint8_t slack_bits;      // 4, 8, 16
+  uint8_t slack_pair;      // 1: two blocks share a byte of it; 0: none do
+  uint8_t slack_mask;      // what a block has of that
+  uint8_t in_order;        // blocks go out in the order of their addresses, else in any
   uint16_t inside;         // how far its one block begins behind page->start
-  uint16_t turn;           // which block of `current` comes first; or MI_TURN_ANY
   union {
     uint64_t stamp;        // theap->frees when the blocks in `fresh` began to come
     uint64_t single_size;  // of a page's one block: what was asked for. It is not in quarantine meanwhile
@@ -38,23 +47,31 @@ struct mi_bits_s {
   mi_page_t* page;                 // constant
   _Atomic(uint32_t) policy;        // of the page that is here, or was here last
   uint32_t guard;                  // bytes at the end of the page's slices that are inaccessible; constant
+  uint64_t magic;                  // 2^40 / block size, rounded up; 0: the page has one block. Constant
+  mi_bit_withheld_t* withheld;     // by word, of a page with a quarantine; else NULL. Constant
 } __attribute__((aligned(MI_CACHE_LINE)));
 _Static_assert(sizeof(mi_bits_t) == 2 * MI_CACHE_LINE, "two lines");
 mi_hidden extern const mi_bits_t _mi_bits_empty;  // of the empty page: nothing is available
 
-// Per segment: 1 KiB for each slice, with the head and all of it where that is enough, then 4 KiB for each slice.
-#define MI_BITS_SMALL ((size_t)1024)
-#define MI_BITS_LARGE ((size_t)4096)
-#define MI_BITS_STRIDE (MI_SLICES_PER_SEGMENT * (MI_BITS_SMALL + MI_BITS_LARGE))
+// Per segment, three stretches for each slice: with the head, the words, and the slack where there is room for it
+// (blocks of 64 bytes and more); for the slack of smaller blocks; and for quarantine. So that what a page touches is
+// little, and in few OS pages. Each is an odd number of cache lines long: heads and words of pages at powers of two
+// would share sets.
+#define MI_BITS_SMALL ((size_t)23 * MI_CACHE_LINE)
+#define MI_BITS_SLACK ((size_t)33 * MI_CACHE_LINE)
+#define MI_BITS_WITHHELD ((size_t)17 * MI_CACHE_LINE)
+#define MI_BITS_STRIDE (MI_SLICES_PER_SEGMENT * (MI_BITS_SMALL + MI_BITS_SLACK + MI_BITS_WITHHELD))
+_Static_assert(MI_BITS_STRIDE % MI_OS_PAGE == 0, "committed by segment");
 
 // The low bits of `word`; above them a number that is new with each page that begins.
 #define MI_SIGNAL ((mi_thread_free_t)8)  // others set bits in `remote` since the last collect
 #define MI_GENERATION_ONE ((mi_thread_free_t)16)
-#define MI_TURN_ANY 128
 #define MI_GENERATION(word) ((word) / MI_GENERATION_ONE)
 
 mi_hidden extern _Atomic(uintptr_t) _mi_span_bits;  // of the span's first segment; 0: there are none yet
 mi_hidden mi_bits_t* _mi_bits_elsewhere(const mi_page_t* page);
+mi_hidden size_t _mi_bits_wide_slack(const mi_bits_t* bits, size_t index);
+mi_hidden void _mi_bits_set_wide_slack(const mi_bits_t* bits, size_t index, size_t slack);
 
 // Of a page with a policy.
 static inline mi_bits_t* mi_bits_of(const mi_page_t* page) {
@@ -102,7 +119,7 @@ static inline size_t mi_page_slices(uint32_t policy, size_t size, bool is_intern
 }
 // Nothing that could be freed remembers a policy: the slice (or with slice 0 the segment) is used for something else.
 mi_hidden void _mi_bits_forget(const mi_segment_t* segment, size_t slice);
-// MI_BITS_LARGE bytes for a page that has no bits here: of a space (space.c). NULL: no memory for them.
+// MI_BITS_SLACK bytes for a page that has no bits here: of a space (space.c). NULL: no memory for them.
 mi_hidden void* _mi_bits_beside_make(const mi_page_t* page);
 mi_hidden void* _mi_bits_beside(const mi_page_t* page);
 // The policy of the page that lies, or lay last, at an address; 0: none that is remembered.
@@ -115,6 +132,13 @@ typedef enum mi_block_state_e {
   MI_BLOCK_FREED,  // and not handed out again
 } mi_block_state_t;
 
+// The number of the block that begins at an address, in a page of many; not below page->reserved: none does.
+// Multiplying by the inverse of the odd part maps its multiples, and only them, to what they are multiples of; turning
+// by `shift` does that for the power of two, since bits that are no multiple of it come to the top.
+static inline size_t mi_bits_number(const mi_page_t* page, const mi_bits_t* bits, const void* p) {
+  const uint64_t odd = (uint64_t)((const uint8_t*)p - page->start) * bits->inverse;
+  return (size_t)(odd >> bits->shift | odd << ((64 - bits->shift) & 63));
+}
 // The number of the block that an address is in; not below page->reserved: none.
 static inline size_t mi_bits_index(const mi_page_t* page, const mi_bits_t* bits, const void* p) {
   return (size_t)((uint64_t)((const uint8_t*)p - page->start) * bits->magic >> 40);
@@ -136,37 +160,45 @@ static inline mi_block_state_t mi_bits_find(const mi_page_t* page, const mi_bits
     *index = 0;
     return (p == page->start + bits->inside ? mi_bits_state(bits, 0) : MI_BLOCK_NONE);
   }
-  *index = mi_bits_index(page, bits, p);
-  if (*index >= page->reserved || page->start + *index * page->block_size != p) return MI_BLOCK_NONE;
-  return mi_bits_state(bits, *index);
+  *index = mi_bits_number(page, bits, p);
+  return (*index < page->reserved ? mi_bits_state(bits, *index) : MI_BLOCK_NONE);
 }
 
-// What a live block of a class is larger than what was asked for.
+// What a live block of a class is larger than what was asked for. Blocks of up to 1 KiB have a byte for it, or half of
+// one, found without a branch; MI_SLACK_WIDE and more, which only alignment or resizing leads to, is beside.
+#define MI_SLACK_WIDE 255
+static inline size_t mi_bits_narrow_slack(const mi_bits_t* bits, size_t index) {
+  // The other half may be that of a block that another thread frees at the moment.
+  const size_t pair = bits->slack_pair, shift = 4 * (index & pair);
+  return (size_t)mi_load_relaxed(&((_Atomic(uint8_t)*)bits->slack)[index >> pair]) >> shift & bits->slack_mask;
+}
 static inline size_t mi_bits_slack(const mi_bits_t* bits, size_t index) {
-  if (bits->slack_bits == 8) return ((const uint8_t*)bits->slack)[index];
-  if (bits->slack_bits == 4)
-    return mi_load_relaxed(&((_Atomic(uint8_t)*)bits->slack)[index / 2]) >> (4 * (index % 2)) & 15;
-  return ((const uint16_t*)bits->slack)[index];
+  if (mi_unlikely(bits->slack_bits == 16)) return ((const uint16_t*)bits->slack)[index];
+  const size_t slack = mi_bits_narrow_slack(bits, index);
+  return (mi_likely(slack != MI_SLACK_WIDE) ? slack : _mi_bits_wide_slack(bits, index));
 }
 // What was asked for of a live block, and noting it.
 static inline size_t mi_bits_size(const mi_page_t* page, const mi_bits_t* bits, size_t index) {
-  return (bits->magic == 0 ? bits->single_size : page->block_size - mi_bits_slack(bits, index));
+  return (bits->inverse == 0 ? bits->single_size : page->block_size - mi_bits_slack(bits, index));
 }
 // Can a block of the page be one of `size` bytes?
 static inline bool mi_bits_fits(const mi_page_t* page, const mi_bits_t* bits, size_t size) {
   const size_t room = page->block_size - bits->inside;
-  return size <= room && size > 0 && (bits->magic == 0 || room - size < (size_t)1 << bits->slack_bits);
+  return size <= room && size > 0 &&
+         (bits->inverse == 0 || bits->slack_bits == 8 || room - size < (size_t)1 << bits->slack_bits);
 }
-static inline void mi_bits_set_slack(mi_bits_t* bits, size_t index, size_t slack) {
-  if (bits->slack_bits == 8) {
-    ((uint8_t*)bits->slack)[index] = (uint8_t)slack;
-  } else if (bits->slack_bits == 4) {
-    // The other half may be that of a block that another thread frees at the moment.
-    _Atomic(uint8_t)* const byte = &((_Atomic(uint8_t)*)bits->slack)[index / 2];
-    const size_t shift = 4 * (index % 2);
-    mi_store_relaxed(byte, (uint8_t)((mi_load_relaxed(byte) & ~((size_t)15 << shift)) | slack << shift));
-  } else {
+// `slacks`: of blocks from a multiple of 64 on, of which the index is counted; of blocks of up to 1 KiB, and narrow.
+static inline void mi_bits_set_narrow_slack(const mi_bits_t* bits, uint8_t* slacks, size_t index, size_t slack) {
+  const size_t pair = bits->slack_pair, shift = 4 * (index & pair);
+  _Atomic(uint8_t)* const byte = &((_Atomic(uint8_t)*)slacks)[index >> pair];
+  mi_store_relaxed(byte, (uint8_t)((mi_load_relaxed(byte) & ~((size_t)bits->slack_mask << shift)) | slack << shift));
+}
+static inline void mi_bits_set_slack(const mi_bits_t* bits, size_t index, size_t slack) {
+  if (mi_unlikely(bits->slack_bits == 16)) {
     ((uint16_t*)bits->slack)[index] = (uint16_t)slack;
+  } else {
+    mi_bits_set_narrow_slack(bits, bits->slack, index, slack < MI_SLACK_WIDE ? slack : MI_SLACK_WIDE);
+    if (mi_unlikely(slack >= MI_SLACK_WIDE)) _mi_bits_set_wide_slack(bits, index, slack);
   }
 }
 static inline void mi_bits_set_size(mi_page_t* page, mi_bits_t* bits, size_t index, size_t size) {
@@ -190,24 +222,45 @@ static inline uint64_t mi_padding_word(const uint8_t* end) {
 static inline bool mi_page_pads(const mi_page_t* page) {
   return MI_SECURE == 0 || MI_SECURE >= 4 || mi_policy_is_generic(page->policy);
 }
-// In a block that nobody has yet: up to 7 bytes before the padding are written too.
+// In a block of 16 bytes or more that nobody has yet: up to 15 bytes before the padding are written too.
 static inline void mi_padding_write(uint8_t* end, size_t padding) {
   if (padding == 0) return;
-  const uint64_t word = mi_padding_word(end);
-  for (size_t i = 0; i < padding; i += sizeof(word)) memcpy(end - i - sizeof(word), &word, sizeof(word));
+  const uint64_t word = mi_padding_word(end), words[2] = {word, word};
+  for (size_t i = 0; i < padding; i += sizeof(words)) memcpy(end - i - sizeof(words), words, sizeof(words));
 }
 // Is it as it was written?
-static inline bool mi_padding_is_whole(const uint8_t* end, size_t padding) {
+mi_hidden bool _mi_padding_is_whole(const uint8_t* end, size_t padding);
+
+// The same for a class of up to 1 KiB and what the class has room for. How long the padding is is nothing that a
+// processor could foresee: each mistake of its would cost more than the whole. So there are two cases, 16 bytes (in
+// blocks of up to 128 always) and 128 (blocks are larger than that where the padding is longer than 16).
+#define MI_PADDING_SHORT ((size_t)16)
+#define MI_PADDING_LONG ((size_t)128)
+static inline void mi_padding_write_direct(uint8_t* end, size_t padding) {
+  if (padding == 0) return;
+  const uint64_t word = mi_padding_word(end), words[2] = {word, word};
+  memcpy(end - sizeof(words), words, sizeof(words));
+  if (padding <= MI_PADDING_SHORT) return;
+#pragma GCC unroll 8
+  for (size_t i = 2 * sizeof(words); i <= MI_PADDING_LONG; i += sizeof(words)) memcpy(end - i, words, sizeof(words));
+}
+static inline bool mi_padding_is_whole_direct(const uint8_t* end, size_t padding) {
+#ifdef __SSE2__
   if (padding == 0) return true;
-  const uint64_t word = mi_padding_word(end);
-  uint64_t at;
-  for (; padding >= sizeof(word); padding -= sizeof(word)) {
-    end -= sizeof(word);
-    memcpy(&at, end, sizeof(at));
-    if (mi_unlikely(at != word)) return false;
+  const __m128i word = _mm_set1_epi64x((long long)mi_padding_word(end)), *const at = (const __m128i*)end;
+  uint64_t same[2] = {0, 0};  // a bit per byte, the last one's is the highest of the first
+  same[0] = (uint64_t)(unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(_mm_loadu_si128(at - 1), word)) << 48;
+  if (padding <= MI_PADDING_SHORT) return ~same[0] >> (64 - padding) == 0;
+#pragma GCC unroll 8
+  for (int i = 1; i < 8; i++) {
+    const __m128i equal = _mm_cmpeq_epi8(_mm_loadu_si128(at - 1 - i), word);
+    same[i / 4] |= (uint64_t)(unsigned)_mm_movemask_epi8(equal) << (48 - 16 * (i % 4));
   }
-  memcpy(&at, end - sizeof(word), sizeof(at));
-  return padding == 0 || (at ^ word) >> (8 * (sizeof(word) - padding)) == 0;
+  const unsigned __int128 all = (unsigned __int128)~same[0] << 64 | ~same[1];
+  return all >> (MI_PADDING_LONG - padding) == 0;
+#else
+  return _mi_padding_is_whole(end, padding);
+#endif
 }
 
 // Of a block that is in use: not a byte before the padding is written.
@@ -217,50 +270,63 @@ mi_hidden size_t _mi_padding_breach(const uint8_t* end, size_t padding);
 
 // --- taking and giving, by who has the page ---------------------------------------------------------------------
 
-static inline uint64_t mi_turn(uint64_t word, size_t turn) { return word >> turn | word << ((64 - turn) & 63); }
-
-// One of the bits of `avail`. Any, but in the secure build, whose pages begin at a random block and go on in order: a
-// program that walks along what it allocated in a row took 1.05 times the time of the default build so, 1.3 times where
-// each 64 blocks began at a random one, 1.9 with a random direction too, and 2.7 in any order.
-static inline size_t mi_bits_choose(const mi_bits_t* bits, uint64_t avail, uint64_t random) {
-  if (MI_SECURE && mi_likely(bits->turn != MI_TURN_ANY)) {
-    return (mi_ctz(mi_turn(avail, bits->turn)) + bits->turn) & 63;
-  }
-  const size_t turn = random >> 58;
-  return (mi_ctz(mi_turn(avail, turn)) + turn) & 63;
-}
-
-// Takes a random one of the blocks that are available, for `size` bytes. NULL: there is none, or something is wrong
-// with it: _mi_bits_refill looks.
-static inline uint8_t* mi_bits_pop(mi_theap_t* theap, mi_page_t* page, mi_bits_t* bits, size_t size) {
-  const uint64_t avail = bits->avail;
-  if (mi_unlikely(avail == 0)) return NULL;
-  theap->random = theap->random * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-  const size_t bit = mi_bits_choose(bits, avail, theap->random);
+// Hands out a block of `current` that is available, for `size` bytes. `is_direct`: they are that class's. NULL:
+// something is wrong with it: _mi_bits_refill looks.
+static inline __attribute__((always_inline)) uint8_t* mi_bits_hand_out(mi_page_t* page, mi_bits_t* bits, uint64_t avail,
+                                                                       size_t bit, size_t size, bool is_direct) {
   const uint64_t mask = (uint64_t)1 << bit;
   mi_bit_word_t* const word = bits->current;
   if (mi_unlikely((mi_load_relaxed(&word->remote) & mask) != 0)) return NULL;
-  bits->avail = avail & ~mask;
+  bits->avail = avail ^ mask;
   mi_store_relaxed(&word->live, mi_load_relaxed(&word->live) | mask);
   page->used++;
   const size_t block_size = page->block_size, slack = block_size - size;
   uint8_t* const block = bits->base + bit * block_size;
+  if (is_direct) {
+    mi_bits_set_narrow_slack(bits, bits->slack_base, bit, slack);
+    if (MI_SECURE >= 4) mi_padding_write_direct(block + block_size, slack);
+    return block;
+  }
   mi_bits_set_slack(bits, 64 * (size_t)(word - bits->words) + bit, slack);
   if (mi_page_pads(page)) mi_padding_write(block + block_size, slack);
   return block;
 }
-// By the direct table of a theap whose pages are all bit pages. The empty theap's and its page's have none available.
-static inline uint8_t* mi_bits_pop_direct(mi_theap_t* theap, size_t size) {
-  const size_t wanted = size + (size == 0);
-  if (mi_unlikely(size > MI_DIRECT_SIZE_MAX)) return NULL;
-  mi_page_t* const page = theap->direct[(wanted < 9 ? 2 : (wanted + 7) / 8)];
-  return mi_bits_pop(theap, page, page->bits, wanted);
+
+static inline uint64_t mi_turn(uint64_t word, size_t turn) { return word >> turn | word << ((64 - turn) & 63); }
+
+// Takes one of the blocks that are available. Any, but in the secure build, whose pages begin at a random block and go
+// on in order: a program that walks along what it allocated in a row took 1.05 times the time of the default build so,
+// 1.3 times where each 64 blocks began at a random one, 1.9 with a random direction too, and 2.7 in any order. NULL:
+// there is none, or something is wrong with it.
+static inline uint8_t* mi_bits_pop(mi_theap_t* theap, mi_page_t* page, mi_bits_t* bits, size_t size) {
+  const uint64_t avail = bits->avail;
+  if (mi_unlikely(avail == 0)) return NULL;
+  if (bits->in_order) return mi_bits_hand_out(page, bits, avail, mi_ctz(avail), size, false);
+  theap->random = theap->random * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+  const size_t turn = theap->random >> 58;
+  const uint64_t turned = mi_turn(avail, turn);
+  return mi_bits_hand_out(page, bits, avail, (mi_ctz(turned) + turn) & 63, size, false);
 }
+// By the direct table of a theap of the secure build, whose pages go in order. The empty theap's and its page's have
+// none available.
+static inline __attribute__((always_inline)) uint8_t* mi_bits_pop_direct(const mi_theap_t* theap, size_t size) {
+  if (mi_unlikely(size > MI_DIRECT_SIZE_MAX)) return NULL;
+  const size_t wanted = size + (size == 0);
+  mi_page_t* const page = theap->direct[(wanted + 7) / 8];
+  mi_bits_t* const bits = page->bits;
+  const uint64_t avail = bits->avail;
+  return (mi_unlikely(avail == 0) ? NULL : mi_bits_hand_out(page, bits, avail, mi_ctz(avail), wanted, true));
+}
+// From the next word of the page that the direct table names, where nothing but that is to be done. NULL: something is.
+mi_hidden uint8_t* _mi_bits_pop_next(mi_theap_t* theap, size_t size);
 // Adds the page's next blocks; there are some. False: a limit refuses them.
 mi_hidden bool _mi_bits_extend(mi_theap_t* theap, mi_page_t* page);
 // Makes blocks available where there are none; the page has a free one. `thread`: of the theap.
 mi_hidden void _mi_bits_refill(mi_theap_t* theap, mi_page_t* page);
 mi_hidden void _mi_bits_free_local(mi_page_t* page, mi_bits_t* bits, size_t index);  // a live block
+// In the secure build, the same for what may be a block of a full page of the calling thread, of `size` bytes unless
+// that is NULL. False: it is none, or something is wrong with it; nothing happened.
+mi_hidden bool _mi_bits_free_plain(mi_page_t* page, void* p, const size_t* size);
 mi_hidden void _mi_bits_collect(mi_page_t* page);  // what others freed, and what was in quarantine for long enough
 mi_hidden void _mi_bits_release_old(mi_page_t* page, bool all);
 // A live block, by any thread but the owner. False: somebody else freed it at the same moment.
@@ -274,6 +340,10 @@ mi_hidden uint32_t _mi_bits_used(const mi_page_t* page);  // live, for the owner
 mi_hidden void _mi_bits_settle(mi_theap_t* theap, mi_page_t* page);
 
 static inline size_t mi_bits_word_count(const mi_page_t* page) { return ((size_t)page->reserved + 63) / 64; }
+// The blocks of a word that are in quarantine.
+static inline uint64_t mi_bits_withheld(const mi_bits_t* bits, size_t w) {
+  return (mi_likely(bits->withheld == NULL) ? 0 : bits->withheld[w].fresh | bits->withheld[w].old);
+}
 
 // Writes zeros that no compiler leaves out.
 mi_hidden void _mi_wipe(void* p, size_t size);
