@@ -440,7 +440,8 @@ static bool check_stack(check_t* check, mi_heap_t* heap, size_t bin) {
     if (++steps > PAGES_MAX) return heap_breach(check, heap, "its stack of abandoned pages %zu does not end", bin);
     const mi_thread_free_t tf = mi_load_acquire(mi_page_word(page));
     if ((tf & MI_LISTED) == 0) return page_breach(check, page, "in a stack of abandoned pages, but not LISTED");
-    if (page->bin != bin) return page_breach(check, page, "class %u in stack %zu of abandoned pages", page->bin, bin);
+    if (page->bin != bin && bin <= MI_BIN_SOLO)
+      return page_breach(check, page, "class %u in stack %zu of abandoned pages", page->bin, bin);
     if (MI_STATE(tf) != MI_ABANDONED) continue;                               // has an owner again, and is met there
     if (check->waiting > (uint64_t)mi_load_acquire(&heap->pages_out)) break;  // a circle, or a count that is wrong
     if (!check_abandoned_page(check, page)) return false;

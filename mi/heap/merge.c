@@ -89,10 +89,20 @@ static mi_heap_t* forwarder_next(mi_heap_t* heap) {
 
 #define MI_SWEEP_PAGES 64
 
+// Threads of the target take no pages of a heap that had another policy.
+static bool is_of_other_policy(const mi_heap_t* heap, const mi_heap_t* forwarder) {
+  const mi_heap_extra_t *const a = mi_heap_extra(heap), *const b = mi_heap_extra(forwarder);
+  return (a == NULL ? 0 : a->policy) != (b == NULL ? 0 : b->policy);
+}
+
 // What a look at a forwarder does beside taking pages. Its empty pages wait in its lists for who pops them.
 static void forwarder_look(mi_heap_t* heap, mi_heap_t* forwarder) {
   const int64_t pages = mi_load_relaxed(&forwarder->pages_out);
-  if (pages > 0 && pages <= MI_SWEEP_PAGES) _mi_abandoned_sweep(forwarder, false);
+  if (pages > 0 && pages <= MI_SWEEP_PAGES) {
+    _mi_abandoned_sweep(forwarder, false);
+  } else if (pages > 0 && is_of_other_policy(heap, forwarder)) {
+    _mi_abandoned_sweep_step(forwarder, MI_SWEEP_PAGES);
+  }
   if (!_mi_heap_free_remains(forwarder)) forwarder_push(&heap->forwarders[1], forwarder);
 }
 

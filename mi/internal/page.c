@@ -724,12 +724,13 @@ static bool page_unlist(_Atomic(uint64_t)* stack, mi_page_t* page) {
   return !is_listed;
 }
 
-// Gives up a page that the caller owns and that is in no queue. Its heap counts it in `pages_out` already. `may_stay`:
-// if it is empty, and the heap held, it stays as it is, among the abandoned pages.
-static void page_give_up(mi_page_t* page, bool may_stay) {
+// Gives up a page that the caller owns and that is in no queue. Its heap counts it in `pages_out` already. `bin`: the
+// stack that it goes to if it is LISTED in none. `may_stay`: if it is empty, and the heap held, it stays as it is,
+// among the abandoned pages.
+static void page_give_up_to(mi_page_t* page, size_t bin, bool may_stay) {
   mi_heap_t* const heap = mi_load_relaxed(&page->heap);
   mi_abandoned_t* const abandoned = heap_abandoned(heap, _mi_tls.thread);
-  _Atomic(uint64_t)* const stack = (abandoned == NULL ? &orphans : &abandoned->list[page->bin]);
+  _Atomic(uint64_t)* const stack = (abandoned == NULL ? &orphans : &abandoned->list[bin]);
   if (mi_unlikely(abandoned == NULL)) mi_store_relaxed(&heap->is_target, (uint8_t)1);  // its end is not simple
   // A page of the main or the internal heap that holds a single block needs no finder but the block's free.
   const bool is_endless = (heap == &_mi_heap_main || heap == &_mi_heap_internal);
@@ -774,6 +775,8 @@ static void page_give_up(mi_page_t* page, bool may_stay) {
     return;
   }
 }
+
+static void page_give_up(mi_page_t* page, bool may_stay) { page_give_up_to(page, page->bin, may_stay); }
 
 // Links a page that the caller claimed into its theap.
 static void page_adopt(mi_theap_t* theap, mi_page_t* page) {
@@ -866,6 +869,30 @@ void _mi_abandoned_sweep(mi_heap_t* heap, bool all) {
       }
       page = next;
     }
+  }
+}
+
+// The next page of a closed heap that nobody takes pages from, in turn: those of the classes first; what was looked at
+// is in the stack LATE, and is in the stack FULL when it is its turn again. Only the caller touches these two.
+static mi_page_t* abandoned_next(mi_abandoned_t* abandoned) {
+  for (size_t bin = 1; bin <= MI_BIN_FULL; bin++) {
+    mi_page_t* const page = mi_stack_pop(&abandoned->list[bin], PAGE_LINK);
+    if (page != NULL) return page;
+  }
+  mi_page_t* const first = mi_stack_take(&abandoned->list[MI_BIN_LATE]);
+  if (first == NULL) return NULL;
+  const uint64_t head = mi_load_relaxed(&abandoned->list[MI_BIN_FULL]);
+  mi_store_release(&abandoned->list[MI_BIN_FULL], mi_stack_next_head(head, mi_load_relaxed(&first->listed_next)));
+  return first;
+}
+
+void _mi_abandoned_sweep_step(mi_heap_t* heap, size_t most) {
+  orphans_settle(heap, false, false);
+  mi_abandoned_t* const abandoned = heap_abandoned(heap, NULL);
+  for (size_t n = 0; abandoned != NULL && n < most; n++) {
+    mi_page_t* const page = abandoned_next(abandoned);
+    if (page == NULL) return;
+    if (page_claim_popped(page)) page_give_up_to(page, MI_BIN_LATE, true);
   }
 }
 

@@ -490,7 +490,8 @@ typedef enum mi_heap_state_e { MI_HEAP_OPEN = 0, MI_HEAP_CLOSED, MI_HEAP_DYING }
 
 // What few heaps need is a block of its own, made at first need.
 typedef struct mi_abandoned_s {
-  _Atomic(uint64_t) list[MI_BIN_COUNT];  // tagged stacks of abandoned pages, by bin (page.c)
+  // Tagged stacks of abandoned pages, by bin; FULL and LATE are for a sweep of all (page.c).
+  _Atomic(uint64_t) list[MI_BIN_COUNT];
 } mi_abandoned_t;
 
 // The handle. It overlays a part: line 2 holds what only handles have.

@@ -626,7 +626,8 @@ TEST_P(HardenedIsolated, KnowsWhatWasAskedForToTheByte) {
       EXPECT_EQ(mi_usable_size(q), least + 9);
       EXPECT_TRUE(IsZero(q, least + 1, least + 9));
       memset(q, 3, least + 9);
-      if (mi_expand(q, least) == q) EXPECT_EQ(mi_usable_size(q), least);
+      ASSERT_EQ(mi_expand(q, least), q);
+      EXPECT_EQ(mi_usable_size(q), least);
       mi_free_size(q, mi_usable_size(q));
     }
   }

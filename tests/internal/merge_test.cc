@@ -106,6 +106,38 @@ TEST(DeleteTest, PagesOutFallWhenOtherThreadsFreeAndNobodyAllocates) {
   EXPECT_TRUE(probe_heap(heap).gone);
 }
 
+TEST(DeleteTest, EmptyPagesOfALargeHeapThatNobodyTakesPagesFromGoBackWithoutACollect) {
+  InThread([] {
+    mi_heap_config_t config{};
+    config.size = sizeof(config);
+    config.flags = MI_HEAP_HARDENED;
+    mi_heap_t* heap = mi_heap_new_with(&config);
+    ASSERT_NE(heap, nullptr);
+    std::vector<void*> blocks;
+    for (int i = 0; i < 20000; i++) blocks.push_back(mi_heap_malloc(heap, i % 2 == 0 ? 1000 : 3000));
+    mi_heap_delete(heap);
+    const long pages = probe_heap(heap).pages_out;
+    ASSERT_GT(pages, 500);
+    // One block in 2,000 stays, others come from the first pages on.
+    std::vector<void*> kept;
+    for (size_t i = 0; i < blocks.size(); i++) {
+      if (i % 2000 == 0) {
+        kept.push_back(blocks[i]);
+      } else {
+        mi_free(blocks[i]);
+      }
+    }
+    std::vector<void*> own;
+    for (int i = 0; i < 200000 && probe_heap(heap).pages_out > 10; i++) own.push_back(mi_malloc(1 + i % 1000));
+    EXPECT_EQ(probe_heap(heap).pages_out, 10) << "of " << pages;
+    EXPECT_TRUE(mi_heap_check(mi_heap_main()));
+    FreeAll(kept);
+    for (int i = 0; i < 200000 && !probe_heap(heap).gone; i++) own.push_back(mi_malloc(1 + i % 1000));
+    EXPECT_TRUE(probe_heap(heap).gone);
+    FreeAll(own);
+  });
+}
+
 TEST(DeleteTest, ClosedHeapsDoNotPileUpWhereNobodyCollectsOrAllocatesInTheirClasses) {
   InThread([] {
     size_t before = probe_heap(mi_heap_main()).forwarders;
