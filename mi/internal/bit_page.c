@@ -135,6 +135,9 @@ void _mi_bits_set_wide_slack(const mi_bits_t* bits, size_t index, size_t slack) 
   if (bits->page->block_size > WIDE_FROM) wide_slacks(bits)[index] = (uint16_t)slack;
 }
 
+// The slack of a block of more than 1 KiB that was never handed out.
+#define UNTOUCHED 0xffff
+
 // Modulo 2^64. An odd number is its own inverse modulo 8; each step doubles the bits that are right.
 static uint64_t inverse_of(uint64_t odd) {
   uint64_t inverse = odd;
@@ -157,6 +160,7 @@ bool _mi_bits_begin(mi_page_t* page, uint32_t policy) {
   bits->slack_bits = (single ? 0 : size <= 24 ? 4 : size <= MI_DIRECT_SIZE_MAX ? 8 : 16);
   bits->slack_pair = (size <= 24 ? 1 : 0);
   bits->slack_mask = (size <= 24 ? 15 : 255);
+  bits->slack_direct = (uint8_t)(size <= MI_PADDING_LONG ? MI_PADDING_SHORT : MI_PADDING_LONG);
   const size_t slack = (bits->slack_bits * reserved + 7) / 8, slice = mi_page_slice(page);
   uint8_t* const at = (uint8_t*)bits + head;
   uint8_t* const slacks = (uint8_t*)bits - slice * MI_BITS_SMALL + MI_SLICES_PER_SEGMENT * MI_BITS_SMALL;
@@ -167,6 +171,7 @@ bool _mi_bits_begin(mi_page_t* page, uint32_t policy) {
   bits->words = (mi_bit_word_t*)at;
   bits->slack = (head + words + slack <= MI_BITS_SMALL ? at + words : slacks + slice * MI_BITS_SLACK);
   bits->withheld = ((policy & MI_POLICY_QUARANTINE) == 0 ? NULL : memset(withheld, 0, words));
+  if (bits->slack_bits == 16) memset(bits->slack, 0xff, slack);  // UNTOUCHED
   bits->magic = (single ? 0 : (((uint64_t)1 << 40) + size - 1) / size);
   bits->shift = (uint8_t)mi_ctz(size);
   bits->inverse = (single ? 0 : inverse_of(size >> bits->shift));
@@ -314,6 +319,17 @@ uint8_t* _mi_bits_pop_next(mi_theap_t* theap, size_t size) {
   return (mi_unlikely(avail == 0) ? NULL : mi_bits_hand_out(page, bits, avail, mi_ctz(avail), wanted, true));
 }
 
+// Blocks of more than 1 KiB are made available one by one, any of those that were handed out before, or else any: all
+// are added to a page at once or by eight, and a program that always has one of them would touch all.
+static uint64_t choose_one(const mi_bits_t* bits, size_t w, uint64_t avail, uint64_t from_start) {
+  uint64_t used = 0;
+  for (uint64_t rest = avail; rest != 0; rest &= rest - 1) {
+    if (((const uint16_t*)bits->slack)[64 * w + mi_ctz(rest)] != UNTOUCHED) used |= rest & (0 - rest);
+  }
+  const uint64_t from = (used != 0 ? used : avail), next = ((from & from_start) != 0 ? from & from_start : from);
+  return next & (0 - next);
+}
+
 void _mi_bits_refill(mi_theap_t* theap, mi_page_t* page) {
   mi_bits_t* const bits = mi_bits_of(page);
   if (mi_unlikely(bits->avail != 0)) {
@@ -331,10 +347,14 @@ void _mi_bits_refill(mi_theap_t* theap, mi_page_t* page) {
   size_t w = (bits->in_order && last < count ? last : (random >> 16 & 0xffff) * count >> 16);
   uint64_t avail;
   while ((avail = free_bits(page, bits, w)) == 0) w = (w + 1 < count ? w + 1 : 0);
-  if (begins && bits->in_order) {  // from a random block on; those before it come next
-    const size_t blocks = (page->capacity < 64 ? page->capacity : 64);
-    const uint64_t rest = avail & ~(uint64_t)0 << ((random >> 32 & 0xffff) * blocks >> 16);
-    if (rest != 0) avail = rest;
+  if (bits->in_order) {
+    const size_t left = page->capacity - 64 * w, blocks = (left < 64 ? left : 64);
+    const uint64_t from_start = ~(uint64_t)0 << ((random >> 32 & 0xffff) * blocks >> 16);
+    if (bits->slack_bits == 16) {
+      avail = choose_one(bits, w, avail, from_start);
+    } else if (begins && (avail & from_start) != 0) {
+      avail &= from_start;  // those before it come next
+    }
   }
   begin_word(theap, page, bits, w, avail);
 }

@@ -34,6 +34,7 @@ struct mi_bits_s {
   uint8_t slack_bits;      // 4, 8, 16
   uint8_t slack_pair;      // 1: two blocks share a byte of it; 0: none do
   uint8_t slack_mask;      // what a block has of that
+  uint8_t slack_direct;    // so much at most has room enough before it for mi_padding_is_whole_direct
   uint8_t in_order;        // blocks go out in the order of their addresses, else in any
   uint16_t inside;         // how far its one block begins behind page->start
   union {
@@ -234,6 +235,7 @@ static inline void mi_padding_write_direct(uint8_t* end, size_t padding) {
 #pragma GCC unroll 8
   for (size_t i = 2 * sizeof(words); i <= MI_PADDING_LONG; i += sizeof(words)) memcpy(end - i, words, sizeof(words));
 }
+// Of at most `slack_direct` of its page: 16 or 128 bytes of the block are looked at.
 static inline bool mi_padding_is_whole_direct(const uint8_t* end, size_t padding) {
 #ifdef __SSE2__
   if (padding == 0) return true;
