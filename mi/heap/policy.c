@@ -125,14 +125,6 @@ static inline size_t padding_of(const mi_page_t* page, const mi_bits_t* bits, si
   return page->block_size - bits->inside - size;
 }
 
-// Of a block that is in use: not a byte before the padding is written.
-static void padding_write_exactly(uint8_t* end, size_t padding) {
-  const size_t words = padding & ~(sizeof(uint64_t) - 1), rest = padding - words;
-  const uint64_t word = mi_padding_word(end);
-  for (size_t i = sizeof(word); i <= words; i += sizeof(word)) memcpy(end - i, &word, sizeof(word));
-  memcpy(end - padding, (const uint8_t*)&word + sizeof(word) - rest, rest);
-}
-
 // Reports what was written behind a live block.
 static mi_cold void misuse_overflow(const char* function, const mi_page_t* page, const uint8_t* block, size_t size,
                                     size_t padding) {
@@ -215,7 +207,7 @@ void* _mi_policy_serve(mi_theap_t* theap, const mi_request_t* r) {
   if (mi_unlikely(p == NULL)) return NULL;
   mi_page_t* const page = _mi_page_of_any(p);
   mi_bits_set_size(page, page->bits, 0, size);
-  padding_write_exactly(page->start + page->block_size, padding_of(page, page->bits, size));
+  _mi_padding_write_exactly(page->start + page->block_size, padding_of(page, page->bits, size));
   return p;
 }
 
@@ -323,7 +315,7 @@ static void block_resize(mi_page_t* page, mi_bits_t* bits, size_t index, uint8_t
   if (size > former && (zero || (page->policy & MI_POLICY_ZERO) != 0)) memset(block + former, 0, size - former);
   mi_bits_set_size(page, bits, index, size);
   const size_t padding = padding_of(page, bits, size);
-  padding_write_exactly(block + size + padding, padding);
+  _mi_padding_write_exactly(block + size + padding, padding);
 }
 
 // Guarded blocks, which no bits tell of, always move.

@@ -229,10 +229,28 @@ void _mi_bits_end(mi_page_t* page) {
   }
 }
 
+// Behind large blocks there may be an OS page of it, so it goes by 64 bytes first.
+typedef uint64_t pair_t __attribute__((vector_size(16)));
+#define STRIDE ((size_t)64)
+
+void _mi_padding_write_exactly(uint8_t* end, size_t padding) {
+  const uint64_t word = mi_padding_word(end);
+  const pair_t pair = {word, word}, pairs[4] = {pair, pair, pair, pair};
+  for (; padding >= STRIDE; padding -= STRIDE) memcpy(end -= STRIDE, pairs, STRIDE);
+  for (; padding >= sizeof(word); padding -= sizeof(word)) memcpy(end -= sizeof(word), &word, sizeof(word));
+  memcpy(end - padding, (const uint8_t*)&word + sizeof(word) - padding, padding);
+}
+
 bool _mi_padding_is_whole(const uint8_t* end, size_t padding) {
   if (padding == 0) return true;
   const uint64_t word = mi_padding_word(end);
   uint64_t at;
+  for (const pair_t pair = {word, word}; padding >= STRIDE; padding -= STRIDE) {
+    pair_t pairs[STRIDE / sizeof(pair_t)];
+    memcpy(pairs, end -= STRIDE, STRIDE);
+    const pair_t differs = (pairs[0] ^ pair) | (pairs[1] ^ pair) | (pairs[2] ^ pair) | (pairs[3] ^ pair);
+    if (mi_unlikely((differs[0] | differs[1]) != 0)) return false;
+  }
   for (; padding >= sizeof(word); padding -= sizeof(word)) {
     end -= sizeof(word);
     memcpy(&at, end, sizeof(at));

@@ -219,6 +219,8 @@ static inline void mi_padding_write(uint8_t* end, size_t padding) {
   const uint64_t word = mi_padding_word(end), words[2] = {word, word};
   for (size_t i = 0; i < padding; i += sizeof(words)) memcpy(end - i - sizeof(words), words, sizeof(words));
 }
+// Of a block that is in use: not a byte before the padding is written.
+mi_hidden void _mi_padding_write_exactly(uint8_t* end, size_t padding);
 // Is it as it was written?
 mi_hidden bool _mi_padding_is_whole(const uint8_t* end, size_t padding);
 

@@ -57,7 +57,7 @@ def main():
     parser.add_argument("measured", help="the program that runs others and measures them, beside those of the suite")
     parser.add_argument("library", help="libmimalloc.so, default build")
     parser.add_argument("history", help="the script that makes the repository")
-    parser.add_argument("builds", nargs="+", metavar="NAME=LIBRARY", help="libmimalloc.so of another build")
+    parser.add_argument("builds", nargs="+", metavar="NAME=LIBRARY", help="libmimalloc.so of another build; more may follow")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--percent", type=int, default=100, help="of the suite's work")
     parser.add_argument("--program", metavar="REGEX", default="", help="only those whose name matches")
