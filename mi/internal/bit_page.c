@@ -119,15 +119,15 @@ static mi_cold void found_freed_twice(mi_page_t* page, mi_bits_t* bits, size_t i
 
 // --- the life of a page -----------------------------------------------------------------------------------------
 
-// Slack beyond a byte, of blocks that a page has few of: at the end of the stretch for quarantine, whose bits are short
-// then. There is none beyond in smaller blocks.
-#define WIDE_FROM ((size_t)256)
-#define WIDE_SIZE (MI_SLICE_SIZE / WIDE_FROM * sizeof(uint16_t))
-static uint16_t* wide_slacks(const mi_bits_t* bits) {
-  const size_t slice = mi_page_slice(bits->page);
-  uint8_t* const slacks = (uint8_t*)bits - slice * MI_BITS_SMALL + MI_SLICES_PER_SEGMENT * MI_BITS_SMALL;
-  return (uint16_t*)(slacks + MI_SLICES_PER_SEGMENT * MI_BITS_SLACK + (slice + 1) * MI_BITS_WITHHELD - WIDE_SIZE);
+// What else belongs to the page of some bits, in the second stretch of its slice.
+static uint8_t* bits_beyond(const mi_bits_t* bits, size_t slice) {
+  return (uint8_t*)bits + (MI_SLICES_PER_SEGMENT - slice) * MI_BITS_SMALL + slice * MI_BITS_LARGE;
 }
+
+// Slack beyond a byte, of blocks that a page has few of, and whose words are not there. There is none in smaller
+// blocks.
+#define WIDE_FROM ((size_t)256)
+static uint16_t* wide_slacks(const mi_bits_t* bits) { return (uint16_t*)bits_beyond(bits, mi_page_slice(bits->page)); }
 size_t _mi_bits_wide_slack(const mi_bits_t* bits, size_t index) {
   return (bits->page->block_size <= WIDE_FROM ? MI_SLACK_WIDE : wide_slacks(bits)[index]);
 }
@@ -156,33 +156,33 @@ bool _mi_bits_begin(mi_page_t* page, uint32_t policy) {
   }
   const size_t words = mi_bits_word_count(page) * sizeof(mi_bit_word_t);
   const bool single = mi_page_is_single(page);
-  // The slack of a block is less than it is large. Blocks of 24 bytes and less are never 16 larger than asked for.
-  bits->slack_bits = (single ? 0 : size <= 24 ? 4 : size <= MI_DIRECT_SIZE_MAX ? 8 : 16);
-  bits->slack_pair = (size <= 24 ? 1 : 0);
-  bits->slack_mask = (size <= 24 ? 15 : 255);
+  // Blocks of 24 bytes and less are never 16 larger than what was asked for, nor are those of up to 128 in the secure
+  // build: only a byte of padding always would make them so, and alignment, of which _mi_policy_serve takes care.
+  const bool is_plain = (MI_SECURE != 0 && !mi_policy_is_generic(policy)), is_small = (size <= (is_plain ? 128 : 24));
+  bits->slack_bits = (single ? 0 : is_small ? 4 : size <= MI_DIRECT_SIZE_MAX ? 8 : 16);
+  bits->slack_pair = is_small;
+  bits->slack_mask = (is_small ? 15 : 255);
   bits->slack_direct = (uint8_t)(size <= MI_PADDING_LONG ? MI_PADDING_SHORT : MI_PADDING_LONG);
-  const size_t slack = (bits->slack_bits * reserved + 7) / 8, slice = mi_page_slice(page);
-  uint8_t* const at = (uint8_t*)bits + head;
-  uint8_t* const slacks = (uint8_t*)bits - slice * MI_BITS_SMALL + MI_SLICES_PER_SEGMENT * MI_BITS_SMALL;
-  uint8_t* const withheld = slacks + MI_SLICES_PER_SEGMENT * MI_BITS_SLACK + slice * MI_BITS_WITHHELD;
-  mi_assert(head + words <= MI_BITS_SMALL && words <= MI_BITS_WITHHELD && slack <= MI_BITS_SLACK);
+  const size_t slack = (is_small ? 0 : (bits->slack_bits * reserved + 7) / 8);
+  uint8_t *const near = (uint8_t*)bits + head, *const beyond = bits_beyond(bits, mi_page_slice(page));
+  const bool is_near = (head + words <= MI_BITS_SMALL);
+  mi_assert((is_near || (is_small && words <= MI_BITS_LARGE)) && slack <= MI_BITS_LARGE);
   bits->page = page;
   page->bits = bits;
-  bits->words = (mi_bit_word_t*)at;
-  bits->slack = (head + words + slack <= MI_BITS_SMALL ? at + words : slacks + slice * MI_BITS_SLACK);
-  bits->withheld = ((policy & MI_POLICY_QUARANTINE) == 0 ? NULL : memset(withheld, 0, words));
+  bits->words = (mi_bit_word_t*)(is_near ? near : beyond);
+  bits->slack = (is_small ? bits->words->slack : head + words + slack <= MI_BITS_SMALL ? near + words : beyond);
   if (bits->slack_bits == 16) memset(bits->slack, 0xff, slack);  // UNTOUCHED
   bits->magic = (single ? 0 : (((uint64_t)1 << 40) + size - 1) / size);
   bits->shift = (uint8_t)mi_ctz(size);
   bits->inverse = (single ? 0 : inverse_of(size >> bits->shift));
-  bits->in_order = (MI_SECURE != 0 && !mi_policy_is_generic(policy));
+  bits->in_order = is_plain;
   bits->quarantined = 0;
   bits->guard = 0;
   bits->stamp = 0;
   bits->avail = 0;
   bits->current = NULL;
   bits->inside = 0;
-  memset(at, 0, words);
+  memset(bits->words, 0, words);
   mi_store_relaxed(&bits->queued, 0u);
   mi_store_relaxed(&bits->policy, policy);
   for (size_t i = 1; !single && i < page->slices; i++) {  // for who frees a block in them when the page is gone
@@ -205,7 +205,6 @@ void _mi_bits_drop(mi_page_t* page) {
     }
   }
   memset(bits->words, 0, mi_bits_word_count(page) * sizeof(mi_bit_word_t));
-  if (bits->withheld != NULL) memset(bits->withheld, 0, mi_bits_word_count(page) * sizeof(mi_bit_withheld_t));
   bits->avail = 0;
   bits->quarantined = 0;
   mi_store_relaxed(&bits->queued, 0u);
@@ -300,7 +299,7 @@ static inline void begin_word(mi_theap_t* theap, mi_page_t* page, mi_bits_t* bit
   bits->avail = avail;
   bits->current = &bits->words[w];
   bits->base = page->start + 64 * w * page->block_size;
-  bits->slack_base = bits->slack + 8 * w * bits->slack_bits;
+  bits->slack_base = bits->slack + 64 * w;
   check_available(page, bits);
   const size_t blocks = (size_t)__builtin_popcountll(bits->avail);
   page->recycled += blocks;
@@ -387,7 +386,7 @@ static bool page_quarantines(const mi_page_t* page, const mi_theap_t* theap) {
 static void quarantine_add(mi_theap_t* theap, mi_page_t* page, mi_bits_t* bits, size_t w, uint64_t freed) {
   const uint32_t count = (uint32_t)__builtin_popcountll(freed);
   if (bits->quarantined == 0) bits->stamp = theap->frees;
-  bits->withheld[w].fresh |= freed;
+  bits->words[w].fresh |= freed;
   bits->quarantined += count;
   theap->frees += count;
   if (page->block_size < MI_PURGE_FROM) return;
@@ -407,7 +406,7 @@ void _mi_bits_release_old(mi_page_t* page, bool all) {
   uint32_t out = 0;
   const size_t count = mi_bits_word_count(page);
   for (size_t w = 0; w < count; w++) {
-    mi_bit_withheld_t* const word = &bits->withheld[w];
+    mi_bit_word_t* const word = &bits->words[w];
     if (all) {
       word->old |= word->fresh;
       word->fresh = 0;
