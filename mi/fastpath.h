@@ -83,7 +83,7 @@ mi_always_inline bool mi_secure_free(void* p, const size_t* size) {
   if (mi_unlikely((live & ~mi_load_relaxed(&word->remote) & mask) == 0)) return false;
   if (mi_unlikely(bits->slack_bits == 16)) return _mi_bits_free_plain(page, p, size);
   const size_t slack = mi_bits_narrow_slack(bits, index);
-  if (mi_unlikely(slack > MI_PADDING_LONG)) return _mi_bits_free_plain(page, p, size);
+  if (mi_unlikely(slack > bits->slack_direct)) return _mi_bits_free_plain(page, p, size);
   if (size != NULL && mi_unlikely(page->block_size - slack != *size + (*size == 0))) return false;
   if (MI_SECURE >= 4 && mi_unlikely(!mi_padding_is_whole_direct((uint8_t*)p + page->block_size, slack))) return false;
   mi_store_relaxed(&word->live, live & ~mask);

@@ -227,14 +227,12 @@ static bool check_bits(check_t* check, const mi_page_t* page) {
     const uint64_t live = mi_load_acquire(&word->live), remote = mi_load_acquire(&word->remote);
     const size_t left = (page->capacity > 64 * w ? page->capacity - 64 * w : 0);
     const uint64_t inside = (left == 0 ? 0 : mi_run_mask(0, left < 64 ? left : 64));
-    const uint64_t fresh = (bits->withheld == NULL ? 0 : bits->withheld[w].fresh);
-    const uint64_t old = (bits->withheld == NULL ? 0 : bits->withheld[w].old);
-    if (((live | fresh | old) & ~inside) != 0)
+    if (((live | word->fresh | word->old) & ~inside) != 0)
       return page_breach(check, page, "a block beyond %u was handed out", page->capacity);
-    if ((live & (fresh | old)) != 0 || (fresh & old) != 0)
+    if ((live & (word->fresh | word->old)) != 0 || (word->fresh & word->old) != 0)
       return page_breach(check, page, "a block is in use and in quarantine");
     if ((remote & ~live) != 0) return page_breach(check, page, "a block that is not in use was freed");
-    quarantined += (uint32_t)__builtin_popcountll(fresh | old);
+    quarantined += (uint32_t)__builtin_popcountll(word->fresh | word->old);
   }
   if (quarantined != bits->quarantined)
     return page_breach(check, page, "%u blocks are in quarantine, not %u", quarantined, bits->quarantined);

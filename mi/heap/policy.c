@@ -193,7 +193,9 @@ void* _mi_policy_serve(mi_theap_t* theap, const mi_request_t* r) {
   const size_t size = r->size + (r->size == 0), need = with_padding(theap, size);
   if ((r->offset == 0 || r->alignment <= 1) && alignment <= MI_CLASS_SIZE_MAX && need <= MI_CLASS_SIZE_MAX) {
     // A class size is a multiple of every power of two up to its step, and blocks lie at multiples of it.
-    const size_t room = (r->alignment <= 1 ? (need < 16 ? 16 : need) : mi_round_up(need, alignment));
+    size_t room = (r->alignment <= 1 ? (need < 16 ? 16 : need) : mi_round_up(need, alignment));
+    // Small blocks of the secure build are not 16 bytes larger than what they are for.
+    if (!mi_policy_is_generic(theap->policy) && room <= 128 && room - size > 15) room = mi_round_up(144, alignment);
     if (room <= MI_CLASS_SIZE_MAX) {
       mi_page_t* const page = _mi_theap_bit_page(theap, mi_bin_of(room));
       return (mi_unlikely(page == NULL) ? NULL : block_make(theap, page, size, r->zero));

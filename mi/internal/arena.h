@@ -84,8 +84,9 @@ mi_hidden size_t _mi_huge_lead(size_t alignment, size_t offset, size_t* segment_
 mi_hidden void _mi_segments_release(mi_arena_t* arena, size_t index, size_t count);
 
 // Takes `count` slices in a row of one segment for a page and returns the slot of the first; `*zero` tells whether
-// all are known to be zero. Tries the thread's current segment first. `only` as above. NULL: no memory.
-mi_hidden mi_page_t* _mi_slices_claim(mi_thread_t* thread, size_t count, mi_arena_t* only, bool* zero);
+// all are known to be zero. Tries the thread's current segment first. `only` as above; `guard`: the page is to end with
+// one (_mi_slices_guard). NULL: no memory.
+mi_hidden mi_page_t* _mi_slices_claim(mi_thread_t* thread, size_t count, mi_arena_t* only, bool guard, bool* zero);
 // Gives the slices of a page back; its slots are reset first.
 mi_hidden void _mi_slices_release(mi_page_t* page);
 // Makes the page `count` slices long: gives the last ones back, or takes those behind it if they are free. False: they

@@ -102,22 +102,17 @@ static mi_bits_t* bits_at(const mi_segment_t* segment, size_t slice) {
 
 mi_bits_t* _mi_bits_elsewhere(const mi_page_t* page) { return bits_at(mi_page_segment(page), mi_page_slice(page)); }
 
-// Behind the heads of the segment's slices, the slack of the slice's blocks.
-static uint8_t* bits_slack(const mi_bits_t* head, size_t slice) {
-  return (uint8_t*)head - slice * MI_BITS_SMALL + MI_SLICES_PER_SEGMENT * MI_BITS_SMALL + slice * MI_BITS_SLACK;
-}
-// And behind that, what is withheld for quarantine.
-static uint8_t* bits_withheld(const mi_bits_t* head, size_t slice) {
-  uint8_t* const stretches = bits_slack(head, slice) + (MI_SLICES_PER_SEGMENT - slice) * MI_BITS_SLACK;
-  return stretches + slice * MI_BITS_WITHHELD;
+// What else belongs to the page of some bits, in the second stretch of its slice.
+static uint8_t* bits_beyond(const mi_bits_t* bits, size_t slice) {
+  return (uint8_t*)bits + (MI_SLICES_PER_SEGMENT - slice) * MI_BITS_SMALL + slice * MI_BITS_LARGE;
 }
 
 void* _mi_bits_beside_make(const mi_page_t* page) {
   mi_bits_t* const head = bits_make(page);
-  return (head == NULL ? NULL : bits_slack(head, mi_page_slice(page)));
+  return (head == NULL ? NULL : bits_beyond(head, mi_page_slice(page)));
 }
 
-void* _mi_bits_beside(const mi_page_t* page) { return bits_slack(_mi_bits_elsewhere(page), mi_page_slice(page)); }
+void* _mi_bits_beside(const mi_page_t* page) { return bits_beyond(_mi_bits_elsewhere(page), mi_page_slice(page)); }
 
 void _mi_bits_forget(const mi_segment_t* segment, size_t slice) {
   const size_t last = (slice == 0 ? MI_SLICES_PER_SEGMENT - 1 : slice);
@@ -140,19 +135,19 @@ static mi_cold void found_freed_twice(mi_page_t* page, mi_bits_t* bits, size_t i
 
 // --- the life of a page -----------------------------------------------------------------------------------------
 
-// Slack beyond a byte, of blocks that a page has few of: at the end of the stretch for quarantine, whose bits are short
-// then. There is none beyond in smaller blocks.
+// Slack beyond a byte, of blocks that a page has few of, and whose words are not there. There is none in smaller
+// blocks.
 #define WIDE_FROM ((size_t)256)
-#define WIDE_SIZE (MI_SLICE_SIZE / WIDE_FROM * sizeof(uint16_t))
-static uint16_t* wide_slacks(const mi_bits_t* bits) {
-  return (uint16_t*)(bits_withheld(bits, mi_page_slice(bits->page)) + MI_BITS_WITHHELD - WIDE_SIZE);
-}
+static uint16_t* wide_slacks(const mi_bits_t* bits) { return (uint16_t*)bits_beyond(bits, mi_page_slice(bits->page)); }
 size_t _mi_bits_wide_slack(const mi_bits_t* bits, size_t index) {
   return (bits->page->block_size <= WIDE_FROM ? MI_SLACK_WIDE : wide_slacks(bits)[index]);
 }
 void _mi_bits_set_wide_slack(const mi_bits_t* bits, size_t index, size_t slack) {
   if (bits->page->block_size > WIDE_FROM) wide_slacks(bits)[index] = (uint16_t)slack;
 }
+
+// The slack of a block of more than 1 KiB that was never handed out.
+#define UNTOUCHED 0xffff
 
 // Modulo 2^64. An odd number is its own inverse modulo 8; each step doubles the bits that are right.
 static uint64_t inverse_of(uint64_t odd) {
@@ -168,29 +163,33 @@ bool _mi_bits_begin(mi_page_t* page, uint32_t policy) {
   const size_t head = sizeof(mi_bits_t);
   const size_t words = mi_bits_word_count(page) * sizeof(mi_bit_word_t);
   const bool single = mi_page_is_single(page);
-  // The slack of a block is less than it is large. Blocks of 24 bytes and less are never 16 larger than asked for.
-  bits->slack_bits = (single ? 0 : size <= 24 ? 4 : size <= MI_DIRECT_SIZE_MAX ? 8 : 16);
-  bits->slack_pair = (size <= 24 ? 1 : 0);
-  bits->slack_mask = (size <= 24 ? 15 : 255);
-  const size_t slack = (bits->slack_bits * reserved + 7) / 8, slice = mi_page_slice(page);
-  uint8_t* const at = (uint8_t*)bits + head;
-  mi_assert(head + words <= MI_BITS_SMALL && words <= MI_BITS_WITHHELD && slack <= MI_BITS_SLACK);
+  // Blocks of 24 bytes and less are never 16 larger than what was asked for, nor are those of up to 128 in the secure
+  // build: only a byte of padding always would make them so, and alignment, of which _mi_policy_serve takes care.
+  const bool is_plain = (MI_SECURE != 0 && !mi_policy_is_generic(policy)), is_small = (size <= (is_plain ? 128 : 24));
+  bits->slack_bits = (single ? 0 : is_small ? 4 : size <= MI_DIRECT_SIZE_MAX ? 8 : 16);
+  bits->slack_pair = is_small;
+  bits->slack_mask = (is_small ? 15 : 255);
+  bits->slack_direct = (uint8_t)(size <= MI_PADDING_LONG ? MI_PADDING_SHORT : MI_PADDING_LONG);
+  const size_t slack = (is_small ? 0 : (bits->slack_bits * reserved + 7) / 8);
+  uint8_t *const near = (uint8_t*)bits + head, *const beyond = bits_beyond(bits, mi_page_slice(page));
+  const bool is_near = (head + words <= MI_BITS_SMALL);
+  mi_assert((is_near || (is_small && words <= MI_BITS_LARGE)) && slack <= MI_BITS_LARGE);
   bits->page = page;
   page->bits = bits;
-  bits->words = (mi_bit_word_t*)at;
-  bits->slack = (head + words + slack <= MI_BITS_SMALL ? at + words : bits_slack(bits, slice));
-  bits->withheld = ((policy & MI_POLICY_QUARANTINE) == 0 ? NULL : memset(bits_withheld(bits, slice), 0, words));
+  bits->words = (mi_bit_word_t*)(is_near ? near : beyond);
+  bits->slack = (is_small ? bits->words->slack : head + words + slack <= MI_BITS_SMALL ? near + words : beyond);
+  if (bits->slack_bits == 16) memset(bits->slack, 0xff, slack);  // UNTOUCHED
   bits->magic = (single ? 0 : (((uint64_t)1 << 40) + size - 1) / size);
   bits->shift = (uint8_t)mi_ctz(size);
   bits->inverse = (single ? 0 : inverse_of(size >> bits->shift));
-  bits->in_order = (MI_SECURE != 0 && !mi_policy_is_generic(policy));
+  bits->in_order = is_plain;
   bits->quarantined = 0;
   bits->guard = 0;
   bits->stamp = 0;
   bits->avail = 0;
   bits->current = NULL;
   bits->inside = 0;
-  memset(at, 0, words);
+  memset(bits->words, 0, words);
   mi_store_relaxed(&bits->queued, 0u);
   mi_store_relaxed(&bits->policy, policy);
   for (size_t i = 1; !single && i < page->slices; i++) {  // for who frees a block in them when the page is gone
@@ -213,7 +212,6 @@ void _mi_bits_drop(mi_page_t* page) {
     }
   }
   memset(bits->words, 0, mi_bits_word_count(page) * sizeof(mi_bit_word_t));
-  if (bits->withheld != NULL) memset(bits->withheld, 0, mi_bits_word_count(page) * sizeof(mi_bit_withheld_t));
   bits->avail = 0;
   bits->quarantined = 0;
   mi_store_relaxed(&bits->queued, 0u);
@@ -236,11 +234,16 @@ void _mi_bits_end(mi_page_t* page) {
 
 // --- padding ----------------------------------------------------------------------------------------------------
 
+// Behind large blocks there may be an OS page of it, so it goes by 64 bytes first.
+typedef uint64_t pair_t __attribute__((vector_size(16)));
+#define STRIDE ((size_t)64)
+
 void _mi_padding_write_exactly(uint8_t* end, size_t padding) {
-  const size_t words = padding & ~(sizeof(uint64_t) - 1), rest = padding - words;
   const uint64_t word = mi_padding_word(end);
-  for (size_t i = sizeof(word); i <= words; i += sizeof(word)) memcpy(end - i, &word, sizeof(word));
-  memcpy(end - padding, (const uint8_t*)&word + sizeof(word) - rest, rest);
+  const pair_t pair = {word, word}, pairs[4] = {pair, pair, pair, pair};
+  for (; padding >= STRIDE; padding -= STRIDE) memcpy(end -= STRIDE, pairs, STRIDE);
+  for (; padding >= sizeof(word); padding -= sizeof(word)) memcpy(end -= sizeof(word), &word, sizeof(word));
+  memcpy(end - padding, (const uint8_t*)&word + sizeof(word) - padding, padding);
 }
 
 size_t _mi_padding_breach(const uint8_t* end, size_t padding) {
@@ -255,6 +258,12 @@ bool _mi_padding_is_whole(const uint8_t* end, size_t padding) {
   if (padding == 0) return true;
   const uint64_t word = mi_padding_word(end);
   uint64_t at;
+  for (const pair_t pair = {word, word}; padding >= STRIDE; padding -= STRIDE) {
+    pair_t pairs[STRIDE / sizeof(pair_t)];
+    memcpy(pairs, end -= STRIDE, STRIDE);
+    const pair_t differs = (pairs[0] ^ pair) | (pairs[1] ^ pair) | (pairs[2] ^ pair) | (pairs[3] ^ pair);
+    if (mi_unlikely((differs[0] | differs[1]) != 0)) return false;
+  }
   for (; padding >= sizeof(word); padding -= sizeof(word)) {
     end -= sizeof(word);
     memcpy(&at, end, sizeof(at));
@@ -304,7 +313,7 @@ static inline void begin_word(mi_theap_t* theap, mi_page_t* page, mi_bits_t* bit
   bits->avail = avail;
   bits->current = &bits->words[w];
   bits->base = page->start + 64 * w * page->block_size;
-  bits->slack_base = bits->slack + 8 * w * bits->slack_bits;
+  bits->slack_base = bits->slack + 64 * w;
   check_available(page, bits);
   const size_t blocks = (size_t)__builtin_popcountll(bits->avail);
   page->recycled += blocks;
@@ -341,6 +350,17 @@ uint8_t* _mi_bits_pop_next(mi_theap_t* theap, size_t size) {
   return (mi_unlikely(avail == 0) ? NULL : mi_bits_hand_out(page, bits, avail, mi_ctz(avail), wanted, true));
 }
 
+// Blocks of more than 1 KiB are made available one by one, any of those that were handed out before, or else any: all
+// are added to a page at once or by eight, and a program that always has one of them would touch all.
+static uint64_t choose_one(const mi_bits_t* bits, size_t w, uint64_t avail, uint64_t from_start) {
+  uint64_t used = 0;
+  for (uint64_t rest = avail; rest != 0; rest &= rest - 1) {
+    if (((const uint16_t*)bits->slack)[64 * w + mi_ctz(rest)] != UNTOUCHED) used |= rest & (0 - rest);
+  }
+  const uint64_t from = (used != 0 ? used : avail), next = ((from & from_start) != 0 ? from & from_start : from);
+  return next & (0 - next);
+}
+
 void _mi_bits_refill(mi_theap_t* theap, mi_page_t* page) {
   mi_bits_t* const bits = mi_bits_of(page);
   if (mi_unlikely(bits->avail != 0)) {
@@ -358,10 +378,14 @@ void _mi_bits_refill(mi_theap_t* theap, mi_page_t* page) {
   size_t w = (bits->in_order && last < count ? last : (random >> 16 & 0xffff) * count >> 16);
   uint64_t avail;
   while ((avail = free_bits(page, bits, w)) == 0) w = (w + 1 < count ? w + 1 : 0);
-  if (begins && bits->in_order) {  // from a random block on; those before it come next
-    const size_t blocks = (page->capacity < 64 ? page->capacity : 64);
-    const uint64_t rest = avail & ~(uint64_t)0 << ((random >> 32 & 0xffff) * blocks >> 16);
-    if (rest != 0) avail = rest;
+  if (bits->in_order) {
+    const size_t left = page->capacity - 64 * w, blocks = (left < 64 ? left : 64);
+    const uint64_t from_start = ~(uint64_t)0 << ((random >> 32 & 0xffff) * blocks >> 16);
+    if (bits->slack_bits == 16) {
+      avail = choose_one(bits, w, avail, from_start);
+    } else if (begins && (avail & from_start) != 0) {
+      avail &= from_start;  // those before it come next
+    }
   }
   begin_word(theap, page, bits, w, avail);
 }
@@ -376,7 +400,7 @@ static bool page_quarantines(const mi_page_t* page, const mi_theap_t* theap) {
 static void quarantine_add(mi_theap_t* theap, mi_page_t* page, mi_bits_t* bits, size_t w, uint64_t freed) {
   const uint32_t count = (uint32_t)__builtin_popcountll(freed);
   if (bits->quarantined == 0) bits->stamp = theap->frees;
-  bits->withheld[w].fresh |= freed;
+  bits->words[w].fresh |= freed;
   bits->quarantined += count;
   theap->frees += count;
   if (page->block_size < MI_PURGE_FROM) return;
@@ -396,7 +420,7 @@ void _mi_bits_release_old(mi_page_t* page, bool all) {
   uint32_t out = 0;
   const size_t count = mi_bits_word_count(page);
   for (size_t w = 0; w < count; w++) {
-    mi_bit_withheld_t* const word = &bits->withheld[w];
+    mi_bit_word_t* const word = &bits->words[w];
     if (all) {
       word->old |= word->fresh;
       word->fresh = 0;

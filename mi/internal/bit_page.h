@@ -11,14 +11,15 @@
 
 #include "mi/internal/core.h"
 
-// 64 blocks. At most one of the owner's three has a block's bit set: handed out, freed a while ago, freed before that.
+// 64 blocks: what is to be known of one of them is in one cache line, if they are small. At most one of the owner's
+// three has a block's bit set: handed out, freed a while ago, freed before that.
 typedef struct mi_bit_word_s {
   _Atomic(uint64_t) live;    // handed out, as far as the owner knows; written by who has the page
   _Atomic(uint64_t) remote;  // freed by others since the last collect: fetch_or; the collect exchanges it
+  uint64_t fresh, old;       // in quarantine; by who has the page
+  uint8_t slack[32];         // by block, 4 bits each; larger blocks have theirs elsewhere (mi_bits_slack)
 } mi_bit_word_t;
-typedef struct mi_bit_withheld_s {
-  uint64_t fresh, old;  // in quarantine; by who has the page
-} mi_bit_withheld_t;
+_Static_assert(sizeof(mi_bit_word_t) == MI_CACHE_LINE, "one line");
 
 // What belongs to a page, in memory that serves one slice for ever. The first line is the owner's; `word` is
 // type-stable: it stays what it is when the page is gone, so that a freer may look at it then.
@@ -34,6 +35,7 @@ struct mi_bits_s {
   uint8_t slack_bits;      // 4, 8, 16
   uint8_t slack_pair;      // 1: two blocks share a byte of it; 0: none do
   uint8_t slack_mask;      // what a block has of that
+  uint8_t slack_direct;    // so much at most has room enough before it for mi_padding_is_whole_direct
   uint8_t in_order;        // blocks go out in the order of their addresses, else in any
   uint16_t inside;         // how far its one block begins behind page->start
   union {
@@ -48,19 +50,16 @@ struct mi_bits_s {
   _Atomic(uint32_t) policy;        // of the page that is here, or was here last
   uint32_t guard;                  // bytes at the end of the page's slices that are inaccessible; constant
   uint64_t magic;                  // 2^40 / block size, rounded up; 0: the page has one block. Constant
-  mi_bit_withheld_t* withheld;     // by word, of a page with a quarantine; else NULL. Constant
 } __attribute__((aligned(MI_CACHE_LINE)));
 _Static_assert(sizeof(mi_bits_t) == 2 * MI_CACHE_LINE, "two lines");
 mi_hidden extern const mi_bits_t _mi_bits_empty;  // of the empty page: nothing is available
 
-// Per segment, three stretches for each slice: with the head, the words, and the slack where there is room for it
-// (blocks of 64 bytes and more); for the slack of smaller blocks; and for quarantine. So that what a page touches is
-// little, and in few OS pages. Each is an odd number of cache lines long: heads and words of pages at powers of two
-// would share sets.
-#define MI_BITS_SMALL ((size_t)23 * MI_CACHE_LINE)
-#define MI_BITS_SLACK ((size_t)33 * MI_CACHE_LINE)
-#define MI_BITS_WITHHELD ((size_t)17 * MI_CACHE_LINE)
-#define MI_BITS_STRIDE (MI_SLICES_PER_SEGMENT * (MI_BITS_SMALL + MI_BITS_SLACK + MI_BITS_WITHHELD))
+// Per segment, two stretches for each slice: with the head, the words and the slack of larger blocks; and for what
+// there is no room for, the words of blocks below 32 bytes. Each is an odd number of cache lines long: heads and words
+// of pages at powers of two would share sets.
+#define MI_BITS_SMALL ((size_t)35 * MI_CACHE_LINE)
+#define MI_BITS_LARGE ((size_t)65 * MI_CACHE_LINE)
+#define MI_BITS_STRIDE (MI_SLICES_PER_SEGMENT * (MI_BITS_SMALL + MI_BITS_LARGE))
 _Static_assert(MI_BITS_STRIDE % MI_OS_PAGE == 0, "committed by segment");
 
 // The low bits of `word`; above them a number that is new with each page that begins.
@@ -119,7 +118,7 @@ static inline size_t mi_page_slices(uint32_t policy, size_t size, bool is_intern
 }
 // Nothing that could be freed remembers a policy: the slice (or with slice 0 the segment) is used for something else.
 mi_hidden void _mi_bits_forget(const mi_segment_t* segment, size_t slice);
-// MI_BITS_SLACK bytes for a page that has no bits here: of a space (space.c). NULL: no memory for them.
+// MI_BITS_LARGE bytes for a page that has no bits here: of a space (space.c). NULL: no memory for them.
 mi_hidden void* _mi_bits_beside_make(const mi_page_t* page);
 mi_hidden void* _mi_bits_beside(const mi_page_t* page);
 // The policy of the page that lies, or lay last, at an address; 0: none that is remembered.
@@ -164,13 +163,14 @@ static inline mi_block_state_t mi_bits_find(const mi_page_t* page, const mi_bits
   return (*index < page->reserved ? mi_bits_state(bits, *index) : MI_BLOCK_NONE);
 }
 
-// What a live block of a class is larger than what was asked for. Blocks of up to 1 KiB have a byte for it, or half of
-// one, found without a branch; MI_SLACK_WIDE and more, which only alignment or resizing leads to, is beside.
+// What a live block of a class is larger than what was asked for. Blocks of up to 1 KiB have a byte for it, or up to
+// 128 bytes in the secure build half of one beside their bits, found without a branch; MI_SLACK_WIDE and more, which
+// only alignment or resizing leads to, is beside.
 #define MI_SLACK_WIDE 255
 static inline size_t mi_bits_narrow_slack(const mi_bits_t* bits, size_t index) {
   // The other half may be that of a block that another thread frees at the moment.
-  const size_t pair = bits->slack_pair, shift = 4 * (index & pair);
-  return (size_t)mi_load_relaxed(&((_Atomic(uint8_t)*)bits->slack)[index >> pair]) >> shift & bits->slack_mask;
+  const size_t pair = bits->slack_pair, shift = 4 * (index & pair), at = (index & ~(size_t)63) + ((index & 63) >> pair);
+  return (size_t)mi_load_relaxed(&((_Atomic(uint8_t)*)bits->slack)[at]) >> shift & bits->slack_mask;
 }
 static inline size_t mi_bits_slack(const mi_bits_t* bits, size_t index) {
   if (mi_unlikely(bits->slack_bits == 16)) return ((const uint16_t*)bits->slack)[index];
@@ -197,7 +197,8 @@ static inline void mi_bits_set_slack(const mi_bits_t* bits, size_t index, size_t
   if (mi_unlikely(bits->slack_bits == 16)) {
     ((uint16_t*)bits->slack)[index] = (uint16_t)slack;
   } else {
-    mi_bits_set_narrow_slack(bits, bits->slack, index, slack < MI_SLACK_WIDE ? slack : MI_SLACK_WIDE);
+    mi_bits_set_narrow_slack(bits, bits->slack + (index & ~(size_t)63), index & 63,
+                             slack < MI_SLACK_WIDE ? slack : MI_SLACK_WIDE);
     if (mi_unlikely(slack >= MI_SLACK_WIDE)) _mi_bits_set_wide_slack(bits, index, slack);
   }
 }
@@ -228,6 +229,8 @@ static inline void mi_padding_write(uint8_t* end, size_t padding) {
   const uint64_t word = mi_padding_word(end), words[2] = {word, word};
   for (size_t i = 0; i < padding; i += sizeof(words)) memcpy(end - i - sizeof(words), words, sizeof(words));
 }
+// Of a block that is in use: not a byte before the padding is written.
+mi_hidden void _mi_padding_write_exactly(uint8_t* end, size_t padding);
 // Is it as it was written?
 mi_hidden bool _mi_padding_is_whole(const uint8_t* end, size_t padding);
 
@@ -244,6 +247,7 @@ static inline void mi_padding_write_direct(uint8_t* end, size_t padding) {
 #pragma GCC unroll 8
   for (size_t i = 2 * sizeof(words); i <= MI_PADDING_LONG; i += sizeof(words)) memcpy(end - i, words, sizeof(words));
 }
+// Of at most `slack_direct` of its page: 16 or 128 bytes of the block are looked at.
 static inline bool mi_padding_is_whole_direct(const uint8_t* end, size_t padding) {
 #ifdef __SSE2__
   if (padding == 0) return true;
@@ -342,7 +346,7 @@ mi_hidden void _mi_bits_settle(mi_theap_t* theap, mi_page_t* page);
 static inline size_t mi_bits_word_count(const mi_page_t* page) { return ((size_t)page->reserved + 63) / 64; }
 // The blocks of a word that are in quarantine.
 static inline uint64_t mi_bits_withheld(const mi_bits_t* bits, size_t w) {
-  return (mi_likely(bits->withheld == NULL) ? 0 : bits->withheld[w].fresh | bits->withheld[w].old);
+  return bits->words[w].fresh | bits->words[w].old;
 }
 
 // Writes zeros that no compiler leaves out.

@@ -50,15 +50,20 @@ static inline size_t mi_bin_size(size_t bin) {
 // Multiplies with overflow check, for count * size.
 static inline bool mi_mul_overflow(size_t a, size_t b, size_t* total) { return __builtin_mul_overflow(a, b, total); }
 
-// The lowest index at which `count` (1..64) consecutive bits of `word` are set and index % align == 0; 64 if none.
-static inline size_t mi_find_run(uint64_t word, size_t count, size_t align) {
+// Where `count` (1..64) consecutive bits of `word` are set: bit i says that those from i on are.
+static inline uint64_t mi_run_starts(uint64_t word, size_t count) {
   uint64_t m = word;
   size_t have = 1;
-  while (have < count && m != 0) {  // after this, bit i of m says that `count` bits from i on are set
+  while (have < count && m != 0) {
     const size_t step = (count - have < have ? count - have : have);
     m &= m >> step;
     have += step;
   }
+  return m;
+}
+// The lowest index at which `count` (1..64) consecutive bits of `word` are set and index % align == 0; 64 if none.
+static inline size_t mi_find_run(uint64_t word, size_t count, size_t align) {
+  uint64_t m = mi_run_starts(word, count);
   if (align > 1) {
     uint64_t mask = 0;
     for (size_t i = 0; i < 64; i += align) mask |= (uint64_t)1 << i;

@@ -137,8 +137,9 @@ static inline bool mi_page_is_single(const mi_page_t* page) {
   return page->kind == MI_PAGE_SOLO || page->kind == MI_PAGE_HUGE;
 }
 
-// The class that serves for `bin` in a theap whose blocks all lie at multiples of 16.
+// The class that serves for `bin` in a theap whose blocks all lie at multiples of 16, or in one of the secure build.
 static inline size_t mi_theap_bin(const mi_theap_t* theap, size_t bin) {
+  if (MI_SECURE && bin == 1 && theap->policy != 0) return 2;
   return (mi_unlikely(theap->even) && mi_bin_size(bin) % 16 != 0 ? bin + 1 : bin);
 }
 

@@ -235,18 +235,19 @@ static void page_init(mi_theap_t* theap, mi_page_t* page, mi_kind_t kind, size_t
   mi_gauge_add(&_mi_stats.pages, 1);
 }
 
-// Slices for a page: of `arena` if that is not NULL, else of an arena of the preferred node, else of any.
-static mi_page_t* theap_claim_slices(mi_theap_t* theap, mi_arena_t* arena, size_t count, bool* zero) {
+// Slices for a page: of `arena` if that is not NULL, else of an arena of the preferred node, else of any. `guard`: the
+// page is to end with one.
+static mi_page_t* theap_claim_slices(mi_theap_t* theap, mi_arena_t* arena, size_t count, bool guard, bool* zero) {
   if (mi_unlikely(theap->numa != 0) && arena == NULL) {
     for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
       mi_arena_t* const a = mi_load_acquire(&_mi_arenas[i]);
       if (a == NULL) break;
       if (a->is_exclusive || a->numa_node + 1 != theap->numa) continue;
-      mi_page_t* const page = _mi_slices_claim(theap->thread, count, a, zero);
+      mi_page_t* const page = _mi_slices_claim(theap->thread, count, a, guard, zero);
       if (page != NULL) return page;
     }
   }
-  return _mi_slices_claim(theap->thread, count, arena, zero);
+  return _mi_slices_claim(theap->thread, count, arena, guard, zero);
 }
 
 // Guards are for policies; but where there are some, slices may have one of a former page.
@@ -268,7 +269,7 @@ static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
     zero = page->fresh_zero;
     if (!zero) atomic_fetch_sub_explicit(&kept->warm, 1u, memory_order_relaxed);
   } else {
-    page = theap_claim_slices(theap, theap->arena, slices, &zero);
+    page = theap_claim_slices(theap, theap->arena, slices, mi_policy_guards(theap->policy, false), &zero);
     if (page == NULL) return NULL;
     made = true;
   }
@@ -1122,7 +1123,7 @@ static void* solo_alloc(mi_theap_t* theap, uint8_t policy, mi_arena_t* arena, si
   const size_t room_for_guard = (mi_policy_guards(policy, true) ? MI_OS_PAGE : 0);
   if (size <= MI_SOLO_SIZE_MAX - room_for_guard && slack <= MI_SOLO_SIZE_MAX - room_for_guard - size) {
     const size_t slices = (size + slack + room_for_guard + MI_SLICE_SIZE - 1) >> MI_SLICE_SHIFT;
-    page = theap_claim_slices(theap, arena, slices, &is_zero);
+    page = theap_claim_slices(theap, arena, slices, room_for_guard != 0, &is_zero);
     if (page == NULL) return solo_failed(theap, charged);
     uint8_t* const start = (uint8_t*)mi_page_segment(page) + mi_page_slice(page) * MI_SLICE_SIZE;
     page->start = (uint8_t*)(((uintptr_t)start + offset + alignment - 1) / alignment * alignment - offset);

@@ -13,7 +13,6 @@
 static inline size_t mi_direct_low(const mi_theap_t* theap, size_t bin) {
   size_t below = bin - 1;
   if (below > 0 && mi_theap_bin(theap, below) != below) below--;
-  if (MI_SECURE && theap->policy != 0 && below == 1) below = 0;  // blocks of 8 bytes are for lists
   return (below == 0 ? 0 : mi_bin_size(below) / 8 + 1);
 }
 

@@ -315,9 +315,23 @@ static void slices_taken(mi_thread_t* thread, mi_arena_t* arena, size_t index, u
   held_taken(thread, run, backed);
 }
 
+// The lowest run of free slices, best one that has guards where it is to have them already (`guard`: behind the last
+// slice; else nowhere), so that putting it to use takes no call of the system; then one without any.
+static size_t slices_choose(uint64_t free, uint64_t guarded, size_t count, bool guard) {
+  if (mi_likely((free & guarded) == 0)) return mi_find_run(free, count, 1);
+  const uint64_t bare = free & ~guarded;
+  if (guard) {
+    const uint64_t before = (count == 1 ? ~(uint64_t)0 : mi_run_starts(bare, count - 1));
+    const uint64_t fits = before & (free & guarded) >> (count - 1);
+    if (fits != 0) return mi_ctz(fits);
+  }
+  const size_t at = mi_find_run(bare, count, 1);
+  return (at < MI_SLICES_PER_SEGMENT ? at : mi_find_run(free, count, 1));
+}
+
 // Takes a run of one segment: of slices that have memory behind them if there is one, and with `warm` only then. What
 // was in use a moment ago costs no page fault, and does not add to what the process holds.
-static mi_page_t* slices_take(mi_thread_t* thread, mi_arena_t* arena, size_t index, size_t count, bool warm,
+static mi_page_t* slices_take(mi_thread_t* thread, mi_arena_t* arena, size_t index, size_t count, bool guard, bool warm,
                               bool* zero) {
   mi_segment_info_t* const info = &arena->info[index];
   uint64_t word = mi_load_relaxed(&info->free);
@@ -325,8 +339,9 @@ static mi_page_t* slices_take(mi_thread_t* thread, mi_arena_t* arena, size_t ind
   size_t at;
   do {
     if (word == 0) return NULL;
-    at = mi_find_run(word & mi_load_relaxed(&info->backed), count, 1);
-    if (at >= MI_SLICES_PER_SEGMENT && !warm) at = mi_find_run(word, count, 1);
+    const uint64_t guarded = mi_load_relaxed(&info->guarded);  // as `backed`: of slices that are free it stays
+    at = slices_choose(word & mi_load_relaxed(&info->backed), guarded, count, guard);
+    if (at >= MI_SLICES_PER_SEGMENT && !warm) at = slices_choose(word, guarded, count, guard);
     if (at >= MI_SLICES_PER_SEGMENT) return NULL;
     run = mi_run_mask(at, count);
   } while (!mi_cas_weak_acq_rel(&info->free, &word, word & ~run));
@@ -338,8 +353,8 @@ static mi_page_t* slices_take(mi_thread_t* thread, mi_arena_t* arena, size_t ind
 // is longer than one slice may not fit in many of them: after some misses a new segment is the better choice, and the
 // work stays bounded.
 #define MI_SEARCH_MISSES 32
-static mi_page_t* slices_search(mi_thread_t* thread, size_t count, mi_arena_t* only, bool warm, size_t misses_max,
-                                bool* zero) {
+static mi_page_t* slices_search(mi_thread_t* thread, size_t count, mi_arena_t* only, bool guard, bool warm,
+                                size_t misses_max, bool* zero) {
   const bool last_resort = (misses_max == SIZE_MAX);
   size_t misses = 0;
   for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
@@ -359,7 +374,7 @@ static mi_page_t* slices_search(mi_thread_t* thread, size_t count, mi_arena_t* o
       while (summary != 0) {
         const size_t index = 64 * w + mi_ctz(summary);
         summary &= summary - 1;
-        mi_page_t* const page = slices_take(thread, arena, index, count, warm, zero);
+        mi_page_t* const page = slices_take(thread, arena, index, count, guard, warm, zero);
         if (page != NULL) {
           thread->segment_arena = arena;
           thread->segment_index = index;
@@ -464,15 +479,15 @@ static void slots_mark_tail(mi_page_t* page, size_t from, size_t count) {
   }
 }
 
-mi_page_t* _mi_slices_claim(mi_thread_t* thread, size_t count, mi_arena_t* only, bool* zero) {
+mi_page_t* _mi_slices_claim(mi_thread_t* thread, size_t count, mi_arena_t* only, bool guard, bool* zero) {
   mi_arena_t* last = thread->segment_arena;
   if (last != NULL && (only == NULL ? last->is_exclusive : last != only)) last = NULL;
   const size_t last_index = thread->segment_index;
   mi_page_t* page = NULL;
-  if (last != NULL) page = slices_take(thread, last, last_index, count, true, zero);
-  if (page == NULL) page = slices_search(thread, count, only, true, MI_SEARCH_MISSES, zero);
-  if (page == NULL && last != NULL) page = slices_take(thread, last, last_index, count, false, zero);
-  if (page == NULL) page = slices_search(thread, count, only, false, MI_SEARCH_MISSES, zero);
+  if (last != NULL) page = slices_take(thread, last, last_index, count, guard, true, zero);
+  if (page == NULL) page = slices_search(thread, count, only, guard, true, MI_SEARCH_MISSES, zero);
+  if (page == NULL && last != NULL) page = slices_take(thread, last, last_index, count, guard, false, zero);
+  if (page == NULL) page = slices_search(thread, count, only, guard, false, MI_SEARCH_MISSES, zero);
   if (page == NULL) page = segment_open(thread, count, only, zero);
   if (page == NULL) {
     // Memory is short. Free slices elsewhere may be backed by memory that others need. Now every segment is looked at.
@@ -481,7 +496,7 @@ mi_page_t* _mi_slices_claim(mi_thread_t* thread, size_t count, mi_arena_t* only,
     int searches = 0;
     do {
       before = mi_load_acquire(&purging);
-      page = slices_search(thread, count, only, false, SIZE_MAX, zero);
+      page = slices_search(thread, count, only, guard, false, SIZE_MAX, zero);
       if (page == NULL) page = segment_open(thread, count, only, zero);
     } while (page == NULL && search_again(before, ++searches));
   }

@@ -105,8 +105,7 @@ static inline bool page_pads(const mi_page_t* page) { return (page->policy & MI_
 static inline size_t space_need(const mi_space_t* space, size_t size) {
   return size + ((space->policy & MI_POLICY_HARDENED) != 0 ? 1 : 0);
 }
-#define MI_SPACE_PADDED_MAX MI_BITS_SLACK  // blocks of a page: a byte for each
-_Static_assert((MI_SLICE_SIZE - MI_SPACE_GUARD) / 256 * sizeof(uint16_t) <= MI_BITS_SLACK, "or two");
+_Static_assert((MI_SLICE_SIZE - MI_SPACE_GUARD) / 16 <= MI_BITS_LARGE, "a byte for each of a page's blocks");
 
 static size_t size_of(const mi_page_t* page, size_t index) {
   const void* const sizes = _mi_bits_beside(page);
@@ -374,8 +373,6 @@ static size_t page_plan(const mi_space_t* space, size_t bin) {
     if (first) bytes = MI_SPACE_FIRST;
     if (!first && 4 * size < small && size > 8 * MI_KiB) bytes = 4 * size;
   }
-  if ((space->policy & MI_POLICY_HARDENED) != 0 && bytes / size > MI_SPACE_PADDED_MAX)
-    bytes = MI_SPACE_PADDED_MAX * size;
   return (bytes < size ? size : bytes);
 }
 

@@ -109,7 +109,7 @@ bool probe_slots_are_clean(const void* segment, size_t from) {
 }
 
 bool probe_slices_claim(size_t count, probe_run_t* run) {
-  mi_page_t* const page = _mi_slices_claim(mi_thread(), count, NULL, &run->zero);
+  mi_page_t* const page = _mi_slices_claim(mi_thread(), count, NULL, false, &run->zero);
   if (page == NULL) return false;
   run->slot = page;
   run->slices = page->slices;
