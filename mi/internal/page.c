@@ -1198,6 +1198,12 @@ void _mi_theap_collect(mi_theap_t* theap, bool force) {
   theap_sweep_late(theap, SIZE_MAX, force);
 }
 
+// Would a collect empty the page, or does it need no walk? Else it can wait until the page's free list runs dry.
+static bool page_is_worth_collecting(const mi_page_t* page) {
+  if (page->policy != 0 || page->free == NULL || page->local_free == NULL) return true;
+  return MI_LIST_COUNT(mi_load_relaxed(&((mi_page_t*)page)->thread_free)) == page->used;
+}
+
 void _mi_theap_collect_step(mi_theap_t* theap) {
   size_t bin = theap->collect_bin;
   for (int n = 0; n < 8; n++) {  // a class that has pages, among the next few
@@ -1209,7 +1215,7 @@ void _mi_theap_collect_step(mi_theap_t* theap) {
     mi_page_t* const first = theap->queue[bin];
     if (first == NULL) return;
     mi_page_t* const page = first->prev;
-    _mi_page_collect(page);
+    if (page_is_worth_collecting(page)) _mi_page_collect(page);
     if (page->used == 0 && page != first && !page_is_delaying(page) && !_mi_heap_is_held(theap->heap)) {
       page_release(theap, page);
       continue;
