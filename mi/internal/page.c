@@ -59,22 +59,30 @@ static void page_check(const mi_page_t* page) {
 #endif
 }
 
+// Puts a list of blocks before the owner's, or behind it: whichever list ends first leads. What others freed lies in
+// other processors' caches, and the lists are walked no further than need be.
+static void page_join_local(mi_page_t* page, mi_block_t* first) {
+  mi_block_t* const local = page->local_free;
+  page->local_free = first;
+  if (local == NULL) return;
+  mi_block_t *a = first, *b = local;
+  for (; a->next != NULL && b->next != NULL; b = b->next) a = a->next;
+  if (a->next == NULL) {
+    a->next = local;
+  } else {
+    b->next = first;
+    page->local_free = local;
+  }
+}
+
 // Takes all remotely freed blocks; the state stays. Acquire: the freers' last writes to the blocks come before ours.
-// The word says how many there are; only if the owner's own list has some, too, the blocks are looked at, which other
-// processors have in their caches.
 static void page_collect_remote(mi_page_t* page) {
   mi_thread_free_t tf = mi_load_relaxed(&page->thread_free);
   do {
     if (MI_LIST_COUNT(tf) == 0) return;
   } while (!mi_cas_weak_acq_rel(&page->thread_free, &tf, tf & 7));
   const uint32_t count = MI_LIST_COUNT(tf);
-  mi_block_t* const first = MI_LIST(tf);
-  if (page->local_free != NULL) {
-    mi_block_t* last = first;
-    while (last->next != NULL) last = last->next;
-    last->next = page->local_free;
-  }
-  page->local_free = first;
+  page_join_local(page, MI_LIST(tf));
   _mi_stats_remote_frees(page, count);
   mi_assert(page->used >= count);
   page->used -= count;
