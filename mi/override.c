@@ -17,6 +17,7 @@
 #include <wchar.h>
 
 #include "mi/fastpath.h"
+#include "mi/internal/free.h"
 #include "mi/internal/trace.h"
 #include "mi/mimalloc.h"
 #include "mi/new.h"
@@ -33,11 +34,15 @@
 
 // --- C ----------------------------------------------------------------------------------------------------------
 
-static mi_noinline void free_slow(void* p) {
+static mi_noinline void free_other(void* p) {
   MI_KEEP_FRAME();
   const int saved = errno;
-  _mi_free_slow(p);
+  _mi_free_other(p);
   errno = saved;
+}
+
+static mi_noinline void free_slow(void* p) {
+  if (mi_unlikely(!mi_free_remote(p))) free_other(p);
 }
 
 // The product overflows: mi_calloc says EOVERFLOW, C programs expect ENOMEM.

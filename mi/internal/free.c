@@ -1,5 +1,5 @@
 // Freeing: from a pointer to its page and block, frees by other threads, and the delayed list. The fast path (a block
-// of a page that the calling thread owns) is in mi/malloc.c.
+// of a page that the calling thread owns) is in mi/malloc.c, a short way for blocks of other threads' pages in free.h.
 //
 // Remote free. One CAS pushes the block on the page's thread_free list, counts it, and tells the page's state in the
 // same step:
@@ -8,6 +8,8 @@
 //    makes the page DELAYING, pushes the block on the theap's delayed list instead, then makes the page NORMAL. A page
 //    in DELAYING is never released, abandoned or made full again, so the theap stays valid in between.
 //  * ABANDONED: nobody has the page. The push makes it NORMAL and the freer its owner.
+#include "mi/internal/free.h"
+
 #include <errno.h>
 
 #include "mi/internal/bit_page.h"
@@ -44,10 +46,7 @@ static void page_free_remote(mi_page_t* page, mi_block_t* block) {
         return;
       }
       default:  // NORMAL, DELAYING
-        block->next = MI_LIST(tf);
-        // Release: our last writes to the block come before the owner's collect.
-        if (mi_cas_weak_acq_rel(&page->thread_free, &tf, mi_word_with_block(tf, block))) return;
-        continue;
+        if (mi_page_push_remote(page, block, &tf)) return;
     }
   }
 }
@@ -89,9 +88,7 @@ void _mi_theap_drain_delayed(mi_theap_t* theap) {
   }
 }
 
-// Every free that is not a plain block of the calling thread's page: other threads' blocks, full pages, large and huge
-// blocks, regions, NULL, and pointers that are not ours.
-mi_noinline void _mi_free_slow(void* p) {
+mi_noinline void _mi_free_other(void* p) {
 #if MI_CHECKED
   if (!_mi_upcalls.check_free(p)) return;
 #endif
@@ -135,4 +132,10 @@ mi_noinline void _mi_free_slow(void* p) {
   return;
 invalid:
   _mi_misuse(EINVAL, "mi_free: invalid pointer %p: no block starts there", p);
+}
+
+// Every free that is not a plain block of the calling thread's page: other threads' blocks, full pages, large and huge
+// blocks, regions, NULL, and pointers that are not ours.
+mi_noinline void _mi_free_slow(void* p) {
+  if (mi_unlikely(!mi_free_remote(p))) _mi_free_other(p);
 }

@@ -59,22 +59,30 @@ static void page_check(const mi_page_t* page) {
 #endif
 }
 
+// Puts a list of blocks before the owner's, or behind it: whichever list ends first leads. What others freed lies in
+// other processors' caches, and the lists are walked no further than need be.
+static void page_join_local(mi_page_t* page, mi_block_t* first) {
+  mi_block_t* const local = page->local_free;
+  page->local_free = first;
+  if (local == NULL) return;
+  mi_block_t *a = first, *b = local;
+  for (; a->next != NULL && b->next != NULL; b = b->next) a = a->next;
+  if (a->next == NULL) {
+    a->next = local;
+  } else {
+    b->next = first;
+    page->local_free = local;
+  }
+}
+
 // Takes all remotely freed blocks; the state stays. Acquire: the freers' last writes to the blocks come before ours.
-// The word says how many there are; only if the owner's own list has some, too, the blocks are looked at, which other
-// processors have in their caches.
 static void page_collect_remote(mi_page_t* page) {
   mi_thread_free_t tf = mi_load_relaxed(&page->thread_free);
   do {
     if (MI_LIST_COUNT(tf) == 0) return;
   } while (!mi_cas_weak_acq_rel(&page->thread_free, &tf, tf & 7));
   const uint32_t count = MI_LIST_COUNT(tf);
-  mi_block_t* const first = MI_LIST(tf);
-  if (page->local_free != NULL) {
-    mi_block_t* last = first;
-    while (last->next != NULL) last = last->next;
-    last->next = page->local_free;
-  }
-  page->local_free = first;
+  page_join_local(page, MI_LIST(tf));
   _mi_stats_remote_frees(page, count);
   mi_assert(page->used >= count);
   page->used -= count;
@@ -1240,6 +1248,12 @@ void _mi_theap_collect(mi_theap_t* theap, bool force) {
   theap_sweep_late(theap, SIZE_MAX, force);
 }
 
+// Would a collect empty the page, or does it need no walk? Else it can wait until the page's free list runs dry.
+static bool page_is_worth_collecting(const mi_page_t* page) {
+  if (page->policy != 0 || page->free == NULL || page->local_free == NULL) return true;
+  return MI_LIST_COUNT(mi_load_relaxed(&((mi_page_t*)page)->thread_free)) == page->used;
+}
+
 void _mi_theap_collect_step(mi_theap_t* theap) {
   size_t bin = theap->collect_bin;
   for (int n = 0; n < 8; n++) {  // a class that has pages, among the next few
@@ -1251,7 +1265,7 @@ void _mi_theap_collect_step(mi_theap_t* theap) {
     mi_page_t* const first = theap->queue[bin];
     if (first == NULL) return;
     mi_page_t* const page = first->prev;
-    _mi_page_collect(page);
+    if (page_is_worth_collecting(page)) _mi_page_collect(page);
     if (page->used == 0 && page != first && !page_is_delaying(page) && !_mi_heap_is_held(theap->heap)) {
       page_release(theap, page);
       continue;

@@ -75,7 +75,7 @@ enum {
 #define MI_WITH_STATE(tf, state) (((tf) & ~(mi_thread_free_t)3) | (state))
 // The word with a block, whose `next` is MI_LIST(tf), on the list.
 static inline mi_thread_free_t mi_word_with_block(mi_thread_free_t tf, const mi_block_t* block) {
-  return ((uint64_t)(MI_LIST_COUNT(tf) + 1) << MI_LIST_COUNT_SHIFT) | (uintptr_t)block | (tf & 7);
+  return tf - (uintptr_t)MI_LIST(tf) + (uintptr_t)block + ((mi_thread_free_t)1 << MI_LIST_COUNT_SHIFT);
 }
 
 typedef enum mi_kind_e {
