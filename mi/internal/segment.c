@@ -829,8 +829,7 @@ static uint64_t purge_unused(mi_arena_t* arena, size_t index, bool force, int64_
 // that are in use go back if they are at least so long.
 static void purge_pass(bool force, bool all, size_t least, int64_t spare) {
   mi_count(&_mi_stats.arena_purges, 1);
-  int64_t more = (spare > 0 ? spared_now(MI_SPARED_WHOLE) : 0);
-  int64_t* const spare_unused = (force ? &spare : &more);
+  int64_t total = (force || spare <= 0 ? spare : spared_now(MI_SPARED_WHOLE));  // of both kinds of segments
   for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
     mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[i]);
     if (arena == NULL) break;
@@ -845,15 +844,19 @@ static void purge_pass(bool force, bool all, size_t least, int64_t spare) {
       for (uint64_t rest = bits; rest != 0; rest &= rest - 1) {
         const size_t index = 64 * w + mi_ctz(rest);
         mi_segment_info_t* const info = &arena->info[index];
+        const int64_t most = (spare < total ? spare : total);
+        int64_t left_here = most;
         uint64_t still = 0, refused;
         switch ((mi_segment_kind_t)mi_load_acquire(&arena->kind[index])) {
           case MI_SEGMENT_NORMAL:
-            refused = purge_normal(arena, index, force, least, &spare);
+            refused = purge_normal(arena, index, force, least, &left_here);
+            spare -= most - left_here;
+            total -= most - left_here;
             still = mi_load_seq_cst(&info->free) & mi_load_acquire(&info->backed) & ~refused;
             if (mi_load_acquire(&info->free) == MI_SLICES_ALL && segment_may_close(arena, index)) still = 1;
             break;
           case MI_SEGMENT_UNUSED:
-            refused = purge_unused(arena, index, force, spare_unused);
+            refused = purge_unused(arena, index, force, &total);
             still = mi_load_acquire(&info->backed) & ~refused;
             break;
           default:
