@@ -120,13 +120,16 @@ static _Atomic(uint64_t) early_ms;    // when that was, or the last of it was ta
 
 // What ticks purge may be a mistake too: a program whose memory goes up and down more slowly than the delay takes
 // again, and clears again, what it has just given back. So ticks count what they purge; where memory is taken anew
-// while some of that is out, as much is *spared* by later ticks, to an eighth of what is in use in segments that are in
-// use, and to half of it in others. Both counts fade within seconds of ticks.
+// while some of that is out, as much is *spared* by later ticks: at most what is missing to what was in use a moment
+// ago, so that sparing does not raise the most that the process holds, or an eighth of what is in use if that is more;
+// of segments that nobody uses, a half. All this fades within seconds of ticks.
 #define MI_SPARED_SHARE 8
 #define MI_SPARED_WHOLE 2            // huge blocks, which are dear to clear
 #define MI_SPARED_FADE 256           // ticks
+#define MI_PEAK_FADE 64              // ticks, some 0.4 s
 static _Atomic(int64_t) tick_count;  // what ticks purged and was not taken again
 static _Atomic(int64_t) spared;      // what they leave
+static _Atomic(int64_t) used_peak;   // the most that was in use, not long ago
 
 static void purge_pass(bool force, bool all, size_t least, int64_t spare);
 
@@ -217,10 +220,16 @@ static mi_noinline void held_regret(int64_t count) {
   mi_store_relaxed(&held_extra, held_limit_extra(mi_load_relaxed(&held_extra) + again));
 }
 
+// What may be spared.
+static int64_t spared_most(int64_t share) {
+  const int64_t used = mi_load_relaxed(&held_used), peak = mi_load_relaxed(&used_peak);
+  return (peak - used > used / share ? peak - used : used / share);
+}
+
 // Memory was taken that had none behind it while what ticks purged is out.
 static mi_noinline void spared_regret(int64_t count) {
   const int64_t out = mi_load_relaxed(&tick_count), again = (count < out ? count : out);
-  const int64_t most = mi_load_relaxed(&held_used) / MI_SPARED_WHOLE;
+  const int64_t most = spared_most(MI_SPARED_WHOLE);
   const int64_t sum = mi_load_relaxed(&spared) + again;
   mi_store_relaxed(&tick_count, out - again);
   mi_store_relaxed(&spared, sum < most ? sum : most > 0 ? most : 0);
@@ -228,7 +237,7 @@ static mi_noinline void spared_regret(int64_t count) {
 
 // What a tick leaves.
 static int64_t spared_now(int64_t share) {
-  const int64_t most = mi_load_relaxed(&held_used) / share, sum = mi_load_relaxed(&spared);
+  const int64_t most = spared_most(share), sum = mi_load_relaxed(&spared);
   return (sum < most ? sum : most > 0 ? most : 0);
 }
 
@@ -253,7 +262,8 @@ static void held_count(mi_thread_t* thread, int64_t warm, int64_t cold, int64_t 
     }
     thread->held_change = thread->used_change = thread->cold_taken = 0;
   }
-  mi_fetch_add_relaxed(&held_used, used);
+  const int64_t in_use = mi_fetch_add_relaxed(&held_used, used) + used;
+  if (in_use > mi_load_relaxed(&used_peak)) mi_store_relaxed(&used_peak, in_use);
   const int64_t now = mi_fetch_add_relaxed(&held, change) + change, low = (change < 0 ? now : now - change);
   if (low < mi_load_relaxed(&held_floor)) mi_store_relaxed(&held_floor, low > 0 ? low : 0);
   if (used < 0) {
@@ -280,6 +290,8 @@ void _mi_held_counts(int64_t* free_backed, int64_t* used) {
 
 static void held_tick(void) {
   fade(&tick_count, MI_SPARED_FADE);
+  const int64_t peak = mi_load_relaxed(&used_peak), above = peak - mi_load_relaxed(&held_used);
+  if (above > 0) mi_store_relaxed(&used_peak, peak - (above + MI_PEAK_FADE - 1) / MI_PEAK_FADE);
   fade(&spared, MI_SPARED_FADE);
   const int64_t extra = mi_load_relaxed(&held_extra);
   if (extra > 0) mi_store_relaxed(&held_extra, extra - (extra + MI_HELD_FADE - 1) / MI_HELD_FADE);
@@ -523,7 +535,20 @@ static void slices_release(mi_page_t* page, size_t from, size_t to) {
   held_count(_mi_tls.thread, 0, 0, (int64_t)(to - from));
 }
 
-void _mi_slices_release(mi_page_t* page) { slices_release(page, 0, page->slices); }
+// A segment that a large block leaves empty serves huge blocks at once; elsewhere a purge closes it.
+#define MI_CLOSE_FROM 16
+static void segment_close(mi_arena_t* arena, size_t index, bool purge);
+static bool segment_may_close(const mi_arena_t* arena, size_t index);
+
+void _mi_slices_release(mi_page_t* page) {
+  const size_t count = page->slices;
+  slices_release(page, 0, count);
+  if (count < MI_CLOSE_FROM) return;
+  size_t index = 0;
+  mi_arena_t* const arena = _mi_arena_of((uint8_t*)mi_page_segment(page) + 1, &index);
+  if (mi_load_relaxed(&arena->info[index].free) == MI_SLICES_ALL && segment_may_close(arena, index))
+    segment_close(arena, index, false);
+}
 
 static bool slices_extend(mi_page_t* page, size_t count, bool* zero) {
   size_t index = 0;
@@ -705,8 +730,8 @@ static uint64_t purge_slices(mi_arena_t* arena, size_t index, uint64_t due) {
   return refused;
 }
 
-// Takes a segment with all slices free out of use; its header's memory goes back.
-static void segment_close(mi_arena_t* arena, size_t index) {
+// Takes a segment with all slices free out of use; with `purge` its header's memory goes back.
+static void segment_close(mi_arena_t* arena, size_t index, bool purge) {
   mi_segment_info_t* const info = &arena->info[index];
   uint64_t expected = MI_SLICES_ALL;
   purging_take();
@@ -717,7 +742,7 @@ static void segment_close(mi_arena_t* arena, size_t index) {
   // The word is 0: nobody can claim a slice, the segment is ours.
   summary_clear(arena, index);
   mi_store_release(&arena->kind[index], (uint8_t)MI_SEGMENT_UNUSED);
-  if (_mi_arena_purge(arena, mi_arena_segment(arena, index), MI_SLICE_SIZE, true) == MI_PURGE_ZERO) {
+  if (purge && _mi_arena_purge(arena, mi_arena_segment(arena, index), MI_SLICE_SIZE, true) == MI_PURGE_ZERO) {
     mi_fetch_and_acq_rel(&info->dirty, ~(uint64_t)1);
     mi_fetch_and_acq_rel(&info->backed, ~(uint64_t)1);
     count_unbacked(1);
@@ -778,7 +803,7 @@ static uint64_t purge_normal(mi_arena_t* arena, size_t index, bool force, size_t
   *spare -= stays;
   if (stays == 0 && mi_load_acquire(&info->free) == MI_SLICES_ALL && (force || aged == MI_SLICES_ALL) &&
       segment_may_close(arena, index)) {
-    segment_close(arena, index);
+    segment_close(arena, index, true);
   } else {
     // Only what is free now and still is when released slices clear their bit: a stale set bit costs an early
     // purge of a free slice, never one of a slice in use (the purger claims first).
@@ -819,8 +844,7 @@ static uint64_t purge_unused(mi_arena_t* arena, size_t index, bool force, int64_
 // that are in use go back if they are at least so long.
 static void purge_pass(bool force, bool all, size_t least, int64_t spare) {
   mi_count(&_mi_stats.arena_purges, 1);
-  int64_t more = (spare > 0 ? spared_now(MI_SPARED_WHOLE) : 0);
-  int64_t* const spare_unused = (force ? &spare : &more);
+  int64_t total = (force || spare <= 0 ? spare : spared_now(MI_SPARED_WHOLE));  // of both kinds of segments
   for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
     mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[i]);
     if (arena == NULL) break;
@@ -835,15 +859,19 @@ static void purge_pass(bool force, bool all, size_t least, int64_t spare) {
       for (uint64_t rest = bits; rest != 0; rest &= rest - 1) {
         const size_t index = 64 * w + mi_ctz(rest);
         mi_segment_info_t* const info = &arena->info[index];
+        const int64_t most = (spare < total ? spare : total);
+        int64_t left_here = most;
         uint64_t still = 0, refused;
         switch ((mi_segment_kind_t)mi_load_acquire(&arena->kind[index])) {
           case MI_SEGMENT_NORMAL:
-            refused = purge_normal(arena, index, force, least, &spare);
+            refused = purge_normal(arena, index, force, least, &left_here);
+            spare -= most - left_here;
+            total -= most - left_here;
             still = mi_load_seq_cst(&info->free) & mi_load_acquire(&info->backed) & ~refused;
             if (mi_load_acquire(&info->free) == MI_SLICES_ALL && segment_may_close(arena, index)) still = 1;
             break;
           case MI_SEGMENT_UNUSED:
-            refused = purge_unused(arena, index, force, spare_unused);
+            refused = purge_unused(arena, index, force, &total);
             still = mi_load_acquire(&info->backed) & ~refused;
             break;
           default:
@@ -926,5 +954,6 @@ void _mi_arenas_settle(void) {
   }
   mi_store_relaxed(&held, free_backed);
   mi_store_relaxed(&held_used, used);
+  mi_store_relaxed(&used_peak, used);
   if (mi_load_relaxed(&held_floor) > free_backed) mi_store_relaxed(&held_floor, free_backed);
 }

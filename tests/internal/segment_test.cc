@@ -530,6 +530,24 @@ TEST(HugeTest, ASegmentThatWasInsideAHugeBlockIsZeroWhereItIsSaidToBeAfterItsSli
   }
 }
 
+TEST(HugeTest, ASegmentThatALargeBlockLeavesEmptyIsNobodysAtOnceAndKeepsItsMemory) {
+  const WithOption never(mi_option_purge_delay, -1);
+  void* const block = mi_malloc(kSegment - kSlice);  // all slices of a segment
+  ASSERT_NE(block, nullptr);
+  memset(block, 1, kSegment - kSlice);
+  const size_t index = static_cast<size_t>(static_cast<uint8_t*>(block) - probe_arena(0).start) / kSegment;
+  ASSERT_EQ(probe_segment(0, index).kind, PROBE_SEGMENT_NORMAL);
+  mi_free(block);
+  const probe_segment_t segment = probe_segment(0, index);
+  EXPECT_EQ(segment.kind, PROBE_SEGMENT_UNUSED);
+  EXPECT_TRUE(segment.unused);
+  EXPECT_TRUE(segment.purgeable);
+  EXPECT_FALSE(segment.has_free);
+  EXPECT_EQ(segment.backed, ~uint64_t{0}) << "its memory went back, although it never should";
+  mi_collect(true);
+  EXPECT_EQ(probe_segment(0, index).backed, 0u) << "its memory is held for ever";
+}
+
 TEST(HugeTest, SizesThatCannotBeServedAreRefused) {
   probe_huge_t huge;
   EXPECT_FALSE(probe_huge_claim(PTRDIFF_MAX, 1, 0, &huge));

@@ -8,7 +8,8 @@
  * need that.
  *
  * Threads: two users claim a run, by the summary or directly because they remember the segment, write to it, may make
- * it one slice longer, release it, and may keep the last one; one takes the whole segment for a huge block; a purger ticks.
+ * it one slice longer, release it, perhaps with the segment, and may keep the last one; one takes the whole segment for
+ * a huge block; a purger ticks.
  */
 // STATES 5000000
 // STATES 300000 -DHUGE_BLOCK
@@ -225,6 +226,35 @@ inline segment_open() {
   fi
 }
 
+inline segment_close() {
+  d_step {
+#ifdef CLOSE_BY_STORE
+    ok = true;
+#else
+    ok = (free == ALL);
+#endif
+    if
+    :: ok -> free = 0
+    :: else
+    fi
+  }
+  if
+  :: ok ->
+    ok = false;
+    summary_clear();
+#ifdef KIND_LATE
+    segment_release();
+    kind = UNUSED;
+    aged = 0
+#else
+    kind = UNUSED;
+    aged = 0;
+    segment_release()
+#endif
+  :: else
+  fi
+}
+
 inline slices_release() {
   aged = aged & ~r;
 #ifdef PURGEABLE_FIRST
@@ -262,7 +292,13 @@ proctype user(byte rounds) {
     fi;
 #endif
     if
-    :: r != 0 -> slices_release()
+    :: r != 0 -> slices_release();
+#ifdef EXTEND
+      if
+      :: free == ALL -> segment_close() /* of a large block */
+      :: true
+      fi
+#endif
     :: r != 0 && rounds == 0 -> break /* keeps it */
     :: else
     fi
@@ -306,35 +342,6 @@ inline purge() {
 #endif
     backed = backed & ~r
   }
-}
-
-inline segment_close() {
-  d_step {
-#ifdef CLOSE_BY_STORE
-    ok = true;
-#else
-    ok = (free == ALL);
-#endif
-    if
-    :: ok -> free = 0
-    :: else
-    fi
-  }
-  if
-  :: ok ->
-    ok = false;
-    summary_clear();
-#ifdef KIND_LATE
-    segment_release();
-    kind = UNUSED;
-    aged = 0
-#else
-    kind = UNUSED;
-    aged = 0;
-    segment_release()
-#endif
-  :: else
-  fi
 }
 
 inline purge_normal() {
