@@ -170,6 +170,24 @@ TEST_P(Isolated, HasInaccessibleMemoryBeforeAndBehindItsSegmentsAndPages) {
   mi_heap_destroy(heap);
 }
 
+TEST_P(Isolated, AnOverflowOf64KiBFaultsBehindEveryBlockOfEveryClass) {
+  mi_heap_t* heap = New();
+  if ((mi_heap_protections(heap) & MI_PROTECTED_PAGE_GUARDS) == 0) GTEST_SKIP() << "the system has no light guards";
+  for (size_t size = 16; size <= Largest() && size < 6 * kMiB; size += size / 7 + 1) {
+    std::vector<void*> blocks;
+    for (int i = 0; i < (size < 70000 ? 60 : 1); i++) blocks.push_back(mi_heap_malloc(heap, size));
+    if (size < 1000000) blocks.push_back(mi_heap_malloc_aligned(heap, size, 512 * kKiB));
+    for (void* p : blocks) {
+      ASSERT_NE(p, nullptr);
+      size_t behind = size;
+      while (behind < size + 64 * kKiB && CanRead(Bytes(p) + behind)) behind = (behind + 4096) & ~size_t{4095};
+      EXPECT_LT(behind, size + 64 * kKiB) << size;
+    }
+    for (void* p : blocks) mi_free(p);
+  }
+  mi_heap_destroy(heap);
+}
+
 TEST_P(Isolated, NoAddressIsUsedAgainAndOldBlocksFaultAfterItsEnd) {
   mi_heap_t* heap = New();
   std::vector<char*> blocks;
