@@ -516,6 +516,8 @@ struct mi_heap_s {
 };
 _Static_assert(sizeof(mi_page_t) == 128, "a page slot is two cache lines");
 _Static_assert(sizeof(mi_segment_t) == 8192, "a segment header is 8 KiB");
+_Static_assert(MI_SLICE_SIZE / sizeof(mi_block_t) < (uint64_t)1 << (64 - MI_LIST_COUNT_SHIFT),
+               "a page's word can count its blocks");
 _Static_assert(offsetof(mi_part_t, padding2) <= MI_PART_SIZE, "objects follow a part");
 _Static_assert(sizeof(mi_heap_t) == sizeof(mi_part_t), "the handle overlays its first part");
 _Static_assert(offsetof(mi_part_t, words) == sizeof(mi_region_t), "the bits follow the region's head");
