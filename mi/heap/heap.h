@@ -56,7 +56,8 @@ typedef mi_arena_ref_t mi_arena_id_t;
 #endif
 
 /// The number by which a 2.x program knows an arena, 1 and up, and back. None is 0 and NULL. A number that names no
-/// arena gives a reference that every function refuses. Any thread.
+/// arena gives a reference that every function refuses. Any thread. Exported for the inline functions of MI_API_V2,
+/// which are a part of such programs.
 mi_decl_nodiscard mi_decl_export mi_arena_ref_t _mi_arena_id_of_index(int number) mi_attr_noexcept;
 mi_decl_nodiscard mi_decl_export int _mi_arena_index_of_id(mi_arena_ref_t arena) mi_attr_noexcept;
 

@@ -49,6 +49,7 @@ static size_t header_size(size_t segments) {
 }
 
 static bool arena_commit(const mi_arena_t* arena, uint8_t* start, size_t size) {
+  if (arena->commit == NULL && arena->is_foreign) return _mi_os_protect(start, size, false);
   if (arena->commit == NULL) return _mi_os_commit(start, size);
   bool is_zero = false, ok;
   MI_CALL_USER(ok = arena->commit(true, start, size, &is_zero, arena->commit_arg));
@@ -85,7 +86,7 @@ static mi_arena_t* arena_format(const mi_area_t* area) {
   const bool is_resident = (header_segments(segments, area->is_foreign) == 0);
   const size_t own = (is_resident ? 1 : header_segments(segments, area->is_foreign));
   if (!is_resident && own >= segments) return NULL;
-  const mi_arena_t given = {.commit = area->commit, .commit_arg = area->commit_arg};
+  const mi_arena_t given = {.commit = area->commit, .commit_arg = area->commit_arg, .is_foreign = area->is_foreign};
   if (!area->is_committed && !arena_commit(&given, start, own << MI_SEGMENT_SHIFT)) return NULL;
   // What the program says of its memory is not relied on here: a mapped file may hold anything.
   if (area->is_foreign) memset(start, 0, (is_resident ? MI_SLICE_SIZE : header_size(segments)));

@@ -9,7 +9,7 @@
 // Reserves `size` bytes of address space aligned to `alignment`, without memory: it reads as zero and cannot be
 // written. NULL if there is none. `anywhere`: at a random place, whatever the system would choose.
 mi_hidden void* _mi_os_reserve(size_t size, size_t alignment, bool anywhere);
-// Makes reserved memory readable and writable; false if the system refuses.
+// Makes reserved memory readable and writable, and a part of core files; false if the system refuses.
 mi_hidden bool _mi_os_commit(void* start, size_t size);
 // Gives memory back and keeps the address space. `decommit`: at once, and it reads as zero afterwards; else when the
 // system needs it (the contents are unknown until then).

@@ -50,6 +50,8 @@ void* _mi_os_reserve(size_t size, size_t alignment, bool anywhere) {
   if (p + total > start + size) munmap(start + size, (size_t)(p + total - (start + size)));
   // Where the system hands out huge pages unasked, a heap of 50 objects would touch 2 MiB.
   madvise(start, size, MADV_NOHUGEPAGE);
+  // Debuggers that write a core file would fill it with what is not used yet.
+  madvise(start, size, MADV_DONTDUMP);
   errno = saved;
   return start;
 }
@@ -57,6 +59,7 @@ void* _mi_os_reserve(size_t size, size_t alignment, bool anywhere) {
 bool _mi_os_commit(void* start, size_t size) {
   const int saved = errno;
   const bool ok = (mprotect(start, size, PROT_READ | PROT_WRITE) == 0);
+  if (ok) madvise(start, size, MADV_DODUMP);
   mi_count(&_mi_stats.commit_calls, 1);
   errno = saved;
   return ok;

@@ -3,7 +3,10 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <cstdio>
+#include <fstream>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -164,6 +167,36 @@ TEST_F(ArenaTest, MoreThanTheAddressSpaceIsRefused) {
   probe_segment_t first;
   EXPECT_FALSE(probe_segments_claim(size_t{1} << 40, 0, 0, &first));
   EXPECT_EQ(probe_arena_count(), arenas);
+}
+
+// Is memory that lies there left out of core files?
+bool IsLeftOut(const void* p) {
+  std::ifstream maps("/proc/self/smaps");
+  bool here = false;
+  for (std::string line; std::getline(maps, line);) {
+    uintptr_t low, high;
+    if (sscanf(line.c_str(), "%lx-%lx ", &low, &high) == 2) {
+      here = (low <= reinterpret_cast<uintptr_t>(p) && reinterpret_cast<uintptr_t>(p) < high);
+    } else if (here && line.rfind("VmFlags:", 0) == 0) {
+      return line.find(" dd") != std::string::npos;
+    }
+  }
+  ADD_FAILURE() << p << " is not mapped";
+  return false;
+}
+
+TEST_F(ArenaTest, CoreFilesHaveWhatIsInUseAndNotTheReservation) {
+  std::vector<void*> blocks;
+  for (size_t size : {16u, 5000u, 300000u, 20000000u}) {
+    blocks.push_back(mi_malloc(size));
+    EXPECT_FALSE(IsLeftOut(blocks.back())) << size;
+    EXPECT_FALSE(IsLeftOut(static_cast<char*>(blocks.back()) + size - 1)) << size;
+  }
+  const probe_arena_t arena = probe_arena(0);
+  ASSERT_LT(arena.ready, arena.segment_count);
+  EXPECT_TRUE(IsLeftOut(arena.start + arena.ready * kSegment));
+  EXPECT_TRUE(IsLeftOut(arena.start + (arena.segment_count - 1) * kSegment));
+  for (void* p : blocks) mi_free(p);
 }
 
 TEST_F(ArenaTest, TheHeaderIsPrivateAndResolvesToNoPage) {
