@@ -65,6 +65,18 @@ mi_always_inline mi_page_t* mi_secure_find(const void* p, size_t* index) {
   return (mi_likely(mi_bits_state(bits, *index) == MI_BLOCK_LIVE) ? page : NULL);
 }
 
+// The same of a page of the calling thread, for a block of up to 1 KiB whose padding is as it was written.
+mi_always_inline mi_page_t* mi_secure_find_own(const void* p, size_t* index) {
+  mi_page_t* const page = mi_secure_find(p, index);
+  if (mi_unlikely(page == NULL)) return NULL;
+  const mi_tid_t other = mi_load_relaxed(&page->owner) ^ _mi_tls.tid;
+  if (mi_unlikely((other & ~MI_OWNER_FULL) != 0 || page->bits->slack_bits == 16)) return NULL;
+  const size_t slack = mi_bits_narrow_slack(page->bits, *index);
+  if (mi_unlikely(slack > page->bits->slack_direct)) return NULL;
+  if (MI_SECURE < 4) return page;
+  return (mi_likely(mi_padding_is_whole_direct((const uint8_t*)p + page->block_size, slack)) ? page : NULL);
+}
+
 // Frees what is a live block of a page of the calling thread; `size`: if it was asked for as so many bytes, unless
 // NULL. False: another case, or something is wrong with it; nothing happened. An owner word that is the thread's, with
 // no flags or FULL, is that of a page of a theap without a policy of its own.
@@ -168,13 +180,27 @@ mi_always_inline size_t mi_fast_usable_size(const void* p) {
 // and the free. NULL and nothing done, with `*done` false: a case for _mi_heap_realloc_any.
 mi_always_inline void* mi_fast_realloc(void* p, size_t newsize, bool* done) {
   *done = false;
+#if MI_SECURE
+  size_t index;
+  mi_page_t* const page = mi_secure_find_own(p, &index);
+  if (mi_unlikely(page == NULL)) return NULL;
+  const size_t size = page->block_size - mi_bits_narrow_slack(page->bits, index);
+  const bool fits = (newsize >= page->block_size / 2 && mi_bits_fits(page, page->bits, newsize));
+#else
   mi_page_t* const page = mi_fast_page(p);
   if (mi_unlikely(page == NULL)) return NULL;
   const size_t size = page->block_size;
   const bool fits = (newsize <= size && newsize >= size / 2 && newsize > 0);
+#endif
   mi_theap_t* const theap = _mi_tls.theap;
   if (!fits && (mi_load_relaxed(&page->theap) != theap || theap->heap != &_mi_heap_main)) return NULL;
   *done = true;
+#if MI_SECURE
+  if (fits && newsize != size) {
+    mi_bits_set_size(page, page->bits, index, newsize);
+    if (mi_page_pads(page)) _mi_padding_write_exactly((uint8_t*)p + page->block_size, page->block_size - newsize);
+  }
+#endif
   if (fits) return p;
   void* const q = mi_fast_malloc(newsize, _mi_malloc_generic);
   if (mi_unlikely(q == NULL)) return NULL;

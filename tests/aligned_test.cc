@@ -295,6 +295,30 @@ TEST(AlignmentRefusalTest, WhatIsNoPowerOfTwoGivesEinvalAndIsReported) {
   }
 }
 
+// Where pages end with guards, the bytes before a page's first block are out of reach.
+TEST(AlignmentGridTest, WholePagesOfBlocksMuchSmallerThanTheirAlignmentAreResizedAndFreed) {
+  for (size_t alignment : {16, 32, 64, 128, 256, 512, 1024, 4096}) {
+    for (size_t size : {1, 8, 17, 40, 100, 129, 300, 1000}) {
+      SCOPED_TRACE(testing::Message() << "size " << size << ", alignment " << alignment);
+      std::vector<void*> blocks(128 * kKiB / (alignment < 64 ? 64 : alignment));
+      uint64_t seed = size;
+      for (void*& block : blocks) {
+        block = mi_malloc_aligned(size, alignment);
+        ASSERT_TRUE(block != nullptr && IsAligned(block, alignment));
+        Fill(block, size, ++seed);
+      }
+      seed = size;
+      for (size_t i = 0; i < blocks.size(); i++) {
+        ASSERT_TRUE(Holds(blocks[i], size, ++seed));
+        if (i % 2 == 0) continue;
+        blocks[i] = mi_realloc(blocks[i], size + i % 5);
+        ASSERT_TRUE(blocks[i] != nullptr && Holds(blocks[i], size, seed));
+      }
+      for (void* block : blocks) mi_free(block);
+    }
+  }
+}
+
 TEST(AlignmentRefusalTest, AnAlignmentThatNoAddressSpaceCanHoldGivesEnomem) {
   for (size_t alignment : {size_t{1} << 62, size_t{1} << 63}) {
     errno = 0;
