@@ -118,6 +118,14 @@ static inline size_t mi_page_slices(uint32_t policy, size_t size, bool is_intern
 }
 // Nothing that could be freed remembers a policy: the slice (or with slice 0 the segment) is used for something else.
 mi_hidden void _mi_bits_forget(const mi_segment_t* segment, size_t slice);
+// The same for slots [from, to) of a page, counted from its first.
+static inline void mi_slots_forget_policy(mi_page_t* page, size_t from, size_t to) {
+  for (size_t i = from; i < to; i++) {
+    if (mi_likely(page[i].policy == 0)) continue;
+    _mi_bits_forget(mi_page_segment(page), mi_page_slice(page) + i);
+    page[i].policy = 0;
+  }
+}
 // MI_BITS_LARGE bytes for a page that has no bits here: of a space (space.c). NULL: no memory for them.
 mi_hidden void* _mi_bits_beside_make(const mi_page_t* page);
 mi_hidden void* _mi_bits_beside(const mi_page_t* page);

@@ -200,12 +200,10 @@ static kept_t* kept_of(const mi_heap_t* heap, size_t bin) {
 
 // The policy of a claimed slot, whose kind, block size and number of blocks are set. False: no memory for its bits.
 static bool page_init_policy(uint8_t policy, mi_page_t* page, mi_kind_t kind) {
-  for (size_t i = 0; policy == 0 && (i == 0 || i < page->slices); i++) {
-    if (mi_likely(page[i].policy == 0)) continue;
-    _mi_bits_forget(mi_page_segment(page), mi_page_slice(page) + i);
-    page[i].policy = 0;
+  if (mi_likely(policy == 0)) {
+    mi_slots_forget_policy(page, 0, page->slices == 0 ? 1 : page->slices);
+    return true;
   }
-  if (mi_likely(policy == 0)) return true;
   page->kind = (uint8_t)kind;
   if (!_mi_bits_begin(page, policy)) return false;
   page->policy = policy;

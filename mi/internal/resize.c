@@ -33,6 +33,7 @@ bool _mi_page_resize(mi_page_t* page, size_t size, bool* zero) {
   // What is too small for a page of its kind is better off elsewhere.
   if (size <= (page->kind == MI_PAGE_HUGE ? MI_SOLO_SIZE_MAX : MI_CLASS_SIZE_MAX)) return false;
   const size_t before = page->block_size, most = mi_round_up(size, MI_OS_PAGE);
+  if (most < before && _mi_heap_is_held(theap->heap)) return false;  // who reads the block may read all of it
   const size_t charged = (most > before ? most - before : 0);
   if (charged != 0 && !mi_theap_charge(theap, charged)) return false;
   size_t after;
@@ -47,7 +48,7 @@ bool _mi_page_resize(mi_page_t* page, size_t size, bool* zero) {
     _mi_purge(false);
   } else {
     theap->supplied_bytes += after - before;
-    *zero = *zero && page->fresh_zero;
+    page->fresh_zero = *zero = *zero && page->fresh_zero;  // what was added may be looked at again
   }
   return true;
 }

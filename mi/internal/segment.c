@@ -563,6 +563,7 @@ static bool slices_extend(mi_page_t* page, size_t count, bool* zero) {
   } while (!mi_cas_weak_acq_rel(&info->free, &word, word & ~run));
   slices_taken(_mi_tls.thread, arena, index, word & ~run, run, zero);
   slots_mark_tail(page, have, count);
+  mi_slots_forget_policy(page, have, count);
   guards_end(arena, index, run);
   if (mi_likely((mi_load_relaxed(&info->guarded) & run) == 0)) return true;
   page->slices = (uint8_t)have;
@@ -685,9 +686,16 @@ bool _mi_huge_resize(mi_page_t* page, size_t size, bool* zero) {
   const size_t lead = (size_t)(page->start - segment);
   const size_t have = huge_segments(lead, page->block_size), count = huge_segments(lead, size);
   *zero = true;
-  if (count < have) huge_release(arena, index + count, have - count);
+  if (count < have) {
+    page->block_size = size;  // first: the child of a fork at this moment releases what the slot says
+    huge_release(arena, index + count, have - count);
+  }
   if (count <= have) return true;
   if (!_mi_segments_claim_at(arena, index + have, count - have)) return false;
+  if (mi_unlikely(!_mi_segments_unguard(arena, index + have, count - have))) {
+    _mi_segments_release(arena, index + have, count - have);
+    return false;
+  }
   *zero = huge_taken(arena, index + have, count - have, 0);
   for (size_t i = index + have; i < index + count; i++) {
     mi_store_release(&arena->kind[i], (uint8_t)MI_SEGMENT_HUGE_INSIDE);
