@@ -29,6 +29,7 @@ mi_hidden size_t _mi_os_reserve_goal(void);
 mi_hidden size_t _mi_os_space_limit(void);
 // Milliseconds of a monotonic clock, as coarse as a timer tick and as cheap.
 mi_hidden uint64_t _mi_os_clock_ms(void);
+mi_hidden uint64_t _mi_os_processor_ms(void);  // that the process has had, all threads together
 // Maps huge pages of 1 << `shift` bytes over a reserved range, readable and writable; false, and the range as before,
 // if the system has none.
 #define MI_OS_PAGE_2MIB 21

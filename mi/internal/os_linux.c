@@ -262,6 +262,12 @@ uint64_t _mi_os_clock_ms(void) {
   return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
+uint64_t _mi_os_processor_ms(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
 void _mi_os_write(const char* text, size_t length) {
   const int saved = errno;
   while (length > 0) {

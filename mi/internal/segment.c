@@ -15,9 +15,9 @@
 //    found nothing meanwhile is made again before memory is said to be short.
 // The bits of `dirty` and `backed` are changed only by who holds the slice; they are published by the release.
 //
-// When free memory goes back: at a tick, if it was free for half a delay to one delay. Ticks are passed by threads that
-// are at work; a program that frees much and then sleeps would keep it. So there is a bound on what may wait: see
-// `held`.
+// When free memory goes back: at a tick, if it was free for half a delay to one delay, in which the process was at
+// work; four times as long else. Ticks are passed by threads that are at work; a program that frees much and then
+// sleeps would keep it. So there is a bound on what may wait: see `held`.
 #include <limits.h>
 #include <string.h>
 
@@ -892,8 +892,10 @@ static void purge_pass(bool force, bool all, size_t least, int64_t spare) {
   }
 }
 
+#define MI_TICK_PATIENCE 4
+
 void _mi_purge(bool force) {
-  static _Atomic(uint64_t) next_tick;
+  static _Atomic(uint64_t) next_tick, last_tick, next_worked;
   if (force) {
     purge_pass(true, true, 1, 0);
     purge_pass(true, false, 1, 0);  // segments that the first pass emptied and closed
@@ -908,9 +910,17 @@ void _mi_purge(bool force) {
   }
   const uint64_t now = _mi_os_clock_ms();
   uint64_t due = mi_load_relaxed(&next_tick);
+  if (now < due) return;
   // Free at two ticks in a row: with a tick every half delay, memory goes back after half to one delay.
   const uint64_t period = (delay > 1 ? (uint64_t)delay / 2 + 1 : 1);
-  if (now < due || !mi_cas_strong_acq_rel(&next_tick, &due, now + period)) return;
+  // While the program has no processor it misses no memory either. On a busy machine, and where a program sleeps
+  // between pieces of work, a tick waits until the process was at work for a period too, up to four of them.
+  const uint64_t worked = _mi_os_processor_ms();
+  const bool waits =
+      worked < mi_load_relaxed(&next_worked) && now - mi_load_relaxed(&last_tick) < MI_TICK_PATIENCE * period;
+  if (!mi_cas_strong_acq_rel(&next_tick, &due, now + (waits ? 1 : period)) || waits) return;
+  mi_store_relaxed(&next_worked, worked + period);
+  mi_store_relaxed(&last_tick, now);
   held_tick();
   purge_pass(false, false, least, spared_now(MI_SPARED_SHARE));
 }
