@@ -1,5 +1,5 @@
-// Ten million blocks of 16 bytes, written to and freed at the end, in a table of pointers: what the smallest block costs
-// beyond itself, which is what its peak memory shows.
+// Ten million blocks of 16 bytes, written to and freed at the end, in a table of pointers: what the smallest block
+// costs beyond itself, which is what its peak memory shows.
 #include "tests/bench/suite/suite.h"
 
 int main(int argc, char** argv) {
