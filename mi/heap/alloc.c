@@ -85,22 +85,14 @@ static inline void* theap_pop_class(mi_theap_t* theap, size_t bin, bool zero) {
   return page_pop_fresh(theap, page, zero);
 }
 
-// Where only the cadence of a slow path is due, every eighth is a whole one at least, and each that has more to do.
-#define MI_WHOLE_SLOW_PATH_EVERY 8
-static inline bool whole_slow_path_is_due(const mi_thread_t* thread, const mi_theap_t* theap) {
-  return (thread->generic_count + 1) % MI_WHOLE_SLOW_PATH_EVERY == 0 || mi_load_relaxed(&thread->mail) != 0 ||
-         mi_load_relaxed(&_mi_deferred_armed) != 0 || mi_load_relaxed(&theap->delayed_free) != NULL;
-}
-
 #if MI_SECURE
 // The available blocks of the direct table's page have run dry, and it has others.
 static inline void* theap_next_word(mi_theap_t* theap, size_t size, bool zero) {
   mi_thread_t* const thread = theap->thread;  // NULL: the empty theap
-  if (mi_unlikely(thread == NULL) || whole_slow_path_is_due(thread, theap)) return NULL;
+  if (mi_unlikely(thread == NULL) || mi_slow_path_is_whole(thread, theap)) return NULL;
   void* const p = _mi_bits_pop_next(theap, size);
   if (mi_unlikely(p == NULL)) return NULL;
-  thread->heartbeat++;
-  thread->generic_count++;
+  mi_slow_path_passed(thread);
   return (zero ? memset(p, 0, size) : p);
 }
 #else
@@ -108,9 +100,8 @@ static inline void* theap_next_word(mi_theap_t* theap, size_t size, bool zero) {
 static inline void* theap_turn_page(mi_thread_t* thread, mi_theap_t* theap, size_t bin, bool zero) {
   mi_page_t* const page = theap->queue[bin];
   if (page == NULL || page->free != NULL || page->local_free == NULL) return NULL;
-  if (whole_slow_path_is_due(thread, theap)) return NULL;
-  thread->heartbeat++;
-  thread->generic_count++;
+  if (mi_slow_path_is_whole(thread, theap)) return NULL;
+  mi_slow_path_passed(thread);
   page->retire = 0;
   _mi_page_collect(page);
   return page_take(page, page->free, zero);

@@ -158,7 +158,8 @@ mi_hidden void _mi_policy_begin(mi_heap_t* heap, uint32_t policy);
 mi_hidden void* _mi_policy_alloc(mi_heap_t* heap, mi_part_t* part, const mi_request_t* request);
 // What a theap with a policy serves; NULL: no memory (alloc.c collects, and asks again).
 mi_hidden void* _mi_policy_serve(mi_theap_t* theap, const mi_request_t* request);
-// The same, from the first page of its class alone; natural alignment, at most half of the largest class.
+// The same, from the first page of its class alone, unless a whole slow path is due; natural alignment, at most half of
+// the largest class.
 mi_hidden void* _mi_policy_serve_first(mi_theap_t* theap, const mi_request_t* request);
 // Of blocks in pages with a policy. What is wrong with a pointer or a block is reported, and ends the process where the
 // policy says so; else nothing happens.
@@ -212,6 +213,18 @@ mi_hidden bool _mi_isolated_stays(mi_heap_t* heap, mi_heap_t* into, const char* 
 // --- allocation (alloc.c) --------------------------------------------------------------------------------------
 // Housekeeping of one slow path: heartbeat, mail, callbacks, now and then a collect.
 mi_hidden void _mi_slow_path(mi_thread_t* thread, mi_heap_t* heap);
+// Where the first page of a class has run dry, and has free blocks after a look, only the cadence of a slow path is
+// due: every eighth is a whole one at least, and each that has more to do.
+mi_hidden extern _Atomic(uint8_t) _mi_deferred_armed;  // is there, or was there ever, a callback of any kind?
+#define MI_SLOW_PATH_WHOLE_EVERY 8
+static inline bool mi_slow_path_is_whole(const mi_thread_t* thread, const mi_theap_t* theap) {
+  return (thread->generic_count + 1) % MI_SLOW_PATH_WHOLE_EVERY == 0 || mi_load_relaxed(&thread->mail) != 0 ||
+         mi_load_relaxed(&_mi_deferred_armed) != 0 || mi_load_relaxed(&theap->delayed_free) != NULL;
+}
+static inline void mi_slow_path_passed(mi_thread_t* thread) {
+  thread->heartbeat++;
+  thread->generic_count++;
+}
 mi_hidden void* _mi_malloc_generic(size_t size, mi_theap_t* theap, bool zero);
 mi_hidden void* _mi_part_malloc_paged(mi_part_t* part, size_t size, bool zero);
 mi_hidden void* _mi_paged_alloc(mi_thread_t* thread, mi_heap_t* heap, mi_part_t* part, const mi_request_t* request);
@@ -311,7 +324,6 @@ mi_hidden void _mi_visits_end(mi_thread_t* thread);
 
 // --- callbacks (deferred.c) -----------------------------------------------------------------------------------------
 mi_hidden extern _Atomic(const mi_pair_t*) _mi_deferred_pair;
-mi_hidden extern _Atomic(uint8_t) _mi_deferred_armed;  // is there, or was there ever, a callback of any kind?
 #define MI_ARMED_PROCESS 1
 #define MI_ARMED_HEAPS 2
 // The process-wide callback and then the heap's; `force`: both with force, else the heap's as far as it is due.

@@ -154,7 +154,7 @@ void* _mi_policy_alloc(mi_heap_t* heap, mi_part_t* part, const mi_request_t* req
   if (part == NULL && !is_main) part = _mi_part_of(thread, heap);
   if (mi_unlikely(part == NULL && !is_main)) return NULL;
   mi_theap_t* const theap = (is_main ? &thread->main_theap : mi_load_relaxed(&part->theap));
-  // What the first page has needs no slow path.
+  // What the first page has needs no slow path, or only now and then.
   if (mi_likely(theap != MI_THEAP_EMPTY && request->size <= MI_CLASS_SIZE_MAX / 2 && request->alignment <= 1 &&
                 (theap->policy & MI_POLICY_GUARDED) == 0)) {
     void* const p = _mi_policy_serve_first(theap, request);
@@ -178,7 +178,12 @@ static void* block_make(mi_theap_t* theap, mi_page_t* page, size_t size, bool ze
 void* _mi_policy_serve_first(mi_theap_t* theap, const mi_request_t* r) {
   const size_t size = r->size + (r->size == 0), need = with_padding(theap, size);
   mi_page_t* const page = theap->queue[mi_bin_of(need < 16 ? 16 : need)];
-  if (page == NULL || (page->bits->avail == 0 && page->used - page->pinned >= page->capacity)) return NULL;
+  if (page == NULL) return NULL;
+  if (page->bits->avail == 0) {
+    mi_thread_t* const thread = theap->thread;
+    if (page->used - page->pinned >= page->capacity || mi_slow_path_is_whole(thread, theap)) return NULL;
+    mi_slow_path_passed(thread);
+  }
   return block_make(theap, page, size, r->zero);
 }
 

@@ -80,6 +80,19 @@ TEST_F(DeferredFreeTest, IsCalledAtLeastOncePerPageOfAllocations) {
     mi_free(block);
   }
   EXPECT_GE(shared_.calls - before, n / 1024 / 2);
+  // Nor one that goes on in a page that never runs dry.
+  void* blocks[300];
+  for (void*& block : blocks) block = mi_malloc(64);
+  before = shared_.calls;
+  Random random(1);
+  for (int i = 0; i < n; i++) {
+    void*& block = blocks[random.Below(300)];
+    mi_free(block);
+    block = mi_malloc(64);
+    ASSERT_NE(block, nullptr);
+  }
+  EXPECT_GE(shared_.calls - before, n / 1024);
+  for (void* block : blocks) mi_free(block);
 }
 
 TEST_F(DeferredFreeTest, IsCalledWithForceOnCollect) {

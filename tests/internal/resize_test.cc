@@ -146,6 +146,50 @@ TEST(ResizeHugeTest, AHugeBlockGrowsIntoSegmentsThatNobodyUsesAndGivesThemBack) 
   mi_free(block);
 }
 
+// Memory that was never used before a block, used memory behind it. What the first growth adds is looked at by the
+// second one again.
+TEST(ResizeZeroTest, TheSecondGrowthIntoUsedMemoryIsZeroToo) {
+  mi_arena_id_t arena;
+  ASSERT_EQ(mi_reserve_os_memory_ex(64 * kMiB, false, false, true, &arena), 0);
+  mi_heap_t* heap = mi_heap_new_in_arena(arena);
+  ASSERT_NE(heap, nullptr);
+  struct {
+    size_t first, behind, second, third;
+  } const cases[] = {{120 * kKiB, 190 * kKiB, 140 * kKiB, 180 * kKiB},
+                     {5 * kMiB, 11 * kMiB, 8 * kMiB + 100 * kKiB, 11 * kMiB}};
+  for (const auto& sizes : cases) {
+    void* const block = mi_heap_zalloc(heap, sizes.first);
+    void* const behind = mi_heap_malloc(heap, sizes.behind);
+    ASSERT_NE(behind, nullptr);
+    ASSERT_GT(behind, block);
+    memset(behind, 0xff, sizes.behind);
+    mi_free(behind);
+    ASSERT_EQ(mi_heap_rezalloc(heap, Opaque(block), sizes.second), block);
+    ASSERT_EQ(mi_heap_rezalloc(heap, Opaque(block), sizes.third), block);
+    EXPECT_TRUE(IsZero(block, sizes.first, mi_usable_size(block))) << sizes.first;
+    mi_free(block);
+  }
+  mi_heap_destroy(heap);
+}
+
+TEST(ResizeHoldTest, WhatAHeldHeapsBlockLayInStaysAsItIs) {
+  mi_heap_t* heap = mi_heap_new();
+  for (size_t size : {900 * kKiB, 9 * kMiB}) {
+    void* const block = mi_heap_malloc(heap, size);
+    Fill(block, size, 1);
+    ASSERT_TRUE(mi_heap_hold_pages(heap));
+    void* const smaller = mi_heap_realloc(heap, Opaque(block), size / 9);
+    ASSERT_NE(smaller, nullptr);
+    void* const other = mi_malloc(size / 9 * 7);
+    memset(other, 0xff, size / 9 * 7);
+    EXPECT_TRUE(Holds(Opaque(block), size, 1)) << "a reader's view of it";
+    mi_free(other);
+    mi_heap_release_pages(heap);
+    mi_free(smaller);
+  }
+  mi_heap_destroy(heap);
+}
+
 TEST(ResizeAccountTest, WhatABlockGrowsByCountsAndALimitRefusesIt) {
   mi_heap_config_t config = {};
   config.size = sizeof(config);
