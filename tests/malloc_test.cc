@@ -703,6 +703,28 @@ TEST(MisuseTest, FreeingAForeignPointerIsReportedWithItsAddressAndLeftAlone) {
   mi_free(kept);
 }
 
+// One after the other: what lies deeper in the page's list is not noticed, but the list never has more blocks than the
+// page, and no block comes out of it for ever.
+TEST(MisuseTest, ADoubleFreeByAnotherThreadIsReportedWhileTheBlockWaitsForItsOwner) {
+  std::vector<void*> blocks;
+  for (int i = 0; i < 100; i++) blocks.push_back(mi_malloc(72));
+  ErrorRecorder errors;
+  InThread([&] {
+    mi_free(Opaque(blocks[50]));
+    mi_free(Opaque(blocks[50]));
+  });
+  EXPECT_EQ(errors.errors(), std::vector<int>{EAGAIN}) << errors.text();
+  blocks.erase(blocks.begin() + 50);
+  std::set<void*> others(blocks.begin(), blocks.end());
+  for (int i = 0; i < 5000; i++) {
+    void* const block = mi_malloc(72);
+    EXPECT_TRUE(others.insert(block).second) << block << " was handed out twice";
+    blocks.push_back(block);
+  }
+  for (void* block : blocks) mi_free(block);
+  EXPECT_TRUE(mi_heap_check(mi_heap_main()));
+}
+
 TEST(MisuseTest, FreeingIntoTheMetadataOfOurOwnMemoryIsReportedAndNothingIsLost) {
   // The first bytes of a 4 MiB stretch hold the description of its pages, never a block.
   std::vector<void*> blocks;

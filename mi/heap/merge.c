@@ -102,6 +102,8 @@ static void forwarder_look(mi_heap_t* heap, mi_heap_t* forwarder) {
     _mi_abandoned_sweep(forwarder, false);
   } else if (pages > 0 && is_of_other_policy(heap, forwarder)) {
     _mi_abandoned_sweep_step(forwarder, MI_SWEEP_PAGES);
+  } else if (pages > 0) {
+    _mi_abandoned_unsweep_step(forwarder, MI_SWEEP_PAGES);  // a former target may have had another policy
   }
   if (!_mi_heap_free_remains(forwarder)) forwarder_push(&heap->forwarders[1], forwarder);
 }

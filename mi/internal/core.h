@@ -108,6 +108,8 @@ mi_hidden void _mi_page_unpin(mi_page_t* page);
 // Gives back what is empty among so many of a closed heap's abandoned pages, others each time: of one that nobody takes
 // pages from. By who holds it.
 mi_hidden void _mi_abandoned_sweep_step(mi_heap_t* heap, size_t most);
+// So many of those that were looked at can be taken again, since somebody does by now.
+mi_hidden void _mi_abandoned_unsweep_step(mi_heap_t* heap, size_t most);
 // The first page of a stack of abandoned pages, for a walk by who has the heap to itself.
 mi_hidden mi_page_t* _mi_abandoned_first(mi_heap_t* heap, size_t bin);
 mi_hidden void _mi_theap_drain_delayed(mi_theap_t* theap);

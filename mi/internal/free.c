@@ -21,6 +21,11 @@
 static void page_free_remote(mi_page_t* page, mi_block_t* block) {
   mi_thread_free_t tf = mi_load_relaxed(&page->thread_free);
   for (;;) {
+    // Whoever handed the block to us as a live one saw it collected before: what is on the list was freed already.
+    if (mi_unlikely(MI_LIST(tf) == block)) {
+      _mi_misuse(EAGAIN, "mi_free: double free of %p by other threads than its page's", block);
+      return;
+    }
     switch (MI_STATE(tf)) {
       case MI_DELAYED: {
         // Acquire: page->theap as it was when the page became full.

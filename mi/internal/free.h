@@ -7,10 +7,12 @@
 #include "mi/internal/core.h"
 
 // Pushes a block on the list of a page in NORMAL or DELAYING; `tf` is the page's word as it was loaded. False: it is in
-// another state by now, and nothing happened.
+// another state by now, or the block is the list's first one already, and nothing happened.
 static inline bool mi_page_push_remote(mi_page_t* page, mi_block_t* block, mi_thread_free_t* tf) {
   while (MI_STATE(*tf) == MI_NORMAL || MI_STATE(*tf) == MI_DELAYING) {
-    block->next = MI_LIST(*tf);
+    mi_block_t* const first = MI_LIST(*tf);
+    if (mi_unlikely(first == block)) return false;
+    block->next = first;
     // Release: our last writes to the block come before the owner's collect.
     if (mi_cas_weak_acq_rel(&page->thread_free, tf, mi_word_with_block(*tf, block))) return true;
   }

@@ -82,9 +82,12 @@ static void page_collect_remote(mi_page_t* page) {
     if (MI_LIST_COUNT(tf) == 0) return;
   } while (!mi_cas_weak_acq_rel(&page->thread_free, &tf, tf & 7));
   const uint32_t count = MI_LIST_COUNT(tf);
+  if (mi_unlikely(count > page->used)) {  // the list goes round in a circle
+    _mi_misuse(EAGAIN, "mi_free: a block of the page at %p was freed more than once by other threads", page->start);
+    return;
+  }
   page_join_local(page, MI_LIST(tf));
   _mi_stats_remote_frees(page, count);
-  mi_assert(page->used >= count);
   page->used -= count;
 }
 
@@ -880,7 +883,8 @@ void _mi_abandoned_sweep(mi_heap_t* heap, bool all) {
 }
 
 // The next page of a closed heap that nobody takes pages from, in turn: those of the classes first; what was looked at
-// is in the stack LATE, and is in the stack FULL when it is its turn again. Only the caller touches these two.
+// is in the stack LATE, and is in the stack FULL when it is its turn again. Only who holds the closed heap touches these
+// two.
 static mi_page_t* abandoned_next(mi_abandoned_t* abandoned) {
   for (size_t bin = 1; bin <= MI_BIN_FULL; bin++) {
     mi_page_t* const page = mi_stack_pop(&abandoned->list[bin], PAGE_LINK);
@@ -900,6 +904,16 @@ void _mi_abandoned_sweep_step(mi_heap_t* heap, size_t most) {
     mi_page_t* const page = abandoned_next(abandoned);
     if (page == NULL) return;
     if (page_claim_popped(page)) page_give_up_to(page, MI_BIN_LATE, true);
+  }
+}
+
+void _mi_abandoned_unsweep_step(mi_heap_t* heap, size_t most) {
+  mi_abandoned_t* const abandoned = heap_abandoned(heap, NULL);
+  for (size_t n = 0; abandoned != NULL && n < most; n++) {
+    mi_page_t* page = mi_stack_pop(&abandoned->list[MI_BIN_FULL], PAGE_LINK);
+    if (page == NULL) page = mi_stack_pop(&abandoned->list[MI_BIN_LATE], PAGE_LINK);
+    if (page == NULL) return;
+    if (page_claim_popped(page)) page_give_up(page, true);
   }
 }
 

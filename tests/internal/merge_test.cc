@@ -138,6 +138,35 @@ TEST(DeleteTest, EmptyPagesOfALargeHeapThatNobodyTakesPagesFromGoBackWithoutACol
   });
 }
 
+TEST(DeleteTest, PagesAreFoundAgainWhenATargetOfAnotherPolicyEndsBeforeThem) {
+  InThread([] {
+    mi_heap_config_t config{};
+    config.size = sizeof(config);
+    config.flags = MI_HEAP_HARDENED;
+    mi_heap_t* hardened = mi_heap_new_with(&config);
+    mi_heap_t* heap = mi_heap_new();
+    ASSERT_NE(hardened, nullptr);
+    std::vector<void*> blocks;
+    InThread([&] {
+      for (int i = 0; i < 20000; i++) blocks.push_back(mi_heap_malloc(heap, 1000));
+    });
+    mi_heap_merge(heap, hardened);
+    const long pages = probe_heap(heap).pages_out;
+    ASSERT_GT(pages, 200);
+    // The hardened heap looks for pages of many classes, and at its forwarder each time.
+    for (int i = 0; i < 4000; i++) ASSERT_NE(mi_heap_malloc(hardened, 1000 + i % 50 * 600), nullptr);
+    mi_heap_delete(hardened);
+    // Threads of the main heap may take the pages now.
+    std::vector<void*> own;
+    for (int i = 0; i < 400000 && probe_heap(heap).pages_out > 0; i++) own.push_back(mi_malloc(1 + i % 1000));
+    FreeAll(blocks);
+    for (int i = 0; i < 400000 && !probe_heap(heap).gone; i++) own.push_back(mi_malloc(1 + i % 1000));
+    EXPECT_TRUE(probe_heap(heap).gone) << probe_heap(heap).pages_out << " of " << pages;
+    FreeAll(own);
+    EXPECT_TRUE(mi_heap_check(mi_heap_main()));
+  });
+}
+
 TEST(DeleteTest, ClosedHeapsDoNotPileUpWhereNobodyCollectsOrAllocatesInTheirClasses) {
   InThread([] {
     size_t before = probe_heap(mi_heap_main()).forwarders;
