@@ -127,7 +127,7 @@ void _mi_page_collect(mi_page_t* page) {
 // end of an OS page, so that a page of a size that is used once touches 4 KiB; where that is few blocks, later ones are
 // as many as there are already, so that what is touched is at most twice what is used. Under a limit it is one block if
 // there is no room for more; false: none.
-#define MI_EXTEND_MOST 32
+#define MI_EXTEND_MOST 16
 static bool page_extend(mi_page_t* page) {
   mi_assert(page->free == NULL && page->capacity < page->reserved);
   const size_t size = page->block_size;
