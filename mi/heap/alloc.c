@@ -463,9 +463,10 @@ bool _mi_single_resize(mi_heap_t* heap, mi_page_t* page, void* p, size_t newsize
       !_mi_page_resize(page, (size_t)((uint8_t*)p - page->start) + newsize, &is_zero))
     return false;
   if (mi_unlikely(_mi_tls.thread->alarm)) _mi_limit_alarm(_mi_tls.thread, its);
-  if (!zero) return true;
   const size_t now = _mi_block_size_in(page, p), from = (newsize < usable ? newsize : usable);
-  if (now > from && (newsize < usable || !is_zero)) memset((uint8_t*)p + from, 0, now - from);
+  if (zero && now > from && (newsize < usable || !is_zero)) memset((uint8_t*)p + from, 0, now - from);
+  // A thread that does nothing but resize one block has its heartbeat too.
+  _mi_slow_path(_mi_tls.thread, mi_heap_live_end(its));
   return true;
 }
 

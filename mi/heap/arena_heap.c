@@ -5,8 +5,7 @@
 //
 // Invariants:
 //  * MI_HEAP_IN_ARENA is set iff the handle lies in a page of its own, with its extras behind it; it never changes
-//  while
-//    the heap lives, and such a handle is never recycled;
+//    while the heap lives, and such a handle is never recycled;
 //  * a heap that is deleted or merged leaves its blocks where they are; pages that its target adopts stay in the arena
 //    until they are empty.
 #include <errno.h>
@@ -19,6 +18,23 @@
 // Asked of any page, at any time.
 MI_RACY bool _mi_page_is_arena_handle(const mi_page_t* page) {
   return mi_racy(page->kind) == MI_PAGE_SOLO && mi_racy(page->color) == ARENA_HANDLE_COLOR;
+}
+
+// Does a handle lie there, of a heap or of none any more? Pages of ordinary handles stay what they are; that of an
+// arena's heap goes with it.
+static MI_RACY bool is_handle(const mi_heap_t* heap) {
+  size_t index;
+  mi_arena_t* const arena = _mi_arena_of((const uint8_t*)heap + 1, &index);
+  if (arena == NULL || mi_load_acquire(&arena->kind[index]) != MI_SEGMENT_NORMAL) return true;  // main; isolated
+  const mi_page_t* const page = mi_slot_of(heap);
+  return _mi_page_is_arena_handle(page) ||
+         (mi_racy(page->kind) == MI_PAGE_CLASS && mi_racy(page->bin) == MI_BIN_HANDLE);
+}
+
+MI_RACY mi_heap_t* _mi_heap_went_to(mi_heap_t* heap) {
+  if (!is_handle(heap)) return NULL;
+  mi_heap_t* const into = mi_load_acquire(&heap->into);
+  return (is_handle(heap) ? into : NULL);
 }
 
 mi_heap_t* _mi_arena_handle_make(mi_thread_t* thread, mi_arena_t* arena, size_t size) {

@@ -883,8 +883,8 @@ void _mi_abandoned_sweep(mi_heap_t* heap, bool all) {
 }
 
 // The next page of a closed heap that nobody takes pages from, in turn: those of the classes first; what was looked at
-// is in the stack LATE, and is in the stack FULL when it is its turn again. Only who holds the closed heap touches these
-// two.
+// is in the stack LATE, and is in the stack FULL when it is its turn again. Only who holds the closed heap touches
+// these two.
 static mi_page_t* abandoned_next(mi_abandoned_t* abandoned) {
   for (size_t bin = 1; bin <= MI_BIN_FULL; bin++) {
     mi_page_t* const page = mi_stack_pop(&abandoned->list[bin], PAGE_LINK);

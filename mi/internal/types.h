@@ -120,7 +120,7 @@ struct mi_page_s {
   _Atomic(mi_thread_free_t) thread_free;
   _Atomic(mi_heap_t*) heap;    // written by the owner
   _Atomic(mi_theap_t*) theap;  // NULL while abandoned; written by the owner
-  size_t block_size;           // constant while the page lives, as all below
+  size_t block_size;  // constant while the page lives, as all below; but a single block's may change (resize.c)
   uint8_t* start;
   _Atomic(void*) listed_next;  // link in an abandoned list, written while LISTED and not yet pushed
   uint8_t slices;
