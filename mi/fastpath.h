@@ -35,7 +35,7 @@ mi_always_inline void* mi_fast_zalloc(size_t size, mi_malloc_slow_fun* slow) {
 #if MI_SECURE
   if (mi_guarded_tick()) return slow(size, theap, true);
   void* const p = mi_bits_pop_direct(theap, size);
-  return (mi_likely(p != NULL) ? memset(p, 0, size) : slow(size, theap, true));
+  return (mi_likely(p != NULL) ? memset(p, 0, size + (size == 0)) : slow(size, theap, true));
 #else
   if (mi_guarded_tick() || mi_unlikely(size > MI_DIRECT_SIZE_MAX)) return slow(size, theap, true);
   mi_page_t* const page = theap->direct[(size + 7) / 8];

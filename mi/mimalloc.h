@@ -336,7 +336,7 @@ typedef enum mi_option_e {
   mi_option_reserve_huge_os_pages,     // 0: reserve so many pages of 1 GiB at the start, half a second each
   mi_option_reserve_huge_os_pages_at,  // -1: at this NUMA node; -1: evenly over all
   mi_option_reserve_os_memory,         // 0 (KiB): reserve so much memory at the start
-  mi_option_purge_delay,               // 10: milliseconds until free memory goes back; 0 at once, -1 never
+  mi_option_purge_delay,               // 10: ms until free memory goes back (at rest up to 40); 0 at once, -1 never
   mi_option_use_numa_nodes,            // 0: so many nodes when pages are spread over all; 0: as the machine has
   mi_option_disallow_os_alloc,         // 0: 1 takes no more memory from the system
   mi_option_os_tag,                    // 100: - there are no tags on Linux

@@ -272,7 +272,7 @@ void* NAME(_Zna, St11align_val_tRKSt9nothrow_t)(size_t size, size_t alignment, c
 }
 
 // delete with a size or nothrow: without. A block's page knows its size. The secure build compares the two, where the
-// plain operator is not the program's.
+// plain operators are not the program's: its new may ask for more than it was asked for.
 #define DELETE(name, target, type)      \
   EXPORT_WEAK void name(void* p, type); \
   void name(void* p, type unused) {     \
@@ -282,7 +282,7 @@ void* NAME(_Zna, St11align_val_tRKSt9nothrow_t)(size_t size, size_t alignment, c
 #if MI_SECURE
 EXPORT_WEAK void NAME(_ZdlPv, )(void* p, size_t size);
 void NAME(_ZdlPv, )(void* p, size_t size) {
-  if (mi_likely(_ZdlPv == free)) {
+  if (mi_likely(_ZdlPv == free && NAME(_Znw, ) == own_new)) {
     mi_fast_free_sized(p, size, _mi_free_sized_slow);
   } else {
     _ZdlPv(p);
@@ -298,7 +298,11 @@ DELETE(_ZdaPvRKSt9nothrow_t, _ZdaPv, const void*)
 EXPORT_WEAK void NAME(_ZdlPv, St11align_val_t)(void* p, size_t size, size_t alignment);
 void NAME(_ZdlPv, St11align_val_t)(void* p, size_t size, size_t alignment) {
   typedef void delete_aligned_fun(void* p, size_t alignment);
-  if (MI_SECURE && mi_likely(_ZdlPvSt11align_val_t == (delete_aligned_fun*)(void (*)(void))free)) {
+  if (MI_SECURE && mi_likely(_ZdlPvSt11align_val_t == (delete_aligned_fun*)(void (*)(void))free) &&
+      NAME(_Znw, St11align_val_t) == new_aligned) {
+    // Runtimes' operators, which have the last word when memory is short, ask for a multiple of the alignment.
+    const size_t rounded = mi_round_up(size, alignment);
+    if (mi_unlikely(rounded != size) && mi_usable_size(p) == rounded) size = rounded;
     mi_fast_free_sized(p, size, _mi_free_sized_slow);
   } else {
     _ZdlPvSt11align_val_t(p, alignment);

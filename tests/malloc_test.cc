@@ -3,10 +3,12 @@
 #include <limits.h>
 #include <stdint.h>
 
+#include <atomic>
 #include <cstddef>
 #include <memory>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -646,6 +648,54 @@ TEST(StringTest, RealpathResolvesIntoABlockOrTheGivenBuffer) {
 }
 
 // ---- misuse ---------------------------------------------------------------------------------------------
+
+TEST(ReallocTest, WhatWasZeroOfNoBytesGrowsIntoZeros) {
+  for (int round = 0; round < 300; round++) {
+    void* const dirty = Opaque(mi_malloc(1));
+    memset(dirty, 0xff, mi_usable_size(dirty));
+    mi_free(dirty);
+    void* const p = mi_rezalloc(Opaque(mi_zalloc(0)), 12);
+    ASSERT_NE(p, nullptr);
+    EXPECT_TRUE(IsZero(p, 0, 12));
+    mi_free(p);
+  }
+}
+
+// Whatever is noted of two neighbours must not share a byte that both threads write.
+TEST(ReallocTest, AnotherThreadResizesBlocksWhileTheirNeighboursAreHandedOut) {
+  for (size_t least : {size_t{17}, size_t{33}, size_t{97}}) {
+    std::vector<void*> own, others;
+    for (int i = 0; i < 1000; i++) {
+      (i % 2 == 0 ? own : others).push_back(mi_malloc(least));
+    }
+    std::atomic<bool> done{false};
+    std::thread resizer([&] {
+      Random random(1);
+      for (int round = 0; round < Scaled(20, 200); round++) {
+        for (void*& p : others) {
+          const size_t size = least + random.Below(15);
+          p = mi_realloc(p, size);
+          EXPECT_GE(mi_usable_size(p), size);
+          memset(p, 1, size);
+        }
+      }
+      for (void* p : others) mi_free(p);
+      done = true;
+    });
+    Random random(2);
+    while (!done) {
+      for (void*& p : own) {
+        const size_t size = least + random.Below(15);
+        mi_free(p);
+        p = mi_malloc(size);
+        EXPECT_GE(mi_usable_size(p), size);
+        memset(p, 2, size);
+      }
+    }
+    resizer.join();
+    for (void* p : own) mi_free(p);
+  }
+}
 
 TEST(MisuseTest, FreeingNullDoesNothing) {
   ErrorRecorder errors;

@@ -166,7 +166,8 @@ void* _mi_policy_alloc(mi_heap_t* heap, mi_part_t* part, const mi_request_t* req
 
 // A hardened heap has at least a byte of padding behind every block.
 static inline size_t with_padding(const mi_theap_t* theap, size_t size) {
-  return size + ((theap->policy & MI_POLICY_HARDENED) != 0 ? 1 : 0);
+  const size_t need = size + ((theap->policy & MI_POLICY_HARDENED) != 0 ? 1 : 0);
+  return (mi_unlikely(theap->even) ? mi_round_up(need, 16) : need);  // classes of other sizes are at odd multiples of 8
 }
 
 static void* block_make(mi_theap_t* theap, mi_page_t* page, size_t size, bool zero) {
@@ -308,11 +309,17 @@ size_t _mi_policy_usable(mi_page_t* page, const void* p) {
 
 // --- resizing ----------------------------------------------------------------------------------------------------
 
+// May the caller note another size of a block? Where two blocks share a byte for it, only who has the page: it writes
+// the neighbour's at any time.
+static inline bool may_note(const mi_page_t* page, const mi_bits_t* bits) {
+  return bits->slack_bits != 4 || (mi_load_relaxed(&page->owner) & ~MI_OWNER_FLAGS) == _mi_tls.tid;
+}
+
 // May a block of the page become one of `size` bytes where it is? Not if another class would serve it, and of blocks
 // alone in their pages not if half of it were unused.
 static bool fits_in_place(const mi_page_t* page, const mi_bits_t* bits, size_t size) {
   const size_t need = size + ((page->policy & MI_POLICY_HARDENED) != 0 ? 1 : 0);
-  if (!mi_bits_fits(page, bits, need)) return false;
+  if (!mi_bits_fits(page, bits, need) || !may_note(page, bits)) return false;
   if (bits->magic == 0) return need > MI_CLASS_SIZE_MAX && need >= page->block_size / 2;
   return need >= page->block_size / 2;
 }
@@ -382,7 +389,8 @@ void* _mi_policy_expand(mi_page_t* page, void* p, size_t newsize) {
   }
   block_check("mi_expand", page, bits, index, p);
   if (newsize == 0) newsize = 1;
-  if (!mi_bits_fits(page, bits, newsize)) return NULL;
+  const size_t need = newsize + ((page->policy & MI_POLICY_HARDENED) != 0 ? 1 : 0);
+  if (!mi_bits_fits(page, bits, need) || !may_note(page, bits)) return NULL;
   block_resize(page, bits, index, p, newsize, false);
   return p;
 }

@@ -259,16 +259,32 @@ static bool within_limit(size_t more) {
 }
 
 // Makes segments [0, end) accessible. Threads may overlap: each maps from the `ready` that it saw, which is
-// idempotent, and `ready` only rises to what is mapped.
-static bool arena_make_ready(mi_arena_t* arena, size_t end) {
-  size_t ready = mi_load_acquire(&arena->ready);
+// idempotent, and `ready` only rises to what is mapped. But it undoes what else somebody did to the mapping of a
+// segment that is ready by now: who is about to do such a thing waits for those that saw less (_mi_arena_await_growth).
+static bool arena_raise_ready(mi_arena_t* arena, size_t end) {
+  size_t ready = mi_load_seq_cst(&arena->ready);
   if (end <= ready) return true;
   if (!within_limit((end - ready) << MI_SEGMENT_SHIFT)) return false;
   if (!arena_commit(arena, mi_arena_segment(arena, ready), (end - ready) << MI_SEGMENT_SHIFT)) return false;
   _mi_track_root(mi_arena_segment(arena, ready), (end - ready) << MI_SEGMENT_SHIFT);
-  while (ready < end && !mi_cas_weak_acq_rel(&arena->ready, &ready, end)) {
+  while (ready < end && !mi_cas_weak_seq_cst(&arena->ready, &ready, end)) {
   }
   return true;
+}
+
+// Sequentially consistent, with the loads and the stores of `ready`: who saw less than was raised counted itself
+// before.
+static bool arena_make_ready(mi_arena_t* arena, size_t end) {
+  if (end <= mi_load_acquire(&arena->ready)) return true;
+  mi_fetch_add_seq_cst(&arena->growing, 1u);
+  const bool raised = arena_raise_ready(arena, end);
+  mi_fetch_sub_seq_cst(&arena->growing, 1u);
+  return raised;
+}
+
+void _mi_arena_await_growth(mi_arena_t* arena) {
+  (void)mi_load_seq_cst(&arena->ready);
+  while (mi_load_seq_cst(&arena->growing) != 0) _mi_os_yield();
 }
 
 static void bits_give(mi_arena_t* arena, size_t index, size_t count) {

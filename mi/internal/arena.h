@@ -76,6 +76,8 @@ mi_hidden void _mi_arenas_unmap(void);
 // one if it must. `apart`: not from the span. False: no address space or memory.
 mi_hidden bool _mi_segments_claim(size_t count, size_t alignment, size_t phase, mi_arena_t* only, bool apart,
                                   mi_arena_t** arena, size_t* index);
+// Returns when no thread is making segments of the arena accessible that are by now.
+mi_hidden void _mi_arena_await_growth(mi_arena_t* arena);
 // Takes segments from `index` on, if all of them are unused. False: they are not, or there is no memory.
 mi_hidden bool _mi_segments_claim_at(mi_arena_t* arena, size_t index, size_t count);
 // Where in a run of segments a huge block begins, and for an alignment above a segment what the run is claimed with.

@@ -67,7 +67,7 @@ void _mi_block_free(mi_page_t* page, mi_block_t* block) {
 
 // The page of an address in a block; NULL if there is none.
 static inline mi_page_t* page_around(const void* p) {
-  if (mi_unlikely(!mi_span_contains(p))) return (p == NULL ? NULL : _mi_page_of_any(p));
+  if (MI_SECURE || mi_unlikely(!mi_span_contains(p))) return (p == NULL ? NULL : _mi_page_of_any(p));
   mi_page_t* page = mi_slot_of(p);
   if (page->kind == MI_PAGE_TAIL) page -= page->distance;
   // What lies here is no slot if p points into a later segment of a huge block: a slot's page is in its segment.

@@ -23,7 +23,7 @@ static inline bool mi_page_push_remote(mi_page_t* page, mi_block_t* block, mi_th
 // block, the second line of the page's slot, and nothing else; errno neither. False: another case, and nothing
 // happened.
 static inline bool mi_free_remote(void* p) {
-  if (mi_unlikely(!mi_span_contains(p))) return false;
+  if (MI_SECURE || mi_unlikely(!mi_span_contains(p))) return false;  // there every page has a policy
   mi_page_t* const page = mi_slot_of(p);
   if (mi_unlikely(page->kind != MI_PAGE_CLASS || page->policy != 0)) return false;
   const mi_tid_t owner = mi_load_relaxed(&page->owner);

@@ -263,7 +263,7 @@ uint64_t _mi_os_clock_ms(void) {
 }
 
 uint64_t _mi_os_processor_ms(void) {
-  struct timespec t;
+  struct timespec t = {0, 0};
   clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
   return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }

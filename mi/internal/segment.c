@@ -915,13 +915,16 @@ void _mi_purge(bool force) {
   const uint64_t period = (delay > 1 ? (uint64_t)delay / 2 + 1 : 1);
   // While the program has no processor it misses no memory either. On a busy machine, and where a program sleeps
   // between pieces of work, a tick waits until the process was at work for a period too, up to four of them.
-  const uint64_t worked = _mi_os_processor_ms();
-  const bool waits =
-      worked < mi_load_relaxed(&next_worked) && now - mi_load_relaxed(&last_tick) < MI_TICK_PATIENCE * period;
+  const uint64_t worked = _mi_os_processor_ms(), since = (now - mi_load_relaxed(&last_tick)) / period;
+  const bool waits = worked < mi_load_relaxed(&next_worked) && since < MI_TICK_PATIENCE;
   if (!mi_cas_strong_acq_rel(&next_tick, &due, now + (waits ? 1 : period)) || waits) return;
   mi_store_relaxed(&next_worked, worked + period);
   mi_store_relaxed(&last_tick, now);
   held_tick();
+  // A program that passes a tick now and then only forgets as fast.
+  if (since > MI_TICK_PATIENCE) {
+    for (uint64_t n = 1; n < since && n < MI_SPARED_FADE; n++) held_tick();
+  }
   purge_pass(false, false, least, spared_now(MI_SPARED_SHARE));
 }
 
@@ -950,6 +953,7 @@ void _mi_arenas_settle(void) {
   for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
     mi_arena_t* const arena = mi_load_relaxed(&_mi_arenas[i]);
     if (arena == NULL) break;
+    if (mi_load_relaxed(&arena->growing) != 0) mi_store_relaxed(&arena->growing, 0u);
     const size_t ready = mi_load_relaxed(&arena->ready);
     for (size_t index = 0; index < ready; index++) {
       mi_segment_info_t* const info = &arena->info[index];

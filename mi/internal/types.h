@@ -169,6 +169,7 @@ typedef struct mi_arena_s {
   bool is_vault;                 // for heaps with memory of their own (vault.c)
   bool is_resident;              // segment 0 holds this header behind its slots, and is never closed
   _Atomic(size_t) ready;         // segments [0, ready) are writable; only grows
+  _Atomic(uint32_t) growing;     // threads that are about to raise it
   _Atomic(size_t) first_unused;  // hint: no unused segment below
   _Atomic(size_t) first_free;    // hint: word of `has_free` to start at
   _Atomic(uint64_t)* unused;     // a bit per segment

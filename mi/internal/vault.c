@@ -122,6 +122,7 @@ mi_space_segment_t* _mi_vault_claim(mi_space_t* space, size_t count, size_t alig
   while (!segments_claim(count, alignment, phase, &arena, &index)) {
     if (!_mi_vault_make_room(count + (alignment >> MI_SEGMENT_SHIFT))) return NULL;
   }
+  _mi_arena_await_growth(arena);  // a thread that is late would open what is closed from here on
   // A segment that held handles may have a guard behind its slots.
   if (!_mi_segments_unguard(arena, index, count)) {
     _mi_segments_release(arena, index, count);
