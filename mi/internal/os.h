@@ -11,6 +11,8 @@
 mi_hidden void* _mi_os_reserve(size_t size, size_t alignment, bool anywhere);
 // Makes reserved memory readable and writable, and a part of core files; false if the system refuses.
 mi_hidden bool _mi_os_commit(void* start, size_t size);
+// Reserved memory becomes a part of core files already.
+mi_hidden bool _mi_os_dump(void* start, size_t size);
 // Gives memory back and keeps the address space. `decommit`: at once, and it reads as zero afterwards; else when the
 // system needs it (the contents are unknown until then).
 typedef enum mi_purged_e {

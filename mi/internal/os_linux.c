@@ -65,6 +65,13 @@ bool _mi_os_commit(void* start, size_t size) {
   return ok;
 }
 
+bool _mi_os_dump(void* start, size_t size) {
+  const int saved = errno;
+  const bool ok = (madvise(start, size, MADV_DODUMP) == 0);
+  errno = saved;
+  return ok;
+}
+
 bool _mi_os_protect(void* start, size_t size, bool protect) {
   const int saved = errno;
   const bool ok = (mprotect(start, size, protect ? PROT_NONE : PROT_READ | PROT_WRITE) == 0);

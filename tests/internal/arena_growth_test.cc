@@ -1,8 +1,11 @@
 // mi/internal/arena.c beyond the first arena. Every test runs in a child process that makes its first arena itself, as
 // small as MIMALLOC_ARENA_RESERVE says; the parent never uses the library.
+#include <sys/mman.h>
+
 #include <cerrno>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -143,6 +146,29 @@ TEST(ArenaGrowthTest, WithoutPermissionToAskTheSystemMemoryEndsWithTheFirstArena
                           REQUIRE(blocks.size() == count);
                           return 0;
                         }),
+            0);
+}
+
+// What is committed next to what was committed before needs no further mapping.
+TEST(ArenaGrowthTest, AnArenaGrowsWhereNoMoreMappingsAreToBeHad) {
+  if (kSanitized) GTEST_SKIP() << "the run-time needs mappings of its own";
+  EXPECT_EQ(InChild([] {
+              constexpr size_t kPages = 1 << 18;
+              char* const pages = static_cast<char*>(
+                  mmap(nullptr, kPages * 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+              if (pages == MAP_FAILED) return 1;
+              void* blocks[200];
+              for (void*& block : blocks) block = nullptr;
+              blocks[0] = mi_malloc(kMiB);  // the first arena
+              size_t at = 0;
+              while (at < kPages && mprotect(pages + at * 4096, 4096, PROT_READ) == 0) at += 2;
+              if (at >= kPages) return 0;  // no such limit within reach
+              for (size_t i = 1; i < 200; i++) {
+                if ((blocks[i] = mi_malloc(kMiB)) == nullptr) return 3;
+                memset(blocks[i], 1, kMiB);
+              }
+              return 0;
+            }),
             0);
 }
 
