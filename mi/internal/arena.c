@@ -267,7 +267,8 @@ static bool within_limit(size_t more) {
 
 // Makes segments [0, end) accessible. Threads may overlap: each maps from the `ready` that it saw, which is
 // idempotent, and `ready` only rises to what is mapped. But it undoes what else somebody did to the mapping of a
-// segment that is ready by now: who is about to do such a thing waits for those that saw less (_mi_arena_await_growth).
+// segment that is ready by now: who is about to do such a thing waits for those that saw less (_mi_arena_await_growth;
+// the model growth).
 static bool arena_raise_ready(mi_arena_t* arena, size_t end) {
   size_t ready = mi_load_seq_cst(&arena->ready);
   if (end <= ready) return true;
