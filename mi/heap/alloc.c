@@ -466,7 +466,7 @@ bool _mi_single_resize(mi_heap_t* heap, mi_page_t* page, void* p, size_t newsize
   const size_t now = _mi_block_size_in(page, p), from = (newsize < usable ? newsize : usable);
   if (zero && now > from && (newsize < usable || !is_zero)) memset((uint8_t*)p + from, 0, now - from);
   // A thread that does nothing but resize one block has its heartbeat too.
-  _mi_slow_path(_mi_tls.thread, mi_heap_live_end(its));
+  _mi_slow_path(_mi_tls.thread, mi_load_relaxed(&its->state) == MI_HEAP_OPEN ? its : &_mi_heap_main);
   return true;
 }
 

@@ -25,16 +25,19 @@ MI_RACY bool _mi_page_is_arena_handle(const mi_page_t* page) {
 static MI_RACY bool is_handle(const mi_heap_t* heap) {
   size_t index;
   mi_arena_t* const arena = _mi_arena_of((const uint8_t*)heap + 1, &index);
-  if (arena == NULL || mi_load_acquire(&arena->kind[index]) != MI_SEGMENT_NORMAL) return true;  // main; isolated
+  if (arena == NULL) return heap == &_mi_heap_main;
+  if (mi_load_acquire(&arena->kind[index]) != MI_SEGMENT_NORMAL) return false;
   const mi_page_t* const page = mi_slot_of(heap);
-  return _mi_page_is_arena_handle(page) ||
-         (mi_racy(page->kind) == MI_PAGE_CLASS && mi_racy(page->bin) == MI_BIN_HANDLE);
+  if (_mi_page_is_arena_handle(page)) return (uintptr_t)heap % MI_SLICE_SIZE == 0;
+  return mi_racy(page->kind) == MI_PAGE_CLASS && mi_racy(page->bin) == MI_BIN_HANDLE &&
+         mi_load_relaxed(&page->heap) == &_mi_heap_internal &&
+         (uintptr_t)heap % ((size_t)1 << MI_REGION_SHIFT_MIN) == 0;
 }
 
-MI_RACY mi_heap_t* _mi_heap_went_to(mi_heap_t* heap) {
-  if (!is_handle(heap)) return NULL;
-  mi_heap_t* const into = mi_load_acquire(&heap->into);
-  return (is_handle(heap) ? into : NULL);
+MI_RACY bool _mi_heap_went_to(mi_heap_t* heap, mi_heap_t** into) {
+  if (!is_handle(heap)) return false;
+  *into = mi_load_acquire(&heap->into);
+  return is_handle(heap);
 }
 
 mi_heap_t* _mi_arena_handle_make(mi_thread_t* thread, mi_arena_t* arena, size_t size) {

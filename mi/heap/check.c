@@ -768,7 +768,7 @@ typedef struct claims_s {
 static MI_RACY bool leads_to(mi_heap_t* from, const mi_heap_t* heap) {
   for (int steps = 0; from != NULL && steps < 1000; steps++) {
     if (from == heap) return true;
-    from = _mi_heap_went_to(from);
+    if (!_mi_heap_went_to(from, &from)) return false;
   }
   return false;
 }

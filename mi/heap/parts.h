@@ -261,9 +261,9 @@ mi_hidden void _mi_heap_ids_renew(mi_thread_t* thread);
 // arena.
 mi_hidden mi_heap_t* _mi_arena_handle_make(mi_thread_t* thread, mi_arena_t* arena, size_t size);
 mi_hidden bool _mi_page_is_arena_handle(const mi_page_t* page);
-// Where the blocks of a heap went, for who walks all pages: the heap may end at this moment, and its handle be no
-// handle any more. NULL: nowhere.
-mi_hidden mi_heap_t* _mi_heap_went_to(mi_heap_t* heap);
+// Where the blocks of a heap went (NULL: nowhere), for who walks all pages: the heap may end at this moment. False: its
+// handle is no handle any more.
+mi_hidden bool _mi_heap_went_to(mi_heap_t* heap, mi_heap_t** into);
 
 // --- sub-processes (subproc.c) --------------------------------------------------------------------------------------
 struct mi_subproc_s {

@@ -390,7 +390,8 @@ void* _mi_policy_expand(mi_page_t* page, void* p, size_t newsize) {
   block_check("mi_expand", page, bits, index, p);
   if (newsize == 0) newsize = 1;
   const size_t need = newsize + ((page->policy & MI_POLICY_HARDENED) != 0 ? 1 : 0);
-  if (!mi_bits_fits(page, bits, need) || !may_note(page, bits)) return NULL;
+  // The one for its room, the other for what can be noted of it.
+  if (!mi_bits_fits(page, bits, need) || !mi_bits_fits(page, bits, newsize) || !may_note(page, bits)) return NULL;
   block_resize(page, bits, index, p, newsize, false);
   return p;
 }

@@ -303,7 +303,7 @@ typedef struct walk_s {
 static MI_RACY bool walk_wants(const walk_t* walk, mi_heap_t* heap) {
   if (walk->heap == NULL || heap == walk->heap) return true;
   for (int steps = 0; heap != NULL && steps < 1000; steps++) {
-    heap = _mi_heap_went_to(heap);
+    if (!_mi_heap_went_to(heap, &heap)) return false;
     if (heap == walk->heap) return true;
   }
   return false;

@@ -95,7 +95,8 @@ static _Atomic(int64_t) unnamed_peak;  // that a query met
 // Which row a heap is in. It may be ending: what is read of it is checked.
 static MI_RACY size_t row_of(mi_heap_t* heap) {
   for (int steps = 0; steps < 1000; steps++) {
-    mi_heap_t* const into = _mi_heap_went_to(heap);
+    mi_heap_t* into;
+    if (!_mi_heap_went_to(heap, &into)) return ROW_UNNAMED;
     if (into == NULL) break;
     heap = into;
   }

@@ -267,8 +267,8 @@ static bool within_limit(size_t more) {
 
 // Makes segments [0, end) accessible. Threads may overlap: each maps from the `ready` that it saw, which is
 // idempotent, and `ready` only rises to what is mapped. But it undoes what else somebody did to the mapping of a
-// segment that is ready by now: who is about to do such a thing waits for those that saw less (_mi_arena_await_growth;
-// the model growth).
+// segment that is ready by now: a vault, which is about to do such a thing, waits for those that saw less
+// (_mi_arena_await_growth; the model growth). A guard that is made by protection is not worth that, and may be lost.
 static bool arena_raise_ready(mi_arena_t* arena, size_t end) {
   size_t ready = mi_load_seq_cst(&arena->ready);
   if (end <= ready) return true;
@@ -286,7 +286,10 @@ static bool arena_make_ready(mi_arena_t* arena, size_t end) {
   if (end <= mi_load_acquire(&arena->ready)) return true;
   mi_fetch_add_seq_cst(&arena->growing, 1u);
   const bool raised = arena_raise_ready(arena, end);
-  mi_fetch_sub_seq_cst(&arena->growing, 1u);
+  // Not below 0: a signal handler may have forked, and returned in the child.
+  uint32_t growing = mi_load_relaxed(&arena->growing);
+  while (growing != 0 && !mi_cas_weak_seq_cst(&arena->growing, &growing, growing - 1)) {
+  }
   return raised;
 }
 

@@ -303,6 +303,25 @@ TEST_P(Policy, ASoftLimitIsToldOfByTheAllocationThatPassesIt) {
 }
 
 // Pages of such a heap end with a guard, which stays until the memory serves for something else: handles, say.
+TEST(HardenedHeap, WhatOneBlockIsExpandedToSaysNothingOfItsNeighbours) {
+  mi_heap_t* heap = NewHeap(MI_HEAP_HARDENED);
+  for (size_t size : {size_t{20}, size_t{40}, size_t{100}}) {
+    for (size_t other = 1; other < size + 30; other++) {
+      std::vector<std::pair<void*, size_t>> blocks;
+      for (int i = 0; i < 64; i++) blocks.emplace_back(mi_heap_malloc(heap, size), size);
+      for (size_t i = 0; i < blocks.size(); i += 3) {
+        if (mi_expand(mi_test::Opaque(blocks[i].first), other) != nullptr) blocks[i].second = other;
+      }
+      for (auto& [p, its] : blocks) {
+        ASSERT_EQ(mi_usable_size(p), its);
+        memset(p, 1, its);
+      }
+      for (auto& [p, its] : blocks) mi_free_size(p, its);
+    }
+  }
+  mi_heap_destroy(heap);
+}
+
 TEST(HardenedHeap, HandlesLieWhereItsPagesWere) {
   mi_heap_t* heap = NewHeap(MI_HEAP_HARDENED);
   for (int i = 0; i < 5000; i++) ASSERT_NE(mi_heap_malloc(heap, 100), nullptr);
