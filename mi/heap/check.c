@@ -756,7 +756,9 @@ static bool check_main(check_t* check) {
 
 // --- pages that claim to be the heap's ------------------------------------------------------------------------------
 
-#define CHECK_TRIES 4
+// A thread that is about to make a page of what was one of this heap's shows it as the heap's for a moment, which lasts
+// until that thread has a processor again.
+#define CHECK_TRIES 64
 
 typedef struct claims_s {
   uint64_t pages;
@@ -833,6 +835,7 @@ bool mi_heap_check(mi_heap_t* heap) {
   claims_t claims = {0, 0, 0};
   bool agree = false;
   for (int tries = 0; tries < CHECK_TRIES; tries++) {
+    if (tries > 0) _mi_os_yield();
     check.heap = check.at = heap;
     check.pages = check.waiting = 0;
     check.theaps = check.parts = 0;
