@@ -164,9 +164,8 @@ void* _mi_policy_alloc(mi_heap_t* heap, mi_part_t* part, const mi_request_t* req
   return _mi_paged_alloc(thread, heap, part, request);
 }
 
-// A hardened heap has at least a byte of padding behind every block.
 static inline size_t with_padding(const mi_theap_t* theap, size_t size) {
-  const size_t need = size + ((theap->policy & MI_POLICY_HARDENED) != 0 ? 1 : 0);
+  const size_t need = mi_policy_need(theap->policy, size);
   return (mi_unlikely(theap->even) ? mi_round_up(need, 16) : need);  // classes of other sizes are at odd multiples of 8
 }
 
@@ -318,7 +317,7 @@ static inline bool may_note(const mi_page_t* page, const mi_bits_t* bits) {
 // May a block of the page become one of `size` bytes where it is? Not if another class would serve it, and of blocks
 // alone in their pages not if half of it were unused.
 static bool fits_in_place(const mi_page_t* page, const mi_bits_t* bits, size_t size) {
-  const size_t need = size + ((page->policy & MI_POLICY_HARDENED) != 0 ? 1 : 0);
+  const size_t need = mi_policy_need(page->policy, size);
   if (!mi_bits_fits(page, bits, need) || !may_note(page, bits)) return false;
   if (bits->magic == 0) return need > MI_CLASS_SIZE_MAX && need >= page->block_size / 2;
   return need >= page->block_size / 2;
@@ -389,7 +388,7 @@ void* _mi_policy_expand(mi_page_t* page, void* p, size_t newsize) {
   }
   block_check("mi_expand", page, bits, index, p);
   if (newsize == 0) newsize = 1;
-  const size_t need = newsize + ((page->policy & MI_POLICY_HARDENED) != 0 ? 1 : 0);
+  const size_t need = mi_policy_need(page->policy, newsize);
   // The one for its room, the other for what can be noted of it.
   if (!mi_bits_fits(page, bits, need) || !mi_bits_fits(page, bits, newsize) || !may_note(page, bits)) return NULL;
   block_resize(page, bits, index, p, newsize, false);

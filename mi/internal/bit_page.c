@@ -315,6 +315,13 @@ static void check_available(mi_page_t* page, mi_bits_t* bits) {
   found_freed_twice(page, bits, 64 * (size_t)(word - bits->words) + mi_ctz(twice));
 }
 
+// The free blocks of the next word, from `w` on, that has some, as one of the `count` does.
+static inline uint64_t next_free(const mi_page_t* page, const mi_bits_t* bits, size_t count, size_t* w) {
+  uint64_t free;
+  while ((free = free_bits(page, bits, *w)) == 0) *w = (*w + 1 < count ? *w + 1 : 0);
+  return free;
+}
+
 static inline void begin_word(mi_theap_t* theap, mi_page_t* page, mi_bits_t* bits, size_t w, uint64_t avail) {
   bits->avail = avail;
   bits->current = &bits->words[w];
@@ -343,14 +350,12 @@ uint8_t* _mi_bits_pop_next(mi_theap_t* theap, size_t size) {
   mi_bits_t* const bits = page->bits;
   if (page->used - page->pinned >= page->capacity || bits->avail != 0 || bits->current == NULL) return NULL;
   if (may_be_fresh(page, bits)) {  // _mi_bits_refill may add some
-    theap->random = theap->random * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-    if (theap->random >> 32 < ((uint64_t)1 << 32) / MI_FRESH_EVERY) return NULL;
+    if (mi_theap_random(theap) >> 32 < ((uint64_t)1 << 32) / MI_FRESH_EVERY) return NULL;
   }
   const size_t count = ((size_t)page->capacity + 63) / 64;
   size_t w = (size_t)(bits->current - bits->words);
   if (mi_unlikely(w >= count)) return NULL;
-  uint64_t avail;
-  while ((avail = free_bits(page, bits, w)) == 0) w = (w + 1 < count ? w + 1 : 0);
+  uint64_t avail = next_free(page, bits, count, &w);
   begin_word(theap, page, bits, w, avail);
   avail = bits->avail;
   return (mi_unlikely(avail == 0) ? NULL : mi_bits_hand_out(page, bits, avail, mi_ctz(avail), wanted, true));
@@ -382,8 +387,7 @@ void _mi_bits_refill(mi_theap_t* theap, mi_page_t* page) {
   const bool begins = (bits->current == NULL);
   const size_t last = (begins ? 0 : (size_t)(bits->current - bits->words));
   size_t w = (bits->in_order && last < count ? last : (random >> 16 & 0xffff) * count >> 16);
-  uint64_t avail;
-  while ((avail = free_bits(page, bits, w)) == 0) w = (w + 1 < count ? w + 1 : 0);
+  uint64_t avail = next_free(page, bits, count, &w);
   if (bits->in_order) {
     const size_t left = page->capacity - 64 * w, blocks = (left < 64 ? left : 64);
     const uint64_t from_start = ~(uint64_t)0 << ((random >> 32 & 0xffff) * blocks >> 16);

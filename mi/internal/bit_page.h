@@ -109,6 +109,10 @@ static inline bool mi_policy_guards(uint32_t policy, bool single) {
   if ((policy & (MI_POLICY_HARDENED | MI_POLICY_ISOLATED | MI_POLICY_SECRET)) != 0) return true;
   return MI_SECURE >= (single ? 2 : 3) && policy != 0;
 }
+// What a block of `size` bytes takes of its class: a hardened heap has at least a byte of padding behind every block.
+static inline size_t mi_policy_need(uint32_t policy, size_t size) {
+  return size + ((policy & MI_POLICY_HARDENED) != 0 ? 1 : 0);
+}
 // How many slices a page of blocks of `size` bytes has. Regions of up to 64 KiB come and go with their heaps: small
 // pages of them empty, and go back, sooner. Where pages end with guards, the guard is less than 64 KiB behind every
 // block.
@@ -275,8 +279,6 @@ static inline bool mi_padding_is_whole_direct(const uint8_t* end, size_t padding
 #endif
 }
 
-// Of a block that is in use: not a byte before the padding is written.
-mi_hidden void _mi_padding_write_exactly(uint8_t* end, size_t padding);
 // The first byte of it that is not as it was written, from the padding's start; there is one.
 mi_hidden size_t _mi_padding_breach(const uint8_t* end, size_t padding);
 
@@ -304,6 +306,10 @@ static inline __attribute__((always_inline)) uint8_t* mi_bits_hand_out(mi_page_t
   return block;
 }
 
+// A number of a linear congruential sequence: its high bits are the good ones. Quick, and nothing to keep secrets with.
+static inline uint64_t mi_theap_random(mi_theap_t* theap) {
+  return theap->random = theap->random * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+}
 static inline uint64_t mi_turn(uint64_t word, size_t turn) { return word >> turn | word << ((64 - turn) & 63); }
 
 // Takes one of the blocks that are available. Any, but in the secure build, whose pages begin at a random block and go
@@ -314,8 +320,7 @@ static inline uint8_t* mi_bits_pop(mi_theap_t* theap, mi_page_t* page, mi_bits_t
   const uint64_t avail = bits->avail;
   if (mi_unlikely(avail == 0)) return NULL;
   if (bits->in_order) return mi_bits_hand_out(page, bits, avail, mi_ctz(avail), size, false);
-  theap->random = theap->random * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-  const size_t turn = theap->random >> 58;
+  const size_t turn = mi_theap_random(theap) >> 58;
   const uint64_t turned = mi_turn(avail, turn);
   return mi_bits_hand_out(page, bits, avail, (mi_ctz(turned) + turn) & 63, size, false);
 }

@@ -102,9 +102,6 @@ static void stretch_close(const mi_space_t* space, stretch_t s, bool huge) {
 // only who has the block writes: no two blocks share a byte.
 
 static inline bool page_pads(const mi_page_t* page) { return (page->policy & MI_POLICY_HARDENED) != 0; }
-static inline size_t space_need(const mi_space_t* space, size_t size) {
-  return size + ((space->policy & MI_POLICY_HARDENED) != 0 ? 1 : 0);
-}
 _Static_assert((MI_SLICE_SIZE - MI_SPACE_GUARD) / 16 <= MI_BITS_LARGE, "a byte for each of a page's blocks");
 
 static size_t size_of(const mi_page_t* page, size_t index) {
@@ -519,7 +516,7 @@ static void* single_make(mi_space_t* space, size_t block_size, size_t alignment,
 static void* single_alloc(mi_space_t* space, size_t size, size_t alignment, size_t offset) {
   const size_t inside = (0 - offset) & (sizeof(mi_block_t) - 1) & (alignment - 1);  // as in page.c
   if (size > MI_AMOUNT_MAX) return NULL;
-  const size_t block_size = mi_round_up(space_need(space, size) + inside, MI_OS_PAGE);
+  const size_t block_size = mi_round_up(mi_policy_need(space->policy, size) + inside, MI_OS_PAGE);
   if (!_mi_account_charge(mi_account_of(space->heap), block_size)) return NULL;  // before memory is taken
   mi_page_t* page;
   uint8_t* const p = single_make(space, block_size, alignment, offset + inside, inside, &page);
@@ -534,7 +531,8 @@ static void* single_alloc(mi_space_t* space, size_t size, size_t alignment, size
 void* _mi_space_alloc(mi_space_t* space, size_t size, size_t alignment, size_t offset, bool zero) {
   if (size == 0) size = 1;
   if (offset == 0 && alignment <= MI_CLASS_SIZE_MAX && size <= MI_CLASS_SIZE_MAX) {
-    const size_t need = space_need(space, size), room = (alignment > 1 ? mi_round_up(need, alignment) : need);
+    const size_t need = mi_policy_need(space->policy, size),
+                 room = (alignment > 1 ? mi_round_up(need, alignment) : need);
     // The smallest block is 16 bytes: a slice then has no more of them than there are bits.
     if (room <= MI_CLASS_SIZE_MAX) return class_alloc(space, mi_bin_of(room < 16 ? 16 : room), size, zero);
   }
