@@ -70,35 +70,33 @@ mi_always_inline mi_page_t* mi_secure_find_own(const void* p, size_t* index) {
   mi_page_t* const page = mi_secure_find(p, index);
   if (mi_unlikely(page == NULL)) return NULL;
   const mi_tid_t other = mi_load_relaxed(&page->owner) ^ _mi_tls.tid;
-  if (mi_unlikely((other & ~MI_OWNER_FULL) != 0 || page->bits->slack_bits == 16)) return NULL;
+  if (mi_unlikely((other & ~MI_OWNER_FULL) != 0 || *index >= page->bits->direct)) return NULL;
   const size_t slack = mi_bits_narrow_slack(page->bits, *index);
-  if (mi_unlikely(slack > page->bits->slack_direct)) return NULL;
+  if (mi_unlikely(slack == MI_SLACK_WIDE)) return NULL;
   if (MI_SECURE < 4) return page;
-  return (mi_likely(mi_padding_is_whole_direct((const uint8_t*)p + page->block_size, slack)) ? page : NULL);
+  return (mi_likely(mi_padding_edges_are_whole((const uint8_t*)p + page->block_size, slack)) ? page : NULL);
 }
 
-// Frees what is a live block of a page of the calling thread; `size`: if it was asked for as so many bytes, unless
-// NULL. False: another case, or something is wrong with it; nothing happened. An owner word that is the thread's, with
-// no flags or FULL, is that of a page of a theap without a policy of its own.
+// Frees what is a live block of up to 1 KiB of a page of the calling thread that is not full; `size`: if it was asked
+// for as so many bytes, unless NULL. False: another case, or something is wrong with it; nothing happened. An owner
+// word that is the thread's, with no flags, is that of a page of a theap without a policy of its own.
 mi_always_inline bool mi_secure_free(void* p, const size_t* size) {
   size_t offset;
   if (mi_unlikely(!mi_span_offset(p, &offset))) return false;
   if (mi_unlikely(mi_load_relaxed(&_mi_span_kind[offset >> MI_SEGMENT_SHIFT]) != MI_SEGMENT_NORMAL)) return false;
   mi_page_t* const page = mi_slot_of_offset(p, offset);
-  const mi_tid_t other = mi_load_relaxed(&page->owner) ^ _mi_tls.tid;
-  if (mi_unlikely(other != 0)) return other == MI_OWNER_FULL && _mi_bits_free_plain(page, p, size);
+  if (mi_unlikely(mi_load_relaxed(&page->owner) != _mi_tls.tid)) return false;
   mi_bits_t* const bits = page->bits;
   const size_t index = mi_bits_number(page, bits, p);
-  if (mi_unlikely(index >= page->reserved)) return false;
+  if (mi_unlikely(index >= bits->direct)) return false;
   mi_bit_word_t* const word = &bits->words[index / 64];
-  const uint64_t live = mi_load_relaxed(&word->live), mask = (uint64_t)1 << (index % 64);
-  if (mi_unlikely((live & ~mi_load_relaxed(&word->remote) & mask) == 0)) return false;
-  if (mi_unlikely(bits->slack_bits == 16)) return _mi_bits_free_plain(page, p, size);
+  const uint64_t live = mi_load_relaxed(&word->live);
+  if (mi_unlikely(((live & ~mi_load_relaxed(&word->remote)) >> (index & 63) & 1) == 0)) return false;
   const size_t slack = mi_bits_narrow_slack(bits, index);
-  if (mi_unlikely(slack > bits->slack_direct)) return _mi_bits_free_plain(page, p, size);
+  if (mi_unlikely(slack == MI_SLACK_WIDE)) return false;
   if (size != NULL && mi_unlikely(page->block_size - slack != *size + (*size == 0))) return false;
-  if (MI_SECURE >= 4 && mi_unlikely(!mi_padding_is_whole_direct((uint8_t*)p + page->block_size, slack))) return false;
-  mi_store_relaxed(&word->live, live & ~mask);
+  if (MI_SECURE >= 4 && mi_unlikely(!mi_padding_edges_are_whole((uint8_t*)p + page->block_size, slack))) return false;
+  mi_store_relaxed(&word->live, live & ~((uint64_t)1 << (index & 63)));
   if (mi_unlikely(--page->used == 0)) _mi_page_retire(page);
   return true;
 }
@@ -198,7 +196,7 @@ mi_always_inline void* mi_fast_realloc(void* p, size_t newsize, bool* done) {
 #if MI_SECURE
   if (fits && newsize != size) {
     mi_bits_set_size(page, page->bits, index, newsize);
-    if (mi_page_pads(page)) _mi_padding_write_exactly((uint8_t*)p + page->block_size, page->block_size - newsize);
+    if (mi_page_pads(page)) _mi_padding_write((uint8_t*)p + page->block_size, page->block_size - newsize);
   }
 #endif
   if (fits) return p;

@@ -42,7 +42,7 @@ static mi_noinline void free_other(void* p) {
 }
 
 static mi_noinline void free_slow(void* p) {
-  if (mi_unlikely(!mi_free_remote(p))) free_other(p);
+  if (mi_unlikely(!mi_free_short(p))) free_other(p);
 }
 
 // The product overflows: mi_calloc says EOVERFLOW, C programs expect ENOMEM.

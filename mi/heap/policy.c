@@ -128,7 +128,7 @@ static inline size_t padding_of(const mi_page_t* page, const mi_bits_t* bits, si
 // Reports what was written behind a live block.
 static mi_cold void misuse_overflow(const char* function, const mi_page_t* page, const uint8_t* block, size_t size,
                                     size_t padding) {
-  const size_t at = _mi_padding_breach(block + size + padding, padding);
+  const size_t at = _mi_padding_breach(block + size + padding, padding, !mi_policy_is_generic(page->policy));
   misuse(page, page->policy, EFAULT, "%s: overflow: byte %zu of the block %p of %zu bytes was written", function,
          size + at, (const void*)block, size);
 }
@@ -136,7 +136,7 @@ static mi_cold void misuse_overflow(const char* function, const mi_page_t* page,
 static void block_check(const char* function, const mi_page_t* page, const mi_bits_t* bits, size_t index,
                         const uint8_t* block) {
   const size_t size = mi_bits_size(page, bits, index), padding = padding_of(page, bits, size);
-  if (mi_page_pads(page) && mi_unlikely(!_mi_padding_is_whole(block + size + padding, padding)))
+  if (mi_unlikely(!mi_page_padding_is_whole(page, block + size + padding, padding)))
     misuse_overflow(function, page, block, size, padding);
 }
 
@@ -211,7 +211,7 @@ void* _mi_policy_serve(mi_theap_t* theap, const mi_request_t* r) {
   if (mi_unlikely(p == NULL)) return NULL;
   mi_page_t* const page = _mi_page_of_any(p);
   mi_bits_set_size(page, page->bits, 0, size);
-  _mi_padding_write_exactly(page->start + page->block_size, padding_of(page, page->bits, size));
+  _mi_padding_write(page->start + page->block_size, padding_of(page, page->bits, size));
   return p;
 }
 
@@ -269,6 +269,9 @@ static size_t size_asked(mi_page_t* page, const void* p) {
 }
 
 void _mi_free_sized_slow(void* p, size_t size) {
+#if MI_SECURE
+  if (mi_likely(_mi_bits_free_plain(p, &size))) return;
+#endif
   mi_page_t* const page = (p == NULL ? NULL : page_of(p));
   size_t its = 0;
   if (page != NULL && page->kind != MI_PAGE_SPACE) {
@@ -329,7 +332,7 @@ static void block_resize(mi_page_t* page, mi_bits_t* bits, size_t index, uint8_t
   if (size > former && (zero || (page->policy & MI_POLICY_ZERO) != 0)) memset(block + former, 0, size - former);
   mi_bits_set_size(page, bits, index, size);
   const size_t padding = padding_of(page, bits, size);
-  _mi_padding_write_exactly(block + size + padding, padding);
+  _mi_padding_write(block + size + padding, padding);
 }
 
 // Guarded blocks, which no bits tell of, always move.

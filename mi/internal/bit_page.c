@@ -55,7 +55,7 @@
 // nobody can write to, and made writable in address order.
 
 _Atomic(uintptr_t) _mi_span_bits;
-_Atomic(uint64_t) _mi_padding_secret;
+_Atomic(uint64_t) _mi_padding_pattern[MI_PADDING_WORDS] __attribute__((aligned(MI_CACHE_LINE)));
 const mi_bits_t _mi_bits_empty;
 
 #define MARGIN MI_SLICE_SIZE
@@ -73,16 +73,29 @@ static uint8_t* arena_bits(mi_arena_t* arena) {
   return seen;
 }
 
+// Fills the pattern, unless it is there. Threads that come at the same time do so together: each word is that of who is
+// first. The last ones repeat the first ones, and come last.
+static void padding_begin(void) {
+  // Acquire: all other words, which who stored it had stored or seen.
+  if (mi_likely(mi_load_acquire(&_mi_padding_pattern[MI_PADDING_WORDS - 1]) != 0)) return;
+  const size_t period = MI_PADDING_PERIOD / sizeof(uint64_t);
+  for (size_t i = 0; i < period; i++) {
+    uint64_t none = 0, word = _mi_os_random();
+    for (size_t shift = 0; shift < 64; shift += 8)
+      if ((word >> shift & 0xff) == 0) word |= (uint64_t)1 << shift;
+    mi_cas_strong_acq_rel(&_mi_padding_pattern[i], &none, word);
+  }
+  for (size_t i = period; i < MI_PADDING_WORDS; i++)
+    mi_store_release(&_mi_padding_pattern[i], mi_load_relaxed(&_mi_padding_pattern[i - period]));
+}
+
 // The head of a slice's bits, writable; NULL: no memory.
 static mi_bits_t* bits_make(const mi_page_t* page) {
   size_t index;
   mi_arena_t* const arena = _mi_arena_of((const uint8_t*)page + 1, &index);
   uint8_t* const bits = arena_bits(arena);
   if (bits == NULL) return NULL;
-  if (mi_unlikely(mi_load_relaxed(&_mi_padding_secret) == 0)) {
-    uint64_t none = 0;
-    mi_cas_strong_acq_rel(&_mi_padding_secret, &none, _mi_os_random() | 1);
-  }
+  padding_begin();
   size_t ready = mi_load_acquire(&arena->bits_ready);
   if (index >= ready) {
     const size_t end = mi_round_up(index + 1, COMMIT_SEGMENTS);
@@ -175,7 +188,7 @@ bool _mi_bits_begin(mi_page_t* page, uint32_t policy) {
   bits->slack_bits = (single ? 0 : is_small ? 4 : size <= MI_DIRECT_SIZE_MAX ? 8 : 16);
   bits->slack_pair = is_small;
   bits->slack_mask = (is_small ? 15 : 255);
-  bits->slack_direct = (uint8_t)(size <= MI_PADDING_LONG ? MI_PADDING_SHORT : MI_PADDING_LONG);
+  bits->direct = (uint16_t)(single || bits->slack_bits == 16 ? 0 : reserved);
   const size_t slack = (is_small ? 0 : (bits->slack_bits * reserved + 7) / 8);
   uint8_t *const near = (uint8_t*)bits + head, *const beyond = bits_beyond(bits, mi_page_slice(page));
   const bool is_near = (head + words <= MI_BITS_SMALL);
@@ -240,43 +253,35 @@ void _mi_bits_end(mi_page_t* page) {
 
 // --- padding ----------------------------------------------------------------------------------------------------
 
-// Behind large blocks there may be an OS page of it, so it goes by 64 bytes first.
-typedef uint64_t pair_t __attribute__((vector_size(16)));
-#define STRIDE ((size_t)64)
-
-void _mi_padding_write_exactly(uint8_t* end, size_t padding) {
-  const uint64_t word = mi_padding_word(end);
-  const pair_t pair = {word, word}, pairs[4] = {pair, pair, pair, pair};
-  for (; padding >= STRIDE; padding -= STRIDE) memcpy(end -= STRIDE, pairs, STRIDE);
-  for (; padding >= sizeof(word); padding -= sizeof(word)) memcpy(end -= sizeof(word), &word, sizeof(word));
-  memcpy(end - padding, (const uint8_t*)&word + sizeof(word) - padding, padding);
+// How much of `padding` bytes from `at` on is in one period of the pattern.
+static size_t padding_run(const uint8_t* at, size_t padding) {
+  const size_t left = MI_PADDING_PERIOD - ((uintptr_t)at & (MI_PADDING_PERIOD - 1));
+  return (left < padding ? left : padding);
 }
 
-size_t _mi_padding_breach(const uint8_t* end, size_t padding) {
-  const uint64_t word = mi_padding_word(end);
-  const uint8_t* const start = end - padding;
-  size_t at = 0;
-  while (start[at] == (uint8_t)(word >> 8 * ((8 - (padding - at) % 8) % 8))) at++;
-  return at;
+void _mi_padding_write(uint8_t* end, size_t padding) {
+  for (size_t run; padding > 0; padding -= run) {
+    run = padding_run(end - padding, padding);
+    memcpy(end - padding, mi_padding_at(end - padding), run);
+  }
 }
 
 bool _mi_padding_is_whole(const uint8_t* end, size_t padding) {
-  if (padding == 0) return true;
-  const uint64_t word = mi_padding_word(end);
-  uint64_t at;
-  for (const pair_t pair = {word, word}; padding >= STRIDE; padding -= STRIDE) {
-    pair_t pairs[STRIDE / sizeof(pair_t)];
-    memcpy(pairs, end -= STRIDE, STRIDE);
-    const pair_t differs = (pairs[0] ^ pair) | (pairs[1] ^ pair) | (pairs[2] ^ pair) | (pairs[3] ^ pair);
-    if (mi_unlikely((differs[0] | differs[1]) != 0)) return false;
+  for (size_t run; padding > 0; padding -= run) {
+    run = padding_run(end - padding, padding);
+    if (mi_unlikely(memcmp(end - padding, mi_padding_at(end - padding), run) != 0)) return false;
   }
-  for (; padding >= sizeof(word); padding -= sizeof(word)) {
-    end -= sizeof(word);
-    memcpy(&at, end, sizeof(at));
-    if (mi_unlikely(at != word)) return false;
+  return true;
+}
+
+size_t _mi_padding_breach(const uint8_t* end, size_t padding, bool edges) {
+  const uint8_t* const start = end - padding;
+  size_t at = 0;
+  while (start[at] == *mi_padding_at(start + at)) {
+    at++;
+    if (edges && at == MI_PADDING_EDGE && padding > 2 * MI_PADDING_EDGE) at = padding - MI_PADDING_EDGE;
   }
-  memcpy(&at, end - sizeof(word), sizeof(at));
-  return padding == 0 || (at ^ word) >> (8 * (sizeof(word) - padding)) == 0;
+  return at;
 }
 
 void _mi_wipe(void* p, size_t size) {
@@ -467,17 +472,25 @@ void _mi_bits_free_local(mi_page_t* page, mi_bits_t* bits, size_t index) {
   _mi_page_block_gone(theap, page);
 }
 
-bool _mi_bits_free_plain(mi_page_t* page, void* p, const size_t* size) {
-  if (page->kind != MI_PAGE_CLASS) return false;
+#if MI_SECURE
+bool _mi_bits_free_plain(void* p, const size_t* size) {
+  size_t offset;
+  if (!mi_span_offset(p, &offset)) return false;
+  if (mi_load_relaxed(&_mi_span_kind[offset >> MI_SEGMENT_SHIFT]) != MI_SEGMENT_NORMAL) return false;
+  mi_page_t* const page = mi_slot_of_offset(p, offset);
+  // No other flag: a page of a theap without a policy of its own.
+  if (((mi_load_relaxed(&page->owner) ^ _mi_tls.tid) & ~MI_OWNER_FULL) != 0 || page->kind != MI_PAGE_CLASS)
+    return false;
   mi_bits_t* const bits = page->bits;
   size_t index;
   if (mi_unlikely(mi_bits_find(page, bits, p, &index) != MI_BLOCK_LIVE)) return false;
   const size_t slack = mi_bits_slack(bits, index);
   if (size != NULL && mi_unlikely(page->block_size - slack != *size + (*size == 0))) return false;
-  if (mi_page_pads(page) && mi_unlikely(!_mi_padding_is_whole((uint8_t*)p + page->block_size, slack))) return false;
+  if (mi_unlikely(!mi_page_padding_is_whole(page, (uint8_t*)p + page->block_size, slack))) return false;
   _mi_bits_free_local(page, bits, index);
   return true;
 }
+#endif
 
 // --- freeing by others ------------------------------------------------------------------------------------------
 

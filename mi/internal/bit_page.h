@@ -28,16 +28,15 @@ struct mi_bits_s {
   mi_bit_word_t* current;  // the word that serves
   uint8_t* base;           // its first block
   uint8_t* slack_base;     // and what `slack` has of it
-  mi_bit_word_t* words;    // constant while the page lives, as all below to `inside`
+  mi_bit_word_t* words;    // constant while the page lives, as all below to `in_order`
   uint8_t* slack;          // by block: its size less what was asked for; 4 bits, 1 or 2 bytes each (mi_bits_slack)
   uint64_t inverse;        // modulo 2^64 of what is odd in the block size; 0: the page has one block
   uint8_t shift;           // the block size is that times 2^shift
   uint8_t slack_bits;      // 4, 8, 16
   uint8_t slack_pair;      // 1: two blocks share a byte of it; 0: none do
   uint8_t slack_mask;      // what a block has of that
-  uint8_t slack_direct;    // so much at most has room enough before it for mi_padding_is_whole_direct
+  uint16_t direct;         // the number of blocks, if they are of up to 1 KiB; else 0
   uint8_t in_order;        // blocks go out in the order of their addresses, else in any
-  uint16_t inside;         // how far its one block begins behind page->start
   union {
     uint64_t stamp;        // theap->frees when the blocks in `fresh` began to come
     uint64_t single_size;  // of a page's one block: what was asked for. It is not in quarantine meanwhile
@@ -50,6 +49,7 @@ struct mi_bits_s {
   _Atomic(uint32_t) policy;        // of the page that is here, or was here last
   uint32_t guard;                  // bytes at the end of the page's slices that are inaccessible; constant
   uint64_t magic;                  // 2^40 / block size, rounded up; 0: the page has one block. Constant
+  uint16_t inside;                 // how far its one block begins behind page->start
 } __attribute__((aligned(MI_CACHE_LINE)));
 _Static_assert(sizeof(mi_bits_t) == 2 * MI_CACHE_LINE, "two lines");
 mi_hidden extern const mi_bits_t _mi_bits_empty;  // of the empty page: nothing is available
@@ -224,63 +224,67 @@ static inline void mi_bits_set_size(mi_page_t* page, mi_bits_t* bits, size_t ind
 }
 
 // --- padding ----------------------------------------------------------------------------------------------------
-// Bytes between what was asked for and the block's end hold a pattern that depends on the block and a secret of the
-// process, in words that end where the block ends. No byte of it is 0, which is what a string's end writes.
-mi_hidden extern _Atomic(uint64_t) _mi_padding_secret;
-static inline uint64_t mi_padding_word(const uint8_t* end) {
-  const uint64_t x = ((uintptr_t)end ^ mi_load_relaxed(&_mi_padding_secret)) * UINT64_C(0x9e3779b97f4a7c15);
-  return (x ^ x >> 32) | UINT64_C(0x0101010101010101);
+// Bytes between what was asked for and the block's end are those of a pattern: what an address has of it depends on the
+// address, modulo MI_PADDING_PERIOD, and on random numbers of the process. No byte of it is 0, which is what a string's
+// end writes.
+#define MI_PADDING_PERIOD ((size_t)256)
+#define MI_PADDING_EDGE ((size_t)16)
+// Its beginning comes once more. Constant since the first page with a policy was made.
+#define MI_PADDING_WORDS ((MI_PADDING_PERIOD + MI_PADDING_EDGE) / sizeof(uint64_t))
+mi_hidden extern _Atomic(uint64_t) _mi_padding_pattern[MI_PADDING_WORDS];
+// What MI_PADDING_EDGE bytes at an address are like.
+static inline const uint8_t* mi_padding_at(const uint8_t* p) {
+  return (const uint8_t*)_mi_padding_pattern + (uint8_t)(uintptr_t)p;
 }
 // The secure build's lower levels do without, but for heaps with a policy of their own.
 static inline bool mi_page_pads(const mi_page_t* page) {
   return MI_SECURE == 0 || MI_SECURE >= 4 || mi_policy_is_generic(page->policy);
 }
-// In a block of 16 bytes or more that nobody has yet: up to 15 bytes before the padding are written too.
-static inline void mi_padding_write(uint8_t* end, size_t padding) {
-  if (padding == 0) return;
-  const uint64_t word = mi_padding_word(end), words[2] = {word, word};
-  for (size_t i = 0; i < padding; i += sizeof(words)) memcpy(end - i - sizeof(words), words, sizeof(words));
-}
-// Of a block that is in use: not a byte before the padding is written.
-mi_hidden void _mi_padding_write_exactly(uint8_t* end, size_t padding);
+// In a block that may be in use: not a byte before the padding is written.
+mi_hidden void _mi_padding_write(uint8_t* end, size_t padding);
 // Is it as it was written?
 mi_hidden bool _mi_padding_is_whole(const uint8_t* end, size_t padding);
 
-// The same for a class of up to 1 KiB and what the class has room for. How long the padding is is nothing that a
-// processor could foresee: each mistake of its would cost more than the whole. So there are two cases, 16 bytes (in
-// blocks of up to 128 always) and 128 (blocks are larger than that where the padding is longer than 16).
-#define MI_PADDING_SHORT ((size_t)16)
-#define MI_PADDING_LONG ((size_t)128)
-static inline void mi_padding_write_direct(uint8_t* end, size_t padding) {
-  if (padding == 0) return;
-  const uint64_t word = mi_padding_word(end), words[2] = {word, word};
-  memcpy(end - sizeof(words), words, sizeof(words));
-  if (padding <= MI_PADDING_SHORT) return;
-#pragma GCC unroll 8
-  for (size_t i = 2 * sizeof(words); i <= MI_PADDING_LONG; i += sizeof(words)) memcpy(end - i, words, sizeof(words));
+// Its edges, the first 16 bytes and the last 16, which are one if it is shorter: all that is written and compared of it
+// in the secure build. What goes on from the block's end meets the one, what goes on to the next block the other; what
+// meets neither changed nothing that anybody reads. How long the padding is is nothing that a processor could foresee,
+// and each mistake of its would cost more than the whole: there is one branch, for blocks without. The block has 16
+// bytes at least; if nobody has it yet, up to 15 before the padding may be written too.
+static inline size_t mi_padding_beyond_edge(size_t padding) {  // no branch, which compilers make of a comparison
+  const intptr_t beyond = (intptr_t)padding - (intptr_t)MI_PADDING_EDGE;
+  return (size_t)(beyond & ~(beyond >> (8 * sizeof(beyond) - 1)));
 }
-// Of at most `slack_direct` of its page: 16 or 128 bytes of the block are looked at.
-static inline bool mi_padding_is_whole_direct(const uint8_t* end, size_t padding) {
-#ifdef __SSE2__
+static inline void mi_padding_write_edges(uint8_t* end, size_t padding) {
+  if (padding == 0) return;
+  uint8_t *const last = end - MI_PADDING_EDGE, *const first = last - mi_padding_beyond_edge(padding);
+  memcpy(first, mi_padding_at(first), MI_PADDING_EDGE);
+  memcpy(last, mi_padding_at(last), MI_PADDING_EDGE);
+}
+static inline bool mi_padding_edges_are_whole(const uint8_t* end, size_t padding) {
   if (padding == 0) return true;
-  const __m128i word = _mm_set1_epi64x((long long)mi_padding_word(end)), *const at = (const __m128i*)end;
-  uint64_t same[2] = {0, 0};  // a bit per byte, the last one's is the highest of the first
-  same[0] = (uint64_t)(unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(_mm_loadu_si128(at - 1), word)) << 48;
-  if (padding <= MI_PADDING_SHORT) return ~same[0] >> (64 - padding) == 0;
-#pragma GCC unroll 8
-  for (int i = 1; i < 8; i++) {
-    const __m128i equal = _mm_cmpeq_epi8(_mm_loadu_si128(at - 1 - i), word);
-    same[i / 4] |= (uint64_t)(unsigned)_mm_movemask_epi8(equal) << (48 - 16 * (i % 4));
-  }
-  const unsigned __int128 all = (unsigned __int128)~same[0] << 64 | ~same[1];
-  return all >> (MI_PADDING_LONG - padding) == 0;
+#ifdef __SSE2__
+  const size_t beyond = mi_padding_beyond_edge(padding);
+  const uint8_t *const last = end - MI_PADDING_EDGE, *const first = last - beyond;
+  const __m128i same = _mm_and_si128(
+      _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i*)first), _mm_loadu_si128((const __m128i*)mi_padding_at(first))),
+      _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i*)last), _mm_loadu_si128((const __m128i*)mi_padding_at(last))));
+  // A bit per byte, the last byte's on top; those before a short padding are shifted out.
+  return (((unsigned)_mm_movemask_epi8(same) ^ 0xffff) >> (MI_PADDING_EDGE + beyond - padding)) == 0;
 #else
-  return _mi_padding_is_whole(end, padding);
+  if (padding <= 2 * MI_PADDING_EDGE) return _mi_padding_is_whole(end, padding);
+  return _mi_padding_is_whole(end, MI_PADDING_EDGE) &&
+         memcmp(end - padding, mi_padding_at(end - padding), MI_PADDING_EDGE) == 0;
 #endif
 }
+// Is what a block's page has of it as it was written?
+static inline bool mi_page_padding_is_whole(const mi_page_t* page, const uint8_t* end, size_t padding) {
+  if (!mi_page_pads(page)) return true;
+  return (mi_policy_is_generic(page->policy) ? _mi_padding_is_whole(end, padding)
+                                             : mi_padding_edges_are_whole(end, padding));
+}
 
-// The first byte of it that is not as it was written, from the padding's start; there is one.
-mi_hidden size_t _mi_padding_breach(const uint8_t* end, size_t padding);
+// The first byte of it that is not as it was written, from the padding's start. `edges`: there is one in them.
+mi_hidden size_t _mi_padding_breach(const uint8_t* end, size_t padding, bool edges);
 
 // --- taking and giving, by who has the page ---------------------------------------------------------------------
 
@@ -290,19 +294,24 @@ static inline __attribute__((always_inline)) uint8_t* mi_bits_hand_out(mi_page_t
                                                                        size_t bit, size_t size, bool is_direct) {
   const uint64_t mask = (uint64_t)1 << bit;
   mi_bit_word_t* const word = bits->current;
-  if (mi_unlikely((mi_load_relaxed(&word->remote) & mask) != 0)) return NULL;
-  bits->avail = avail ^ mask;
+  if (mi_unlikely((mi_load_relaxed(&word->remote) >> bit & 1) != 0)) return NULL;
+  bits->avail = avail & ~mask;
   mi_store_relaxed(&word->live, mi_load_relaxed(&word->live) | mask);
   page->used++;
   const size_t block_size = page->block_size, slack = block_size - size;
   uint8_t* const block = bits->base + bit * block_size;
   if (is_direct) {
     mi_bits_set_narrow_slack(bits, bits->slack_base, bit, slack);
-    if (MI_SECURE >= 4) mi_padding_write_direct(block + block_size, slack);
+    if (MI_SECURE >= 4) mi_padding_write_edges(block + block_size, slack);
     return block;
   }
   mi_bits_set_slack(bits, 64 * (size_t)(word - bits->words) + bit, slack);
-  if (mi_page_pads(page)) mi_padding_write(block + block_size, slack);
+  if (!mi_page_pads(page)) return block;
+  if (mi_policy_is_generic(page->policy)) {
+    _mi_padding_write(block + block_size, slack);
+  } else {
+    mi_padding_write_edges(block + block_size, slack);
+  }
   return block;
 }
 
@@ -341,9 +350,10 @@ mi_hidden bool _mi_bits_extend(mi_theap_t* theap, mi_page_t* page);
 // Makes blocks available where there are none; the page has a free one. `thread`: of the theap.
 mi_hidden void _mi_bits_refill(mi_theap_t* theap, mi_page_t* page);
 mi_hidden void _mi_bits_free_local(mi_page_t* page, mi_bits_t* bits, size_t index);  // a live block
-// In the secure build, the same for what may be a block of a full page of the calling thread, of `size` bytes unless
-// that is NULL. False: it is none, or something is wrong with it; nothing happened.
-mi_hidden bool _mi_bits_free_plain(mi_page_t* page, void* p, const size_t* size);
+// In the secure build, the same for what may be a block of a page of the calling thread, of `size` bytes unless that is
+// NULL: the short way of what the fast path did not free. False: it is none, or something is wrong with it; nothing
+// happened.
+mi_hidden bool _mi_bits_free_plain(void* p, const size_t* size);
 mi_hidden void _mi_bits_collect(mi_page_t* page);  // what others freed, and what was in quarantine for long enough
 mi_hidden void _mi_bits_release_old(mi_page_t* page, bool all);
 // A live block, by any thread but the owner. False: somebody else freed it at the same moment.

@@ -127,7 +127,7 @@ mi_hidden void _mi_orphans_after_fork(void);
 
 // --- freeing -------------------------------------------------------------------------------------------------
 mi_hidden void _mi_free_slow(void* p);
-mi_hidden void _mi_free_other(void* p);  // the same for what mi_free_remote (free.h) did not do
+mi_hidden void _mi_free_other(void* p);  // the same for what mi_free_short (free.h) did not do
 mi_hidden void _mi_block_free(mi_page_t* page, mi_block_t* block);                  // a resolved block, by any thread
 static inline mi_block_t* mi_page_block_of(const mi_page_t* page, const void* p) {  // the block around p
   const size_t offset = (size_t)((const uint8_t*)p - page->start);

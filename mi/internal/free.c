@@ -142,5 +142,5 @@ invalid:
 // Every free that is not a plain block of the calling thread's page: other threads' blocks, full pages, large and huge
 // blocks, regions, NULL, and pointers that are not ours.
 mi_noinline void _mi_free_slow(void* p) {
-  if (mi_unlikely(!mi_free_remote(p))) _mi_free_other(p);
+  if (mi_unlikely(!mi_free_short(p))) _mi_free_other(p);
 }

@@ -4,7 +4,7 @@
 #ifndef MI_INTERNAL_FREE_H
 #define MI_INTERNAL_FREE_H
 
-#include "mi/internal/core.h"
+#include "mi/internal/bit_page.h"
 
 // Pushes a block on the list of a page in NORMAL or DELAYING; `tf` is the page's word as it was loaded. False: it is in
 // another state by now, or the block is the list's first one already, and nothing happened.
@@ -23,7 +23,7 @@ static inline bool mi_page_push_remote(mi_page_t* page, mi_block_t* block, mi_th
 // block, the second line of the page's slot, and nothing else; errno neither. False: another case, and nothing
 // happened.
 static inline bool mi_free_remote(void* p) {
-  if (MI_SECURE || mi_unlikely(!mi_span_contains(p))) return false;  // there every page has a policy
+  if (mi_unlikely(!mi_span_contains(p))) return false;
   mi_page_t* const page = mi_slot_of(p);
   if (mi_unlikely(page->kind != MI_PAGE_CLASS || page->policy != 0)) return false;
   const mi_tid_t owner = mi_load_relaxed(&page->owner);
@@ -34,5 +34,13 @@ static inline bool mi_free_remote(void* p) {
   mi_thread_free_t tf = mi_load_relaxed(&page->thread_free);
   return mi_page_push_remote(page, (mi_block_t*)p, &tf);
 }
+
+// What leaves a fast path and needs no more than a few instructions: in the secure build, where every page has a
+// policy, the thread's own blocks.
+#if MI_SECURE
+static inline bool mi_free_short(void* p) { return _mi_bits_free_plain(p, NULL); }
+#else
+static inline bool mi_free_short(void* p) { return mi_free_remote(p); }
+#endif
 
 #endif

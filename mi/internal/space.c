@@ -127,7 +127,7 @@ static uint8_t* block_end(const mi_page_t* page, size_t index) { return page->st
 // The block `p`, of so many bytes from now on.
 static void block_pad(const mi_page_t* page, size_t index, const uint8_t* p, size_t size) {
   size_set(page, index, size);
-  _mi_padding_write_exactly(block_end(page, index), (size_t)(block_end(page, index) - p) - size);
+  _mi_padding_write(block_end(page, index), (size_t)(block_end(page, index) - p) - size);
 }
 
 static void block_check(const mi_page_t* page, size_t index, const uint8_t* p, const char* function) {
@@ -138,8 +138,8 @@ static void block_check(const mi_page_t* page, size_t index, const uint8_t* p, c
   _mi_corruption(
       EFAULT,
       "%s: overflow: byte %zu of the block %p of %zu bytes was written (class %zu, heap %p \"%s\", thread %u)\n",
-      function, size + _mi_padding_breach(end, padding), (const void*)p, size, page->block_size, (void*)space->heap,
-      space->name, _mi_os_thread_id());
+      function, size + _mi_padding_breach(end, padding, false), (const void*)p, size, page->block_size,
+      (void*)space->heap, space->name, _mi_os_thread_id());
 }
 
 // --- slices --------------------------------------------------------------------------------------------------------

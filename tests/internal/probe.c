@@ -394,6 +394,20 @@ static mi_bits_t* bits_of(const void* p) { return mi_bits_of(mi_slot_of(p)); }
 uint64_t probe_bits_generation(const void* p) { return MI_GENERATION(mi_load_acquire(&bits_of(p)->word)); }
 void probe_bits_free_remote(const void* p) { _mi_bits_free_remote(bits_of(p)->page, bits_of(p), 0); }
 
+void probe_padding_write(uint8_t* end, size_t padding, bool edges) {
+  if (edges) {
+    mi_padding_write_edges(end, padding);
+  } else {
+    _mi_padding_write(end, padding);
+  }
+}
+bool probe_padding_is_whole(const uint8_t* end, size_t padding, bool edges) {
+  return (edges ? mi_padding_edges_are_whole(end, padding) : _mi_padding_is_whole(end, padding));
+}
+size_t probe_padding_breach(const uint8_t* end, size_t padding, bool edges) {
+  return _mi_padding_breach(end, padding, edges);
+}
+
 bool probe_delayed_frees_lead_to_pages(mi_heap_t* heap) {
   mi_theap_t* const theap = mi_load_relaxed(&heap->home.theap);
   for (mi_block_t* link = mi_load_acquire(&theap->delayed_free); link != NULL; link = link->next) {

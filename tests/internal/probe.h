@@ -38,6 +38,11 @@ void probe_free_go_on(void* p, bool told);  // to its end
 uint64_t probe_bits_generation(const void* p);
 void probe_bits_free_remote(const void* p);
 bool probe_delayed_frees_lead_to_pages(mi_heap_t* heap);
+// The last bytes of a block that ends there, of 16 at least; `edges`: as in the secure build. There was a page with a
+// policy before.
+void probe_padding_write(uint8_t* end, size_t padding, bool edges);
+bool probe_padding_is_whole(const uint8_t* end, size_t padding, bool edges);
+size_t probe_padding_breach(const uint8_t* end, size_t padding, bool edges);  // it is not whole
 // Summaries that were about to be set: no segment is marked in either.
 void probe_summaries_forget(void);
 // Handles that were counted as returned to the calling thread, and were not pushed.
