@@ -171,8 +171,7 @@ void* mi_pvalloc(size_t size) {
   return mi_malloc_aligned(mi_round_up(size == 0 ? 1 : size, page), page);
 }
 
-// --- the library's life
-// ------------------------------------------------------------------------------------------------
+// --- the library's life --------------------------------------------------------------------------------------------
 
 int mi_version(void) { return MI_MALLOC_VERSION; }
 void mi_process_init(void) { (void)mi_thread(); }

@@ -584,8 +584,7 @@ char* mi_heap_realpath(mi_heap_t* heap, const char* fname, char* resolved_name) 
   return copy;
 }
 
-// --- theaps
-// -----------------------------------------------------------------------------------------------------------
+// --- theaps --------------------------------------------------------------------------------------------------------
 
 static inline void* theap_alloc(mi_theap_t* theap, size_t size, bool zero) {
   if (mi_guarded_tick()) return _mi_malloc_generic(size, theap, zero);

@@ -26,8 +26,7 @@
 #define RATE_MAX ((size_t)1 << 31)
 #define POLICY_RATE 4000  // of a heap made with MI_HEAP_GUARDED where neither the option nor the program says
 
-// --- chance
-// -----------------------------------------------------------------------------------------------------------
+// --- chance --------------------------------------------------------------------------------------------------------
 
 #define STEP 0x9e3779b97f4a7c15u
 
@@ -80,8 +79,7 @@ static bool settings_choose(mi_guard_settings_t* settings, size_t size) {
   return is_chosen(mi_load_relaxed(&settings->seed), number, mi_load_relaxed(&settings->rate));
 }
 
-// --- blocks
-// -----------------------------------------------------------------------------------------------------------
+// --- blocks --------------------------------------------------------------------------------------------------------
 
 static void* guarded_block(mi_theap_t* theap, const mi_request_t* request) {
   const long where = _mi_option(mi_option_guarded_before);
@@ -120,8 +118,7 @@ void* _mi_guarded_serve(mi_theap_t* theap, const mi_request_t* given) {
 
 #if MI_GUARDED
 
-// --- the countdown
-// ----------------------------------------------------------------------------------------------------
+// --- the countdown -------------------------------------------------------------------------------------------------
 
 #define NEVER ((uint64_t)1 << 62)
 
@@ -265,8 +262,7 @@ void* _mi_guarded_alloc(const mi_request_t* request) {
 static void heap_has_settings(void) {}
 #endif
 
-// --- the public functions
-// ---------------------------------------------------------------------------------------------
+// --- the public functions ------------------------------------------------------------------------------------------
 
 static mi_guard_settings_t* settings_to_set(mi_heap_t* heap, const char* function) {
   if (heap == NULL || !_mi_heap_check_usable(heap, function)) return NULL;

@@ -1044,8 +1044,7 @@ void* _mi_young_alloc(mi_part_t* part, size_t size, size_t alignment, bool zero)
   return (p != NULL && zero ? memset(p, 0, need) : p);
 }
 
-// --- objects
-// ------------------------------------------------------------------------------------------------------------
+// --- objects -------------------------------------------------------------------------------------------------------
 
 mi_region_t* _mi_region_of(const mi_page_t* page, const void* p) {
   return (mi_region_t*)((uintptr_t)p & ~(uintptr_t)(page->block_size - 1));
