@@ -97,7 +97,9 @@ typedef struct probe_run_s {
   bool zero;
 } probe_run_t;
 bool probe_slices_claim(size_t count, probe_run_t* run);
+bool probe_slices_claim_for(size_t count, size_t expected, probe_run_t* run);  // bytes that are likely to be used
 void probe_slices_release(const probe_run_t* run);
+void probe_slices_release_used(const probe_run_t* run, size_t used);  // bytes that were, from the start
 
 // The run of segments of one huge block.
 typedef struct probe_huge_s {
