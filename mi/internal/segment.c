@@ -98,8 +98,9 @@ static void purgeable_clear(mi_arena_t* arena, size_t index) {
 // is above it and an eighth of it are purged. When the program has released more than the bound in a row (ticks may
 // have taken some of it already), all that is free is, and then again after every 4 MiB, until somebody takes memory:
 // however much a program frees in a row, it sleeps on 4 MiB of it, or on less than the bound. If memory is taken soon
-// after such an early purge, and on and on, that was a mistake: the bound is raised by as much, to four times itself,
-// or by what is in use if that is more. It falls again within a second or so of ticks.
+// after such an early purge, and on and on, that was a mistake: the bound is raised by four times as much (so that few
+// such mistakes are made), to four times itself, or by twice what is in use if that is more: blocks of many MiB do not
+// fit into what others left. It falls again within a second or so of ticks.
 //
 // The counts are in slices and need not be exact; each thread keeps back up to a MiB, so that threads do not share a
 // word for every page. All relaxed: nothing is published by them.
@@ -108,6 +109,7 @@ static void purgeable_clear(mi_arena_t* arena, size_t index) {
 #define MI_HELD_FLUSH 16   // 1 MiB
 #define MI_HELD_FADE 128   // ticks
 #define MI_HELD_EXCESS 8   // part of the bound that goes when more is held
+#define MI_HELD_LESSON 4   // times what an early purge took too much
 #define MI_HELD_REGRET 4   // delays: a thread that has to wait for a processor takes a while to come back
 
 static _Atomic(int64_t) held;         // free and backed
@@ -174,7 +176,7 @@ static int64_t held_base(void) {
 
 // `extra`, or as much of it as is allowed while so much is in use.
 static int64_t held_limit_extra(int64_t extra) {
-  const int64_t used = mi_load_relaxed(&held_used), most = (3 * held_base() > used ? 3 * held_base() : used);
+  const int64_t used = 2 * mi_load_relaxed(&held_used), most = (3 * held_base() > used ? 3 * held_base() : used);
   return (extra < most ? extra : most);
 }
 
@@ -218,7 +220,7 @@ static mi_noinline void held_regret(int64_t count) {
   const int64_t early = mi_load_relaxed(&early_count), again = (count < early ? count : early);
   mi_store_relaxed(&early_count, early - again);
   mi_store_relaxed(&early_ms, now);
-  mi_store_relaxed(&held_extra, held_limit_extra(mi_load_relaxed(&held_extra) + again));
+  mi_store_relaxed(&held_extra, held_limit_extra(mi_load_relaxed(&held_extra) + MI_HELD_LESSON * again));
 }
 
 // What may be spared.
