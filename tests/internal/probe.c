@@ -53,6 +53,8 @@ probe_segment_t probe_segment(size_t arena, size_t index) {
   s.aged = mi_load_acquire(&info->aged);
   s.dirty = mi_load_acquire(&info->dirty);
   s.backed = mi_load_acquire(&info->backed);
+  s.little = mi_load_acquire(&info->part[0]);
+  s.much = mi_load_acquire(&info->part[1]);
   return s;
 }
 

@@ -72,6 +72,7 @@ typedef struct probe_segment_s {
   bool has_free;   // in the summary
   bool purgeable;  // in the other summary
   uint64_t free, aged, dirty, backed;
+  uint64_t little, much;  // of those in `backed`, at most a quarter, or five eighths, has memory
 } probe_segment_t;
 
 size_t probe_arena_count(void);

@@ -252,6 +252,31 @@ TEST(PartTest, ASliceIsTakenForWhatIsLikelyToUseAsMuchOfIt) {
   probe_purge(true);
 }
 
+TEST(PartTest, HowMuchOfASliceHasMemoryOnlyGrowsUntilItIsPurged) {
+  const size_t bytes[] = {0, 1, 16 * kKiB, 16 * kKiB + 1, 40 * kKiB, 40 * kKiB + 1, kSlice};
+  const auto expected = [](size_t most) {  // backed, little, much
+    return (most == 0 ? 0 : most <= 16 * kKiB ? 110 : most <= 40 * kKiB ? 101 : 100);
+  };
+  for (size_t before : bytes) {
+    for (size_t now : bytes) {
+      probe_purge(true);
+      probe_run_t run[2];
+      for (int i = 0; i < 2; i++) {
+        ASSERT_TRUE(probe_slices_claim(1, &run[i]));
+        if (i == 1 && before != 0) {
+          ASSERT_EQ(run[1].start, run[0].start) << "it has memory, and no other has";
+        }
+        probe_slices_release_used(&run[i], i == 0 ? before : now);
+        const size_t most = (i == 0 ? before : std::max(before, now));
+        const uint64_t has = 100 * BitsOf(run[i], &probe_segment_t::backed) +
+                             10 * BitsOf(run[i], &probe_segment_t::little) + BitsOf(run[i], &probe_segment_t::much);
+        EXPECT_EQ(has, static_cast<uint64_t>(expected(most))) << before << ", then " << now << " bytes";
+      }
+    }
+  }
+  probe_purge(true);
+}
+
 TEST(PartTest, ALongRunOrAnUnknownUseTakesWhateverHasMemory) {
   probe_purge(true);
   probe_run_t first;
