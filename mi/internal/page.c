@@ -273,7 +273,7 @@ static size_t page_guard(uint8_t policy, mi_page_t* page, bool single) {
 // thread writes, and what one of two writes may be lost.
 static _Atomic(uint16_t) class_used[MI_BIN_LAST + 1];
 
-// Whose pages are counted, and whose are to be what is expected?
+// The library's own pages are not counted: those are written to beyond the blocks that were handed out.
 static bool class_is_counted(const mi_page_t* page) {
   return page->kind == MI_PAGE_CLASS && page->policy == 0 && mi_load_relaxed(&page->heap) != &_mi_heap_internal;
 }
@@ -287,16 +287,14 @@ static void class_fills(const mi_page_t* page) {
   }
 }
 
-// How many bytes of an empty page were used, from its start. With its colour, as if it began at its first slice's.
+// How many bytes of an empty page were used, from its start; all of them where that is not known.
 static size_t page_used(const mi_page_t* page) {
-  if (page->kind != MI_PAGE_CLASS || page->policy != 0 || page->worn) return page->slices * MI_SLICE_SIZE;
-  const size_t blocks = page->capacity + page->color;
+  if (!class_is_counted(page) || page->worn) return page->slices * MI_SLICE_SIZE;
+  const size_t blocks = page->capacity + page->color;  // as if it began at its first block's place
   const size_t bytes = (blocks < page->reserved ? blocks : page->reserved) * page->block_size;
-  if (class_is_counted(page)) {
-    const int before = mi_load_relaxed(&class_used[page->bin]);
-    const int after = before + ((int)(bytes / MI_KiB) + 1 - before) / 4;
-    if (after != before) mi_store_relaxed(&class_used[page->bin], (uint16_t)after);
-  }
+  const int before = mi_load_relaxed(&class_used[page->bin]);
+  const int after = before + ((int)(bytes / MI_KiB) + 1 - before) / 4;
+  if (after != before) mi_store_relaxed(&class_used[page->bin], (uint16_t)after);
   return bytes;
 }
 
