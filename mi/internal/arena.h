@@ -85,12 +85,18 @@ mi_hidden size_t _mi_huge_lead(size_t alignment, size_t offset, size_t* segment_
 // Gives them back; the caller has set kind to UNUSED already. Their dirty and backed words stay as they are.
 mi_hidden void _mi_segments_release(mi_arena_t* arena, size_t index, size_t count);
 
-// Takes `count` slices in a row of one segment for a page and returns the slot of the first; `*zero` tells whether
-// all are known to be zero. Tries the thread's current segment first. `only` as above; `guard`: the page is to end with
-// one (_mi_slices_guard). NULL: no memory.
-mi_hidden mi_page_t* _mi_slices_claim(mi_thread_t* thread, size_t count, mi_arena_t* only, bool guard, bool* zero);
-// Gives the slices of a page back; its slots are reset first.
-mi_hidden void _mi_slices_release(mi_page_t* page);
+// Slices that are wanted in a row of one segment.
+typedef struct mi_want_s {
+  size_t count;
+  size_t expected;   // bytes of them that are likely to be used; 0: not known
+  mi_arena_t* only;  // as above
+  bool guard;        // the page is to end with one (_mi_slices_guard)
+} mi_want_t;
+// Takes them for a page and returns the slot of the first; `*zero` tells whether all are known to be zero. Tries the
+// thread's current segment first. NULL: no memory.
+mi_hidden mi_page_t* _mi_slices_claim(mi_thread_t* thread, const mi_want_t* want, bool* zero);
+// Gives the slices of a page back, of which the first `used` bytes were used; its slots are reset first.
+mi_hidden void _mi_slices_release(mi_page_t* page, size_t used);
 // Makes the page `count` slices long: gives the last ones back, or takes those behind it if they are free. False: they
 // are not. `*zero`: those that were taken are known to be zero. By who has the page.
 mi_hidden bool _mi_slices_resize(mi_page_t* page, size_t count, bool* zero);

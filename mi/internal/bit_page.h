@@ -115,10 +115,11 @@ static inline size_t mi_policy_need(uint32_t policy, size_t size) {
 }
 // How many slices a page of blocks of `size` bytes has. Regions of up to 64 KiB come and go with their heaps: small
 // pages of them empty, and go back, sooner. Where pages end with guards, the guard is less than 64 KiB behind every
-// block.
+// block. Plain pages of medium blocks may be shorter (page.c).
+#define MI_SMALL_PAGE_BLOCK_MAX (8 * MI_KiB)
 static inline size_t mi_page_slices(uint32_t policy, size_t size, bool is_internal) {
   if (mi_unlikely(mi_policy_guards(policy, false))) return (size <= MI_SLICE_SIZE - MI_OS_PAGE ? 1 : 2);
-  return (size <= 8 * MI_KiB || is_internal ? 1 : 8);
+  return (size <= MI_SMALL_PAGE_BLOCK_MAX || is_internal ? 1 : 8);
 }
 // Nothing that could be freed remembers a policy: the slice (or with slice 0 the segment) is used for something else.
 mi_hidden void _mi_bits_forget(const mi_segment_t* segment, size_t slice);

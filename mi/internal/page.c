@@ -230,6 +230,7 @@ static void page_init(mi_theap_t* theap, mi_page_t* page, mi_kind_t kind, size_t
   page->depth = theap->depth;
   page->recycled = 0;
   page->color = 0;
+  page->worn = 0;
   page->kind = (uint8_t)kind;
   mi_store_relaxed(&page->thread_free, (mi_thread_free_t)MI_NORMAL);
   mi_store_release(&page->heap, theap->heap);  // who walks all pages reads the handle through it
@@ -244,19 +245,20 @@ static void page_init(mi_theap_t* theap, mi_page_t* page, mi_kind_t kind, size_t
   mi_gauge_add(&_mi_stats.pages, 1);
 }
 
-// Slices for a page: of `arena` if that is not NULL, else of an arena of the preferred node, else of any. `guard`: the
-// page is to end with one.
-static mi_page_t* theap_claim_slices(mi_theap_t* theap, mi_arena_t* arena, size_t count, bool guard, bool* zero) {
-  if (mi_unlikely(theap->numa != 0) && arena == NULL) {
+// Slices for a page: of `want->only` if that is not NULL, else of an arena of the preferred node, else of any.
+static mi_page_t* theap_claim_slices(mi_theap_t* theap, const mi_want_t* want, bool* zero) {
+  if (mi_unlikely(theap->numa != 0) && want->only == NULL) {
     for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
       mi_arena_t* const a = mi_load_acquire(&_mi_arenas[i]);
       if (a == NULL) break;
       if (a->is_exclusive || a->numa_node + 1 != theap->numa) continue;
-      mi_page_t* const page = _mi_slices_claim(theap->thread, count, a, guard, zero);
+      mi_want_t here = *want;
+      here.only = a;
+      mi_page_t* const page = _mi_slices_claim(theap->thread, &here, zero);
       if (page != NULL) return page;
     }
   }
-  return _mi_slices_claim(theap->thread, count, arena, guard, zero);
+  return _mi_slices_claim(theap->thread, want, zero);
 }
 
 // Guards are for policies; but where there are some, slices may have one of a former page.
@@ -267,9 +269,50 @@ static size_t page_guard(uint8_t policy, mi_page_t* page, bool single) {
   return _mi_slices_guard(page, mi_policy_guards(policy, single), single);
 }
 
+// How much of its pages a class used lately, in KiB: what to expect of the next one. Of plain pages of all heaps; any
+// thread writes, and what one of two writes may be lost.
+static _Atomic(uint16_t) class_used[MI_BIN_LAST + 1];
+
+// The library's own pages are not counted: those are written to beyond the blocks that were handed out.
+static bool class_is_counted(const mi_page_t* page) {
+  return page->kind == MI_PAGE_CLASS && page->policy == 0 && mi_load_relaxed(&page->heap) != &_mi_heap_internal;
+}
+
+// A page of medium blocks is full: the next one is to be twice as long.
+static void class_fills(const mi_page_t* page) {
+  const size_t kib = 2 * page->slices * (MI_SLICE_SIZE / MI_KiB);
+  if (class_is_counted(page) && page->block_size > MI_SMALL_PAGE_BLOCK_MAX &&
+      mi_load_relaxed(&class_used[page->bin]) < kib) {
+    mi_store_relaxed(&class_used[page->bin], (uint16_t)kib);
+  }
+}
+
+// How many bytes of an empty page were used, from its start; all of them where that is not known.
+static size_t page_used(const mi_page_t* page) {
+  if (!class_is_counted(page) || page->worn) return page->slices * MI_SLICE_SIZE;
+  const size_t blocks = page->capacity + page->color;  // as if it began at its first block's place
+  const size_t bytes = (blocks < page->reserved ? blocks : page->reserved) * page->block_size;
+  const int before = mi_load_relaxed(&class_used[page->bin]);
+  const int after = before + ((int)(bytes / MI_KiB) + 1 - before) / 4;
+  if (after != before) mi_store_relaxed(&class_used[page->bin], (uint16_t)after);
+  return bytes;
+}
+
+// How long a page is. Of medium blocks it holds two at first, as few of them are the rule, and more where they were
+// used before.
+static size_t page_slices(const mi_theap_t* theap, size_t size, size_t expected) {
+  const size_t most = mi_page_slices(theap->policy, size, theap->is_internal);
+  if (theap->policy != 0 || size <= MI_SMALL_PAGE_BLOCK_MAX) return most;
+  const size_t least = (expected < 2 * size ? 2 * size : expected);
+  const size_t slices = (least + MI_SLICE_SIZE - 1) / MI_SLICE_SIZE;
+  return (slices < most ? slices : most);
+}
+
 #define MI_COLORED_PAGES 32
 static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
-  const size_t size = mi_bin_size(bin), slices = mi_page_slices(theap->policy, size, theap->is_internal);
+  const bool is_counted = (theap->policy == 0 && !theap->is_internal);
+  const size_t size = mi_bin_size(bin), expected = (is_counted ? mi_load_relaxed(&class_used[bin]) * MI_KiB : 0);
+  const size_t slices = page_slices(theap, size, expected);
   const bool is_handle = (bin == MI_BIN_HANDLE && theap->heap == &_mi_heap_internal);
   bool zero, made = false;
   mi_page_t* page = NULL;
@@ -278,7 +321,8 @@ static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
     zero = page->fresh_zero;
     if (!zero) atomic_fetch_sub_explicit(&kept->warm, 1u, memory_order_relaxed);
   } else {
-    page = theap_claim_slices(theap, theap->arena, slices, mi_policy_guards(theap->policy, false), &zero);
+    const mi_want_t want = {slices, expected, theap->arena, mi_policy_guards(theap->policy, false)};
+    page = theap_claim_slices(theap, &want, &zero);
     if (page == NULL) return NULL;
     made = true;
   }
@@ -299,7 +343,7 @@ static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
       memset(b, 0, sizeof(mi_region_t));
   }
   if (mi_unlikely(!page_init_policy(theap->policy, page, MI_PAGE_CLASS))) {
-    _mi_slices_release(page);
+    _mi_slices_release(page, slices * MI_SLICE_SIZE);
     return NULL;
   }
   if (guard != 0) page->bits->guard = (uint32_t)guard;
@@ -368,7 +412,7 @@ static void page_return_slices(mi_page_t* page) {
     kept_push(kept, page, mi_fetch_add_relaxed(&kept->warm, 1u) < MI_KEPT_PAGES_WARM);
     return;
   } else {
-    _mi_slices_release(page);
+    _mi_slices_release(page, page_used(page));
   }
   _mi_purge(false);
 }
@@ -433,6 +477,7 @@ static bool page_to_full(mi_theap_t* theap, mi_page_t* page) {
   mi_queue_link(theap, MI_BIN_FULL, page, false);
   page->in_full = 1;
   page->retire = 0;
+  class_fills(page);
   owner_flag(page, MI_OWNER_FULL, true);
   return true;
 }
@@ -770,6 +815,7 @@ static void page_give_up_to(mi_page_t* page, size_t bin, bool may_stay) {
         mi_page_uncharge(page);
         page_forget_lists(page);
         page->capacity = 0;
+        page->worn = 1;
         page->fresh_zero = 0;
         if (size >= first + MI_OS_PAGE) {
           const bool zero = _mi_memory_purge(page->start + first, (size - first) & ~(MI_OS_PAGE - 1));
@@ -1123,7 +1169,7 @@ static void page_cut(mi_page_t* page, size_t slices) {
   if (mi_likely(page->slices <= slices)) return;
   page[slices].slices = (uint8_t)(page->slices - slices);
   page->slices = (uint8_t)slices;
-  _mi_slices_release(&page[slices]);
+  _mi_slices_release(&page[slices], 0);
 }
 
 // `policy`: of the page, which is the theap's but for guarded blocks.
@@ -1143,7 +1189,8 @@ static void* solo_alloc(mi_theap_t* theap, uint8_t policy, mi_arena_t* arena, si
   const size_t room_for_guard = (mi_policy_guards(policy, true) ? MI_OS_PAGE : 0);
   if (size <= MI_SOLO_SIZE_MAX - room_for_guard && slack <= MI_SOLO_SIZE_MAX - room_for_guard - size) {
     const size_t slices = (size + slack + room_for_guard + MI_SLICE_SIZE - 1) >> MI_SLICE_SHIFT;
-    page = theap_claim_slices(theap, arena, slices, room_for_guard != 0, &is_zero);
+    const mi_want_t want = {slices, 0, arena, room_for_guard != 0};
+    page = theap_claim_slices(theap, &want, &is_zero);
     if (page == NULL) return solo_failed(theap, charged);
     uint8_t* const start = (uint8_t*)mi_page_segment(page) + mi_page_slice(page) * MI_SLICE_SIZE;
     page->start = (uint8_t*)(((uintptr_t)start + offset + alignment - 1) / alignment * alignment - offset);
@@ -1156,7 +1203,7 @@ static void* solo_alloc(mi_theap_t* theap, uint8_t policy, mi_arena_t* arena, si
     if (page->block_size > room) page->block_size = room;
     page->reserved = 1;
     if (mi_unlikely(!page_init_policy(policy, page, MI_PAGE_SOLO))) {
-      _mi_slices_release(page);
+      _mi_slices_release(page, 0);
       return solo_failed(theap, charged);
     }
     if (guard != 0) page->bits->guard = (uint32_t)guard;
@@ -1216,7 +1263,7 @@ void _mi_guard_page_release(mi_page_t* page) {
     page->kind = MI_PAGE_HUGE;
     _mi_huge_release(page);
   } else {
-    _mi_slices_release(page);
+    _mi_slices_release(page, page->slices * MI_SLICE_SIZE);
   }
   _mi_purge(false);
 }
@@ -1340,6 +1387,7 @@ static void page_start_again(mi_page_t* page) {
   if (page->policy != 0) _mi_bits_drop(page);
   page_forget_lists(page);
   page->used = page->capacity = 0;
+  page->worn = 1;
   page->fresh_zero = page->free_zero = 0;
   page->in_full = 0;
   page->retire = 0;

@@ -13,7 +13,8 @@
 //  * a purger holds (has claimed) the slices that it purges. Due is what was free at two ticks in a row: release
 //    clears a slice's `aged` bit before it sets the `free` bit. What purgers hold is counted (`purging`): a search that
 //    found nothing meanwhile is made again before memory is said to be short.
-// The bits of `dirty` and `backed` are changed only by who holds the slice; they are published by the release.
+// The bits of `dirty`, `backed` and their like are changed only by who holds the slice; they are published by the
+// release.
 //
 // When free memory goes back: at a tick, if it was free for half a delay to one delay, in which the process was at
 // work; four times as long else. Ticks are passed by threads that are at work; a program that frees much and then
@@ -97,8 +98,9 @@ static void purgeable_clear(mi_arena_t* arena, size_t index) {
 // is above it and an eighth of it are purged. When the program has released more than the bound in a row (ticks may
 // have taken some of it already), all that is free is, and then again after every 4 MiB, until somebody takes memory:
 // however much a program frees in a row, it sleeps on 4 MiB of it, or on less than the bound. If memory is taken soon
-// after such an early purge, and on and on, that was a mistake: the bound is raised by as much, to four times itself,
-// or by what is in use if that is more. It falls again within a second or so of ticks.
+// after such an early purge, and on and on, that was a mistake: the bound is raised by four times as much (so that few
+// such mistakes are made), to four times itself, or by twice what is in use if that is more: blocks of many MiB do not
+// fit into what others left. It falls again within a second or so of ticks.
 //
 // The counts are in slices and need not be exact; each thread keeps back up to a MiB, so that threads do not share a
 // word for every page. All relaxed: nothing is published by them.
@@ -107,6 +109,7 @@ static void purgeable_clear(mi_arena_t* arena, size_t index) {
 #define MI_HELD_FLUSH 16   // 1 MiB
 #define MI_HELD_FADE 128   // ticks
 #define MI_HELD_EXCESS 8   // part of the bound that goes when more is held
+#define MI_HELD_LESSON 4   // times what an early purge took too much
 #define MI_HELD_REGRET 4   // delays: a thread that has to wait for a processor takes a while to come back
 
 static _Atomic(int64_t) held;         // free and backed
@@ -173,7 +176,7 @@ static int64_t held_base(void) {
 
 // `extra`, or as much of it as is allowed while so much is in use.
 static int64_t held_limit_extra(int64_t extra) {
-  const int64_t used = mi_load_relaxed(&held_used), most = (3 * held_base() > used ? 3 * held_base() : used);
+  const int64_t used = 2 * mi_load_relaxed(&held_used), most = (3 * held_base() > used ? 3 * held_base() : used);
   return (extra < most ? extra : most);
 }
 
@@ -217,7 +220,7 @@ static mi_noinline void held_regret(int64_t count) {
   const int64_t early = mi_load_relaxed(&early_count), again = (count < early ? count : early);
   mi_store_relaxed(&early_count, early - again);
   mi_store_relaxed(&early_ms, now);
-  mi_store_relaxed(&held_extra, held_limit_extra(mi_load_relaxed(&held_extra) + again));
+  mi_store_relaxed(&held_extra, held_limit_extra(mi_load_relaxed(&held_extra) + MI_HELD_LESSON * again));
 }
 
 // What may be spared.
@@ -246,9 +249,10 @@ static void fade(_Atomic(int64_t)* count, int64_t ticks) {
   if (now > 0) mi_store_relaxed(count, now - (now + ticks - 1) / ticks);
 }
 
-// Counts slices that were taken with memory behind them (`warm`) or without it (`cold`), or were released.
-static void held_count(mi_thread_t* thread, int64_t warm, int64_t cold, int64_t released) {
-  int64_t change = released - warm, used = warm + cold - released;
+// Counts slices that were taken with memory behind them (`warm`) or without it (`cold`), or were released, `bare` of
+// them without memory.
+static void held_count(mi_thread_t* thread, int64_t warm, int64_t cold, int64_t released, int64_t bare) {
+  int64_t change = released - bare - warm, used = warm + cold - released;
   if (thread != NULL) {
     thread->held_change += (int32_t)change;
     thread->used_change += (int32_t)used;
@@ -280,7 +284,7 @@ static void held_count(mi_thread_t* thread, int64_t warm, int64_t cold, int64_t 
 
 // The slices of `run`, of which those in `backed` had memory, were taken.
 static void held_taken(mi_thread_t* thread, uint64_t run, uint64_t backed) {
-  held_count(thread, __builtin_popcountll(run & backed), __builtin_popcountll(run & ~backed), 0);
+  held_count(thread, __builtin_popcountll(run & backed), __builtin_popcountll(run & ~backed), 0, 0);
 }
 
 void _mi_held_counts(int64_t* free_backed, int64_t* used) {
@@ -306,12 +310,62 @@ static void count_unbacked(uint64_t slices) {
   mi_gauge_sub(&_mi_stats.committed, (int64_t)(__builtin_popcountll(slices) * MI_SLICE_SIZE));
 }
 
-// The slices may have memory behind them from now on. The caller holds them.
-static void set_backed(mi_segment_info_t* info, uint64_t run) {
+// The slices may have memory behind them from now on. The caller holds them. Returns those that had none.
+static uint64_t set_backed(mi_segment_info_t* info, uint64_t run) {
   const uint64_t fresh = run & ~mi_load_relaxed(&info->backed);
-  if (fresh == 0) return;
+  if (fresh == 0) return 0;
   mi_fetch_or_acq_rel(&info->backed, run);
   count_backed(fresh);
+  return fresh;
+}
+
+// --- how much of a slice ---------------------------------------------------------------------------------------
+// Memory comes by OS pages, and most pages of blocks use a few of a slice's sixteen. If slices went from use to use as
+// it happens, all of each would be touched before long, and a page of three blocks would hold 64 KiB. So it is noted
+// how much of a slice has memory, roughly, and slices are taken for what is likely to use as much. What had no memory
+// when it was taken, and was not used, has none when it is released.
+#define MI_PART_LITTLE (MI_SLICE_SIZE / 4)
+#define MI_PART_MUCH (MI_SLICE_SIZE / 8 * 5)
+
+enum { MI_PARTS = 2, MI_PART_MOST = 2 };
+
+static int part_of(size_t bytes) { return (bytes <= MI_PART_LITTLE ? 0 : bytes <= MI_PART_MUCH ? 1 : MI_PART_MOST); }
+
+// Those with such a part, of slices that are free and have memory at all.
+static uint64_t slices_with_part(mi_segment_info_t* info, int part) {
+  if (part < MI_PART_MOST) return mi_load_relaxed(&info->part[part]);
+  return ~(mi_load_relaxed(&info->part[0]) | mi_load_relaxed(&info->part[1]));
+}
+
+static void bits_change(_Atomic(uint64_t)* word, uint64_t before, uint64_t after) {
+  if ((before & ~after) != 0) mi_fetch_and_acq_rel(word, ~(before & ~after));
+  if ((after & ~before) != 0) mi_fetch_or_acq_rel(word, after & ~before);
+}
+
+// The caller holds `run`, which begins with slice `at`, and used so many bytes of it. Returns the slices without
+// memory.
+static uint64_t slices_used(mi_segment_info_t* info, uint64_t run, size_t at, size_t bytes) {
+  const size_t whole = bytes / MI_SLICE_SIZE, rest = bytes % MI_SLICE_SIZE;
+  const uint64_t used = mi_run_mask(at, whole), last = (rest == 0 ? 0 : (uint64_t)1 << (at + whole));
+  const uint64_t cold = mi_load_relaxed(&info->cold) & run;
+  const int part = part_of(rest);
+  uint64_t less = cold;  // of which less was used before than of the last one now
+  for (int i = 0; i < MI_PARTS; i++) {
+    const uint64_t before = mi_load_relaxed(&info->part[i]) & run;
+    uint64_t after = before & ~used;
+    if (i == part) after |= last & less;
+    if (i < part) after &= ~last;
+    if (after != before) bits_change(&info->part[i], before, after);
+    less |= before;
+  }
+  if (cold == 0) return 0;
+  mi_fetch_and_acq_rel(&info->cold, ~cold);
+  const uint64_t bare = cold & ~(used | last);
+  if (bare != 0) {
+    mi_fetch_and_acq_rel(&info->backed, ~bare);
+    count_unbacked(bare);
+  }
+  return bare;
 }
 
 // A claim turned the word of a segment to `left`: the run is the caller's.
@@ -322,9 +376,9 @@ static void slices_taken(mi_thread_t* thread, mi_arena_t* arena, size_t index, u
   const uint64_t dirty = mi_load_relaxed(&info->dirty);
   *zero = ((dirty & run) == 0);
   if ((dirty & run) != run) mi_fetch_or_acq_rel(&info->dirty, run);
-  const uint64_t backed = mi_load_relaxed(&info->backed);
-  set_backed(info, run);
-  held_taken(thread, run, backed);
+  const uint64_t fresh = set_backed(info, run);
+  if (fresh != 0) mi_fetch_or_acq_rel(&info->cold, fresh);
+  held_taken(thread, run, ~fresh);
 }
 
 // The lowest run of free slices, best one that has guards where it is to have them already (`guard`: behind the last
@@ -341,21 +395,34 @@ static size_t slices_choose(uint64_t free, uint64_t guarded, size_t count, bool 
   return (at < MI_SLICES_PER_SEGMENT ? at : mi_find_run(free, count, 1));
 }
 
+// What uses a part of a slice gets the highest, and stays out of the way of long runs.
+static size_t slices_pick(uint64_t free, uint64_t guarded, const mi_want_t* want, int part) {
+  if (part == MI_PART_MOST) return slices_choose(free, guarded, want->count, want->guard);
+  if ((free & ~guarded) != 0) free &= ~guarded;
+  return (free == 0 ? MI_SLICES_PER_SEGMENT : mi_msb(free));
+}
+
 // Takes a run of one segment: of slices that have memory behind them if there is one, and with `warm` only then. What
-// was in use a moment ago costs no page fault, and does not add to what the process holds.
-static mi_page_t* slices_take(mi_thread_t* thread, mi_arena_t* arena, size_t index, size_t count, bool guard, bool warm,
+// was in use a moment ago costs no page fault, and does not add to what the process holds. Where it is known how much
+// of a slice will be used, one that has as much is best, then one that has nothing.
+static mi_page_t* slices_take(mi_thread_t* thread, mi_arena_t* arena, size_t index, const mi_want_t* want, bool warm,
                               bool* zero) {
   mi_segment_info_t* const info = &arena->info[index];
+  const bool chooses = (want->count == 1 && want->expected != 0);
+  const int part = (chooses ? part_of(want->expected) : MI_PART_MOST);
   uint64_t word = mi_load_relaxed(&info->free);
   uint64_t run;
   size_t at;
   do {
     if (word == 0) return NULL;
     const uint64_t guarded = mi_load_relaxed(&info->guarded);  // as `backed`: of slices that are free it stays
-    at = slices_choose(word & mi_load_relaxed(&info->backed), guarded, count, guard);
-    if (at >= MI_SLICES_PER_SEGMENT && !warm) at = slices_choose(word, guarded, count, guard);
+    const uint64_t backed = mi_load_relaxed(&info->backed);
+    at = slices_pick(word & backed & slices_with_part(info, part), guarded, want, part);
+    if (at >= MI_SLICES_PER_SEGMENT && !(chooses && warm))
+      at = slices_pick(word & (chooses ? ~backed : backed), guarded, want, part);
+    if (at >= MI_SLICES_PER_SEGMENT && !warm) at = slices_pick(word, guarded, want, part);
     if (at >= MI_SLICES_PER_SEGMENT) return NULL;
-    run = mi_run_mask(at, count);
+    run = mi_run_mask(at, want->count);
   } while (!mi_cas_weak_acq_rel(&info->free, &word, word & ~run));
   slices_taken(thread, arena, index, word & ~run, run, zero);
   return &((mi_segment_t*)mi_arena_segment(arena, index))->slot[at];
@@ -365,14 +432,13 @@ static mi_page_t* slices_take(mi_thread_t* thread, mi_arena_t* arena, size_t ind
 // is longer than one slice may not fit in many of them: after some misses a new segment is the better choice, and the
 // work stays bounded.
 #define MI_SEARCH_MISSES 32
-static mi_page_t* slices_search(mi_thread_t* thread, size_t count, mi_arena_t* only, bool guard, bool warm,
-                                size_t misses_max, bool* zero) {
+static mi_page_t* slices_search(mi_thread_t* thread, const mi_want_t* want, bool warm, size_t misses_max, bool* zero) {
   const bool last_resort = (misses_max == SIZE_MAX);
   size_t misses = 0;
   for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
     mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[i]);
     if (arena == NULL) break;
-    if (only == NULL ? arena->is_exclusive : arena != only) continue;
+    if (want->only == NULL ? arena->is_exclusive : arena != want->only) continue;
     const size_t ready = mi_load_acquire(&arena->ready), words = (ready + 63) / 64;
     const size_t hint = mi_load_relaxed(&arena->first_free);
     bool all_empty = true;
@@ -386,7 +452,7 @@ static mi_page_t* slices_search(mi_thread_t* thread, size_t count, mi_arena_t* o
       while (summary != 0) {
         const size_t index = 64 * w + mi_ctz(summary);
         summary &= summary - 1;
-        mi_page_t* const page = slices_take(thread, arena, index, count, guard, warm, zero);
+        mi_page_t* const page = slices_take(thread, arena, index, want, warm, zero);
         if (page != NULL) {
           thread->segment_arena = arena;
           thread->segment_index = index;
@@ -456,10 +522,10 @@ size_t _mi_slices_guard(mi_page_t* page, bool on, bool dear) {
 }
 
 // Takes a segment from the arena and makes it NORMAL, with the caller's run claimed from the start.
-static mi_page_t* segment_open(mi_thread_t* thread, size_t count, mi_arena_t* only, bool* zero) {
+static mi_page_t* segment_open(mi_thread_t* thread, const mi_want_t* want, bool* zero) {
   mi_arena_t* arena;
   size_t index;
-  if (!_mi_segments_claim(1, 0, 0, only, false, &arena, &index)) return NULL;
+  if (!_mi_segments_claim(1, 0, 0, want->only, false, &arena, &index)) return NULL;
   mi_segment_info_t* const info = &arena->info[index];
   mi_segment_t* const segment = (mi_segment_t*)mi_arena_segment(arena, index);
   if ((mi_load_relaxed(&info->dirty) & 1) != 0) memset(segment, 0, sizeof(*segment));
@@ -470,11 +536,12 @@ static mi_page_t* segment_open(mi_thread_t* thread, size_t count, mi_arena_t* on
   if (MI_SECURE >= 2) guard_begin(arena, index, 0, true);
   if (mi_unlikely(mi_load_relaxed(&arena->bits_ready) != 0)) _mi_bits_forget(segment, 0);
   mi_store_release(&arena->kind[index], (uint8_t)MI_SEGMENT_NORMAL);
-  const uint64_t run = mi_run_mask(1, count);
+  const uint64_t run = mi_run_mask(1, want->count);
   const uint64_t dirty = mi_load_relaxed(&info->dirty);
   *zero = ((dirty & run) == 0);
   mi_fetch_or_acq_rel(&info->dirty, run);
-  set_backed(info, run);
+  const uint64_t fresh = set_backed(info, run);
+  if (fresh != 0) mi_fetch_or_acq_rel(&info->cold, fresh);
   held_taken(thread, run | 1, backed);
   thread->segment_arena = arena;
   thread->segment_index = index;
@@ -491,16 +558,21 @@ static void slots_mark_tail(mi_page_t* page, size_t from, size_t count) {
   }
 }
 
-mi_page_t* _mi_slices_claim(mi_thread_t* thread, size_t count, mi_arena_t* only, bool guard, bool* zero) {
+// Of segments that are searched for slices that have as much memory as is needed, when there is other memory nearer.
+#define MI_SEARCH_CHOICE 8
+
+mi_page_t* _mi_slices_claim(mi_thread_t* thread, const mi_want_t* want, bool* zero) {
+  const mi_arena_t* const only = want->only;
   mi_arena_t* last = thread->segment_arena;
   if (last != NULL && (only == NULL ? last->is_exclusive : last != only)) last = NULL;
   const size_t last_index = thread->segment_index;
+  const size_t misses_max = (want->expected == 0 ? MI_SEARCH_MISSES : MI_SEARCH_CHOICE);
   mi_page_t* page = NULL;
-  if (last != NULL) page = slices_take(thread, last, last_index, count, guard, true, zero);
-  if (page == NULL) page = slices_search(thread, count, only, guard, true, MI_SEARCH_MISSES, zero);
-  if (page == NULL && last != NULL) page = slices_take(thread, last, last_index, count, guard, false, zero);
-  if (page == NULL) page = slices_search(thread, count, only, guard, false, MI_SEARCH_MISSES, zero);
-  if (page == NULL) page = segment_open(thread, count, only, zero);
+  if (last != NULL) page = slices_take(thread, last, last_index, want, true, zero);
+  if (page == NULL) page = slices_search(thread, want, true, misses_max, zero);
+  if (page == NULL && last != NULL) page = slices_take(thread, last, last_index, want, false, zero);
+  if (page == NULL) page = slices_search(thread, want, false, MI_SEARCH_MISSES, zero);
+  if (page == NULL) page = segment_open(thread, want, zero);
   if (page == NULL) {
     // Memory is short. Free slices elsewhere may be backed by memory that others need. Now every segment is looked at.
     _mi_purge(true);
@@ -508,31 +580,33 @@ mi_page_t* _mi_slices_claim(mi_thread_t* thread, size_t count, mi_arena_t* only,
     int searches = 0;
     do {
       before = mi_load_acquire(&purging);
-      page = slices_search(thread, count, only, guard, false, SIZE_MAX, zero);
-      if (page == NULL) page = segment_open(thread, count, only, zero);
+      page = slices_search(thread, want, false, SIZE_MAX, zero);
+      if (page == NULL) page = segment_open(thread, want, zero);
     } while (page == NULL && search_again(before, ++searches));
   }
   if (page != NULL) {
     page->distance = 0;
-    slots_mark_tail(page, 1, count);
+    slots_mark_tail(page, 1, want->count);
   }
   return page;
 }
 
-// Slots [from, to) of a page, counted from its first.
-static void slices_release(mi_page_t* page, size_t from, size_t to) {
+// Slots [from, to) of a page, counted from its first, of which the first `used` bytes were used.
+static void slices_release(mi_page_t* page, size_t from, size_t to, size_t used) {
   size_t index = 0;
   mi_arena_t* const arena = _mi_arena_of((uint8_t*)mi_page_segment(page) + 1, &index);
   for (size_t i = from; i < to; i++) {
     mi_store_relaxed(&page[i].owner, MI_TID_NONE);
     page[i].kind = MI_PAGE_NONE;
   }
-  const uint64_t run = mi_run_mask(mi_page_slice(page) + from, to - from);
+  const size_t at = mi_page_slice(page) + from;
+  const uint64_t run = mi_run_mask(at, to - from);
   mi_segment_info_t* const info = &arena->info[index];
   if ((mi_load_relaxed(&info->aged) & run) != 0) mi_fetch_and_acq_rel(&info->aged, ~run);
+  const uint64_t bare = slices_used(info, run, at, used);
   slices_give(arena, index, run);
   mark_purgeable(arena, index);
-  held_count(_mi_tls.thread, 0, 0, (int64_t)(to - from));
+  held_count(_mi_tls.thread, 0, 0, (int64_t)(to - from), __builtin_popcountll(bare));
 }
 
 // A segment that a large block leaves empty serves huge blocks at once; elsewhere a purge closes it.
@@ -540,9 +614,9 @@ static void slices_release(mi_page_t* page, size_t from, size_t to) {
 static void segment_close(mi_arena_t* arena, size_t index, bool purge);
 static bool segment_may_close(const mi_arena_t* arena, size_t index);
 
-void _mi_slices_release(mi_page_t* page) {
+void _mi_slices_release(mi_page_t* page, size_t used) {
   const size_t count = page->slices;
-  slices_release(page, 0, count);
+  slices_release(page, 0, count, used);
   if (count < MI_CLOSE_FROM) return;
   size_t index = 0;
   mi_arena_t* const arena = _mi_arena_of((uint8_t*)mi_page_segment(page) + 1, &index);
@@ -567,7 +641,7 @@ static bool slices_extend(mi_page_t* page, size_t count, bool* zero) {
   guards_end(arena, index, run);
   if (mi_likely((mi_load_relaxed(&info->guarded) & run) == 0)) return true;
   page->slices = (uint8_t)have;
-  slices_release(page, have, count);
+  slices_release(page, have, count, 0);
   return false;
 }
 
@@ -577,7 +651,7 @@ bool _mi_slices_resize(mi_page_t* page, size_t count, bool* zero) {
   if (count > have) return slices_extend(page, count, zero);
   if (count < have) {
     page->slices = (uint8_t)count;
-    slices_release(page, count, have);
+    slices_release(page, count, have, (have - count) * MI_SLICE_SIZE);
   }
   return true;
 }
@@ -605,6 +679,7 @@ static bool huge_taken(mi_arena_t* arena, size_t index, size_t count, size_t hea
     if (dirty >> (i == index ? header : 0) != 0) zero = false;
     const uint64_t backed = mi_load_relaxed(&info->backed);
     mi_store_relaxed(&info->dirty, ~(uint64_t)0);
+    for (int part = 0; part < MI_PARTS; part++) mi_store_relaxed(&info->part[part], (uint64_t)0);
     count_backed(~backed);
     mi_store_relaxed(&info->backed, ~(uint64_t)0);
     held_taken(_mi_tls.thread, ~(uint64_t)0, backed);
@@ -666,7 +741,7 @@ static void huge_release(mi_arena_t* arena, size_t index, size_t count) {
   }
   mi_gauge_sub(&_mi_stats.segments, (int64_t)count);
   _mi_segments_release(arena, index, count);
-  held_count(_mi_tls.thread, 0, 0, (int64_t)count * MI_SLICES_PER_SEGMENT);
+  held_count(_mi_tls.thread, 0, 0, (int64_t)count * MI_SLICES_PER_SEGMENT, 0);
 }
 
 void _mi_huge_release(mi_page_t* page) {
@@ -732,6 +807,8 @@ static uint64_t purge_slices(mi_arena_t* arena, size_t index, uint64_t due) {
         break;
     }
     mi_fetch_and_acq_rel(&info->backed, ~run);
+    for (int part = 0; part < MI_PARTS; part++)
+      bits_change(&info->part[part], mi_load_relaxed(&info->part[part]) & run, 0);
     count_unbacked(run);
   }
   mi_fetch_add_relaxed(&held, -(int64_t)__builtin_popcountll(due & ~refused));

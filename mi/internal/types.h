@@ -112,9 +112,9 @@ struct mi_page_s {
   uint8_t in_full;     // is on the full list: copy of MI_OWNER_FULL
   uint8_t pinned;      // visits that count themselves in `used`
   int8_t delayed;      // blocks on the theap's delayed list, less the one that `in_full` without DELAYED stands for
-  uint8_t padding;
-  uint16_t depth;     // marks of the heap that are older than its blocks (page.c: marks)
-  uint64_t recycled;  // blocks that came back to `free` from the other lists: see stats.h
+  uint8_t worn;        // blocks beyond `capacity` were used before
+  uint16_t depth;      // marks of the heap that are older than its blocks (page.c: marks)
+  uint64_t recycled;   // blocks that came back to `free` from the other lists: see stats.h
   // --- shared
   _Atomic(mi_tid_t) owner __attribute__((aligned(MI_CACHE_LINE)));  // owner's id | flags; written by the owner only
   _Atomic(mi_thread_free_t) thread_free;
@@ -150,6 +150,8 @@ typedef struct mi_segment_info_s {
   _Atomic(uint64_t) aged;     // slices that were free at the last purge tick; cleared by release
   _Atomic(uint64_t) dirty;    // slices that may hold something else than zeros; only their holder changes a bit
   _Atomic(uint64_t) backed;   // slices that may have memory behind them; only their holder changes a bit
+  _Atomic(uint64_t) part[2];  // of those, slices of which at most a quarter has memory; or five eighths. As `backed`
+  _Atomic(uint64_t) cold;     // slices in use that had no memory behind them when they were taken. As `backed`
   _Atomic(uint64_t) guarded;  // slices whose last OS page is a guard; of slice 0 all behind the slots. As `backed`
 } mi_segment_info_t;
 

@@ -50,7 +50,7 @@ TEST(DeleteTest, ACountedHeapIsFreedWithItsLastBlock) {
     size_t before = probe_heap(mi_heap_main()).forwarders;
     mi_heap_t* heap = mi_heap_new();
     std::vector<void*> blocks;
-    for (int i = 0; i < 4; i++) blocks.push_back(mi_heap_malloc(heap, 20000));  // pages
+    for (int i = 0; i < 4; i++) blocks.push_back(mi_heap_malloc(heap, 12000));  // a page
     for (int i = 0; i < 10; i++) blocks.push_back(mi_heap_malloc(heap, 100));   // regions
     blocks.push_back(mi_heap_malloc(heap, 300000));                             // a page of its own
     blocks.push_back(mi_heap_malloc(heap, 5 * kMiB));                           // segments of its own

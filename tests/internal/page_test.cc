@@ -66,6 +66,39 @@ TEST(PageExtendTest, ANewPageTouchesAtMostOnePageOfTheSystem) {
   });
 }
 
+// The classes of this test are used by no other: how much of its pages a class used is known to all threads.
+TEST(PageExtendTest, APageOfMediumBlocksIsShortUntilOneIsFull) {
+  for (size_t size : {28 * kKiB, 52 * kKiB}) {
+    InThread([size] {
+      std::vector<void*> blocks;
+      std::vector<size_t> slices;
+      while (slices.size() < 5) {
+        std::vector<void*> page = FillOnePage(size);
+        blocks.insert(blocks.end(), page.begin(), page.end());
+        slices.push_back(PageOf(page[0]).slices);
+        EXPECT_EQ(page.size(), slices.back() * 64 * kKiB / size);
+      }
+      EXPECT_GE(64 * kKiB * slices[0], 2 * size) << "two blocks";
+      EXPECT_LT(64 * kKiB * slices[0], 2 * size + 64 * kKiB) << "no more slices than two blocks take";
+      for (size_t i = 1; i < slices.size(); i++) EXPECT_EQ(slices[i], std::min<size_t>(2 * slices[i - 1], 8));
+      EXPECT_TRUE(mi_heap_check(mi_heap_main()));
+      FreeAll(blocks);
+    });
+    // What was used before is expected again; where it is not used any more, that is forgotten.
+    for (int i = 0; i < 30; i++) {
+      InThread([i, size] {
+        void* block = mi_malloc(size);
+        if (i == 0) {
+          EXPECT_GT(PageOf(block).slices, 2u);
+        } else if (i == 29) {
+          EXPECT_LE(PageOf(block).slices, 2u);
+        }
+        mi_free(block);
+      });
+    }
+  }
+}
+
 TEST(PageExtendTest, EveryBlockOfAPageIsHandedOutOnceWhateverItsColour) {
   InThread([] {
     for (size_t size : {8u, 16u, 48u, 112u, 640u, 1792u, 5000u, 65536u}) {

@@ -53,6 +53,8 @@ probe_segment_t probe_segment(size_t arena, size_t index) {
   s.aged = mi_load_acquire(&info->aged);
   s.dirty = mi_load_acquire(&info->dirty);
   s.backed = mi_load_acquire(&info->backed);
+  s.little = mi_load_acquire(&info->part[0]);
+  s.much = mi_load_acquire(&info->part[1]);
   return s;
 }
 
@@ -108,8 +110,9 @@ bool probe_slots_are_clean(const void* segment, size_t from) {
   return true;
 }
 
-bool probe_slices_claim(size_t count, probe_run_t* run) {
-  mi_page_t* const page = _mi_slices_claim(mi_thread(), count, NULL, false, &run->zero);
+bool probe_slices_claim_for(size_t count, size_t expected, probe_run_t* run) {
+  const mi_want_t want = {.count = count, .expected = expected};
+  mi_page_t* const page = _mi_slices_claim(mi_thread(), &want, &run->zero);
   if (page == NULL) return false;
   run->slot = page;
   run->slices = page->slices;
@@ -117,7 +120,10 @@ bool probe_slices_claim(size_t count, probe_run_t* run) {
   return true;
 }
 
-void probe_slices_release(const probe_run_t* run) { _mi_slices_release(run->slot); }
+bool probe_slices_claim(size_t count, probe_run_t* run) { return probe_slices_claim_for(count, 0, run); }
+
+void probe_slices_release_used(const probe_run_t* run, size_t used) { _mi_slices_release(run->slot, used); }
+void probe_slices_release(const probe_run_t* run) { probe_slices_release_used(run, run->slices * MI_SLICE_SIZE); }
 
 bool probe_huge_claim(size_t size, size_t alignment, size_t offset, probe_huge_t* huge) {
   mi_thread();

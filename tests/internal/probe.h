@@ -77,6 +77,7 @@ typedef struct probe_segment_s {
   bool has_free;   // in the summary
   bool purgeable;  // in the other summary
   uint64_t free, aged, dirty, backed;
+  uint64_t little, much;  // of those in `backed`, at most a quarter, or five eighths, has memory
 } probe_segment_t;
 
 size_t probe_arena_count(void);
@@ -102,7 +103,9 @@ typedef struct probe_run_s {
   bool zero;
 } probe_run_t;
 bool probe_slices_claim(size_t count, probe_run_t* run);
+bool probe_slices_claim_for(size_t count, size_t expected, probe_run_t* run);  // bytes that are likely to be used
 void probe_slices_release(const probe_run_t* run);
+void probe_slices_release_used(const probe_run_t* run, size_t used);  // bytes that were, from the start
 
 // The run of segments of one huge block.
 typedef struct probe_huge_s {

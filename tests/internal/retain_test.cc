@@ -102,6 +102,33 @@ TEST(RetainTest, PagesStayOverAResetAsFarAsTheConfigurationSays) {
   }
 }
 
+// A page that starts again after a reset has memory behind blocks that it has not handed out yet.
+TEST(RetainTest, WhatAPageUsedBeforeAResetIsNotForgotten) {
+  mi_heap_t* heap = NewHeap("used", 8 * kMiB);
+  Fill(heap, 1 * kMiB, 900);  // the class has pages now
+  probe_purge(true);          // so that the next ones have no memory yet
+  std::vector<const void*> slots;
+  std::vector<uint8_t*> starts;
+  for (int i = 0; i < 2000; i++) {
+    probe_page_t page = {};
+    ASSERT_TRUE(probe_page_of(mi_heap_malloc(heap, 900), &page));
+    if (!slots.empty() && slots.back() == page.slot) continue;
+    slots.push_back(page.slot);
+    starts.push_back(page.start);
+  }
+  mi_heap_reset(heap);
+  Fill(heap, 2000, 900);
+  mi_heap_destroy(heap);
+  size_t warm = 0;
+  for (size_t i = 0; i + 1 < slots.size(); i++) {  // the last one may not have been filled
+    probe_segment_t segment = {};
+    ASSERT_TRUE(probe_segment_of(starts[i], &segment));
+    const uint64_t bit = uint64_t{1} << static_cast<size_t>(starts[i] - segment.start) / (64 * kKiB);
+    warm += (segment.backed & ~segment.little & ~segment.much & bit) != 0;
+  }
+  EXPECT_EQ(warm, slots.size() - 1);
+}
+
 TEST(RetainTest, WithoutItPagesGo) {
   mi_heap_t* heap = mi_heap_new();
   Fill(heap, 3 * kMiB, 900);

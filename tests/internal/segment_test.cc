@@ -178,6 +178,117 @@ TEST(SliceTest, ReleasedSlicesAreClaimedAgainBeforeANewSegmentIs) {
   }
 }
 
+// ---- how much of a slice has memory ---------------------------------------------------------------------
+
+// The bits of the run in a word of its segment.
+uint64_t BitsOf(const probe_run_t& run, uint64_t probe_segment_t::*word) {
+  probe_segment_t segment{};
+  EXPECT_TRUE(probe_segment_of(run.start, &segment));
+  const size_t first = static_cast<size_t>(run.start - segment.start) / kSlice;
+  return segment.*word >> first & ((uint64_t{1} << run.slices) - 1);
+}
+
+TEST(PartTest, WhatHadNoMemoryAndWasNotUsedHasNoneWhenItIsReleased) {
+  probe_purge(true);
+  probe_run_t run;
+  ASSERT_TRUE(probe_slices_claim(8, &run));
+  EXPECT_EQ(BitsOf(run, &probe_segment_t::backed), 0xffu);
+  probe_slices_release_used(&run, 2 * kSlice + 1);
+  EXPECT_EQ(BitsOf(run, &probe_segment_t::backed), 0x07u) << "two slices, and the one that was begun";
+  // What has memory stays so, whatever the next use is.
+  probe_run_t again;
+  ASSERT_TRUE(probe_slices_claim(3, &again));
+  ASSERT_EQ(again.start, run.start) << "slices with memory come first";
+  probe_slices_release_used(&again, 0);
+  EXPECT_EQ(BitsOf(run, &probe_segment_t::backed), 0x07u);
+  probe_purge(true);
+}
+
+TEST(PartTest, WhatIsHeldIsCountedWithoutWhatHasNoMemory) {
+  probe_purge(true);
+  std::vector<probe_run_t> runs(40);
+  for (probe_run_t& run : runs) ASSERT_TRUE(probe_slices_claim(20, &run));
+  const probe_counts_t before = probe_counts();
+  for (const probe_run_t& run : runs) probe_slices_release_used(&run, kSlice);
+  const probe_counts_t after = probe_counts();
+  EXPECT_NEAR(static_cast<double>(after.used - before.used), -800, 31);
+  EXPECT_NEAR(static_cast<double>(after.held - before.held), 40, 31);
+  probe_purge(true);
+  EXPECT_NEAR(static_cast<double>(probe_counts().held), 0, 31);
+}
+
+TEST(PartTest, ASliceIsTakenForWhatIsLikelyToUseAsMuchOfIt) {
+  probe_purge(true);
+  const size_t much[3] = {4 * kKiB, 30 * kKiB, kSlice};
+  probe_run_t first[3];
+  for (int i = 0; i < 3; i++) ASSERT_TRUE(probe_slices_claim_for(1, much[i], &first[i]));
+  for (int i = 0; i < 3; i++) probe_slices_release_used(&first[i], much[i]);
+  int turns[3] = {0, 1, 2};
+  do {
+    probe_run_t run[3];
+    for (int i : turns) {
+      ASSERT_TRUE(probe_slices_claim_for(1, much[i], &run[i]));
+      EXPECT_EQ(run[i].start, first[i].start) << much[i] << " bytes";
+    }
+    for (int i : turns) probe_slices_release_used(&run[i], much[i]);
+  } while (std::next_permutation(turns, turns + 3));
+  // A second one for little takes a slice without memory rather than one with much.
+  probe_run_t little[2];
+  for (probe_run_t& run : little) ASSERT_TRUE(probe_slices_claim_for(1, much[0], &run));
+  EXPECT_EQ(little[0].start, first[0].start);
+  EXPECT_NE(little[1].start, first[1].start);
+  EXPECT_NE(little[1].start, first[2].start);
+  // More of a slice was used: it is one for more, and stays so.
+  probe_slices_release_used(&little[0], 40 * kKiB);
+  probe_slices_release_used(&little[1], 64);
+  probe_run_t some[2];
+  for (probe_run_t& run : some) ASSERT_TRUE(probe_slices_claim_for(1, much[1], &run));
+  EXPECT_TRUE((some[0].start == first[0].start) != (some[1].start == first[0].start));
+  EXPECT_TRUE((some[0].start == first[1].start) != (some[1].start == first[1].start));
+  for (const probe_run_t& run : some) probe_slices_release_used(&run, 64);
+  ASSERT_TRUE(probe_slices_claim_for(1, much[1], &some[0]));
+  EXPECT_TRUE(some[0].start == first[0].start || some[0].start == first[1].start);
+  probe_slices_release(&some[0]);
+  probe_purge(true);
+}
+
+TEST(PartTest, HowMuchOfASliceHasMemoryOnlyGrowsUntilItIsPurged) {
+  const size_t bytes[] = {0, 1, 16 * kKiB, 16 * kKiB + 1, 40 * kKiB, 40 * kKiB + 1, kSlice};
+  const auto expected = [](size_t most) {  // backed, little, much
+    return (most == 0 ? 0 : most <= 16 * kKiB ? 110 : most <= 40 * kKiB ? 101 : 100);
+  };
+  for (size_t before : bytes) {
+    for (size_t now : bytes) {
+      probe_purge(true);
+      probe_run_t run[2];
+      for (int i = 0; i < 2; i++) {
+        ASSERT_TRUE(probe_slices_claim(1, &run[i]));
+        if (i == 1 && before != 0) {
+          ASSERT_EQ(run[1].start, run[0].start) << "it has memory, and no other has";
+        }
+        probe_slices_release_used(&run[i], i == 0 ? before : now);
+        const size_t most = (i == 0 ? before : std::max(before, now));
+        const uint64_t has = 100 * BitsOf(run[i], &probe_segment_t::backed) +
+                             10 * BitsOf(run[i], &probe_segment_t::little) + BitsOf(run[i], &probe_segment_t::much);
+        EXPECT_EQ(has, static_cast<uint64_t>(expected(most))) << before << ", then " << now << " bytes";
+      }
+    }
+  }
+  probe_purge(true);
+}
+
+TEST(PartTest, ALongRunOrAnUnknownUseTakesWhateverHasMemory) {
+  probe_purge(true);
+  probe_run_t first;
+  ASSERT_TRUE(probe_slices_claim_for(1, 4 * kKiB, &first));
+  probe_slices_release_used(&first, 4 * kKiB);
+  probe_run_t run;
+  ASSERT_TRUE(probe_slices_claim(1, &run));
+  EXPECT_EQ(run.start, first.start);
+  probe_slices_release(&run);
+  probe_purge(true);
+}
+
 // ---- purging --------------------------------------------------------------------------------------------
 
 TEST(PurgeTest, FreeSlicesReadAsZeroAfterAForcedPurgeAndHeldOnesKeepTheirBytes) {
