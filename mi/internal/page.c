@@ -263,8 +263,9 @@ static mi_page_t* theap_claim_slices(mi_theap_t* theap, mi_arena_t* arena, size_
 static inline bool page_may_have_guard(const mi_theap_t* theap) {
   return theap->policy != 0 || mi_load_relaxed(&_mi_guards_used);
 }
-static size_t page_guard(uint8_t policy, mi_page_t* page, bool single) {
-  return _mi_slices_guard(page, mi_policy_guards(policy, single), single);
+// False: there is a guard in the midst of the page, which the system does not take away.
+static bool page_guard(uint8_t policy, mi_page_t* page, bool single, size_t* guard) {
+  return _mi_slices_guard(page, mi_policy_guards(policy, single), single, guard);
 }
 
 #define MI_COLORED_PAGES 32
@@ -286,7 +287,10 @@ static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
   if (made) {  // a kept page keeps its shape, which who walks all pages reads at any time
     page->block_size = size;
     page->start = (uint8_t*)mi_page_segment(page) + mi_page_slice(page) * MI_SLICE_SIZE;
-    if (mi_unlikely(page_may_have_guard(theap))) guard = page_guard(theap->policy, page, false);
+    if (mi_unlikely(page_may_have_guard(theap)) && !page_guard(theap->policy, page, false, &guard)) {
+      _mi_slices_release(page);
+      return NULL;
+    }
     page->reserved = (uint32_t)((slices * MI_SLICE_SIZE - guard) / size);
   }
   if (is_handle && made && !zero) {  // who enumerates the handles reads all of the page: an id of 0 is no heap
@@ -1151,7 +1155,11 @@ static void* solo_alloc(mi_theap_t* theap, uint8_t policy, mi_arena_t* arena, si
     if (mi_unlikely(room_for_guard != 0)) {  // what was for the alignment is not between the block and its guard
       page_cut(page, ((size_t)(page->start - start) + size + room_for_guard + MI_SLICE_SIZE - 1) >> MI_SLICE_SHIFT);
     }
-    const size_t guard = (mi_unlikely(page_may_have_guard(theap)) ? page_guard(policy, page, true) : 0);
+    size_t guard = 0;
+    if (mi_unlikely(page_may_have_guard(theap)) && !page_guard(policy, page, true, &guard)) {
+      _mi_slices_release(page);
+      return solo_failed(theap, charged);
+    }
     const size_t room = page->slices * MI_SLICE_SIZE - guard - (size_t)(page->start - start);
     if (page->block_size > room) page->block_size = room;
     page->reserved = 1;
