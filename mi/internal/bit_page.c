@@ -134,9 +134,11 @@ uint32_t _mi_bits_last_policy(const void* p) {
   return (bits == NULL ? 0 : mi_load_relaxed((_Atomic(uint32_t)*)&bits->policy));
 }
 
-// A block that is not live for its owner is freed by another thread: both freed it at the same moment.
-static mi_cold void found_freed_twice(mi_page_t* page, mi_bits_t* bits, size_t index) {
-  _mi_upcalls.policy_freed_twice(page, mi_bits_block(page, bits, index));
+// Blocks of word `w` that are not live for their owner are freed by another thread: both freed them at the same moment.
+// This may not return. If it does, no callback has run: it will when this thread is through with the page.
+static mi_cold void found_freed_twice(mi_page_t* page, mi_bits_t* bits, size_t w, uint64_t twice) {
+  for (; twice != 0; twice &= twice - 1)
+    _mi_upcalls.policy_freed_twice(page, mi_bits_block(page, bits, 64 * w + mi_ctz(twice)));
 }
 
 // --- the life of a page -----------------------------------------------------------------------------------------
@@ -234,7 +236,7 @@ void _mi_bits_end(mi_page_t* page) {
   const size_t words = mi_bits_word_count(page);
   for (size_t w = 0; w < words; w++) {
     const uint64_t twice = mi_load_seq_cst(&bits->words[w].remote);
-    if (mi_unlikely(twice != 0)) found_freed_twice(page, bits, 64 * w + mi_ctz(twice));
+    if (mi_unlikely(twice != 0)) found_freed_twice(page, bits, w, twice);
   }
 }
 
@@ -312,7 +314,7 @@ static void check_available(mi_page_t* page, mi_bits_t* bits) {
   const uint64_t twice = mi_load_relaxed(&word->remote) & bits->avail;
   if (mi_likely(twice == 0)) return;
   mi_fetch_and_acq_rel(&word->remote, ~twice);
-  found_freed_twice(page, bits, 64 * (size_t)(word - bits->words) + mi_ctz(twice));
+  found_freed_twice(page, bits, (size_t)(word - bits->words), twice);
 }
 
 // The free blocks of the next word, from `w` on, that has some, as one of the `count` does.
@@ -525,15 +527,13 @@ static uint32_t collect_word(mi_theap_t* theap, mi_page_t* page, mi_bits_t* bits
   mi_bit_word_t* const word = &bits->words[w];
   if (mi_load_seq_cst(&word->remote) == 0) return 0;
   const uint64_t freed = mi_exchange_seq_cst(&word->remote, (uint64_t)0);
-  const uint64_t live = mi_load_relaxed(&word->live);
-  for (uint64_t twice = freed & ~live; mi_unlikely(twice != 0); twice &= twice - 1)
-    found_freed_twice(page, bits, 64 * w + mi_ctz(twice));
-  const uint64_t gone = freed & live;
+  const uint64_t live = mi_load_relaxed(&word->live), gone = freed & live;
   mi_store_relaxed(&word->live, live & ~gone);
   const uint32_t count = (uint32_t)__builtin_popcountll(gone);
   const bool quarantine = page_quarantines(page, theap);
   if (mi_unlikely(quarantine)) quarantine_add(theap, page, bits, w, gone);
   if (!quarantine || bits->magic == 0) page->used -= count;
+  if (mi_unlikely(freed != gone)) found_freed_twice(page, bits, w, freed & ~gone);
   return count;
 }
 

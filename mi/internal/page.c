@@ -83,7 +83,7 @@ static void page_collect_remote(mi_page_t* page) {
   } while (!mi_cas_weak_acq_rel(&page->thread_free, &tf, tf & 7));
   const uint32_t count = MI_LIST_COUNT(tf);
   if (mi_unlikely(count > page->used)) {  // the list goes round in a circle
-    _mi_misuse(EAGAIN, "mi_free: a block of the page at %p was freed more than once by other threads", page->start);
+    _mi_freed_twice("mi_free: a block of the page at %p was freed more than once by other threads\n", page->start);
     return;
   }
   page_join_local(page, MI_LIST(tf));

@@ -1,7 +1,12 @@
 // mi/internal/bit_page.c: what a second free of a block, by another thread, may do while the block's page ends. The
-// owner's free is gone through instruction by instruction, and the other thread's comes in after each in turn.
+// owner's free is gone through instruction by instruction, and the other thread's comes in after each in turn. And what
+// the error callback may do that is told of such a free.
 #include <signal.h>
 #include <ucontext.h>
+
+#include <set>
+#include <thread>
+#include <vector>
 
 #include "gtest/gtest.h"
 #include "mi/mimalloc.h"
@@ -73,6 +78,131 @@ TEST(BitPageTest, ADoubleFreeThatMeetsThePagesEndLeavesNothingBehind) {
   }
   EXPECT_GT(most, 20) << "the page was there for longer";
   sigaction(SIGTRAP, &former, nullptr);
+}
+
+// An error callback that allocates in the heap where the error was, and frees the half of that again.
+class Allocates {
+ public:
+  Allocates(mi_heap_t* heap, size_t size) : heap_(heap), size_(size) { mi_register_error(&Told, this); }
+  ~Allocates() { mi_register_error(nullptr, nullptr); }
+  int told() const { return told_; }
+  const std::vector<void*>& blocks() const { return blocks_; }
+
+ private:
+  static void Told(int err, void* arg) {
+    Allocates* self = static_cast<Allocates*>(arg);
+    EXPECT_EQ(err, EAGAIN);
+    self->told_++;
+    for (int i = 0; i < 10; i++) {
+      self->blocks_.push_back(mi_heap_malloc(self->heap_, self->size_));
+      void* p = mi_heap_malloc(self->heap_, self->size_);
+      mi_free(p);
+    }
+  }
+  mi_heap_t* heap_;
+  size_t size_;
+  int told_ = 0;
+  std::vector<void*> blocks_;
+};
+
+class BitPageErrorTest : public ::testing::Test {
+ protected:
+  static constexpr size_t kSize = 64;
+  static constexpr int kLive = 64;  // what the page begins with
+
+  void SetUp() override {
+    mi_heap_config_t config{};
+    config.size = sizeof(config);
+    config.flags = MI_HEAP_ZERO;  // misuse is advice
+    heap_ = mi_heap_new_with(&config);
+    ASSERT_NE(heap_, nullptr);
+    for (int i = 0; i < kLive; i++) blocks_.push_back(mi_heap_malloc(heap_, kSize));
+  }
+  void TearDown() override { mi_heap_destroy(heap_); }
+
+  // By the calling thread and another one, neither of which saw the other.
+  void FreeTwice(size_t i) {
+    mi_free(blocks_[i]);
+    probe_bits_free_remote(blocks_[i]);
+    blocks_.erase(blocks_.begin() + static_cast<long>(i));
+  }
+  // Nothing that is in use is handed out.
+  void ExpectSound(const std::vector<void*>& callbacks) {
+    for (int i = 0; i < 2 * kLive; i++) blocks_.push_back(mi_heap_malloc(heap_, kSize));
+    blocks_.insert(blocks_.end(), callbacks.begin(), callbacks.end());
+    EXPECT_EQ(std::set<void*>(blocks_.begin(), blocks_.end()).size(), blocks_.size());
+    EXPECT_TRUE(mi_heap_check(heap_));
+  }
+
+  mi_heap_t* heap_;
+  std::vector<void*> blocks_;
+};
+
+TEST_F(BitPageErrorTest, TheCallbackMayAllocateWhenABlockThatIsHandedOutWasFreedTwice) {
+  Allocates error(heap_, kSize);
+  for (int round = 1; round <= 20; round++) {  // the last free one of its page now and then
+    FreeTwice(20);
+    for (int i = 0; i < 5000 && error.told() < round; i++) blocks_.push_back(mi_heap_malloc(heap_, kSize));
+    EXPECT_EQ(error.told(), round);
+  }
+  ExpectSound(error.blocks());
+}
+
+TEST_F(BitPageErrorTest, TheCallbackMayAllocateWhenACollectFindsBlocksThatWereFreedTwice) {
+  Allocates error(heap_, kSize);
+  std::thread([this] {
+    for (int i = 0; i < 10; i++) mi_free(blocks_[static_cast<size_t>(i)]);
+  }).join();
+  blocks_.erase(blocks_.begin(), blocks_.begin() + 10);
+  FreeTwice(20);
+  FreeTwice(30);
+  mi_heap_collect(heap_, false);
+  EXPECT_EQ(error.told(), 2);
+  ExpectSound(error.blocks());
+}
+
+TEST_F(BitPageErrorTest, TheCallbackMayAllocateWhenAFreeEndsThePage) {
+  Allocates error(heap_, kSize);
+  mi_heap_collect(heap_, true);
+  std::vector<void*> first;  // so that the page is not the last of its class
+  for (int i = 0; i < 2048; i++) first.push_back(mi_heap_malloc(heap_, kSize));
+  FreeTwice(20);
+  for (void* p : blocks_) mi_free(p);
+  blocks_ = first;
+  mi_heap_collect(heap_, true);
+  EXPECT_EQ(error.told(), 1);
+  ExpectSound(error.blocks());
+}
+
+TEST_F(BitPageErrorTest, TheCallbackMayAllocateAtTheEndOfTheThread) {
+  Allocates error(heap_, kSize);
+  std::thread([this] {
+    std::vector<void*> mine;
+    for (int i = 0; i < kLive; i++) mine.push_back(mi_heap_malloc(heap_, kSize));
+    blocks_.insert(blocks_.end(), mine.begin(), mine.end());
+    FreeTwice(kLive + 20);
+  }).join();
+  EXPECT_EQ(error.told(), 1);
+  ExpectSound(error.blocks());
+}
+
+TEST_F(BitPageErrorTest, TheCallbackMayFreeTheBlockThatWasOverrun) {
+  static void* overrun;
+  static int told;
+  char* p = static_cast<char*>(Opaque(mi_heap_malloc(heap_, 50)));
+  overrun = p;
+  told = 0;
+  mi_register_error(
+      [](int err, void*) {
+        EXPECT_EQ(err, EFAULT);
+        if (told++ == 0) mi_free(overrun);
+      },
+      nullptr);
+  p[50]++;
+  mi_free(p);
+  mi_register_error(nullptr, nullptr);
+  EXPECT_EQ(told, 2);
+  ExpectSound({});
 }
 
 }  // namespace

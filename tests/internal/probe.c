@@ -392,7 +392,12 @@ void probe_free_go_on(void* p, bool told) {
 static mi_bits_t* bits_of(const void* p) { return mi_bits_of(mi_slot_of(p)); }
 
 uint64_t probe_bits_generation(const void* p) { return MI_GENERATION(mi_load_acquire(&bits_of(p)->word)); }
-void probe_bits_free_remote(const void* p) { _mi_bits_free_remote(bits_of(p)->page, bits_of(p), 0); }
+bool probe_bits_free_remote(const void* p) {
+  mi_page_t* const page = bits_of(p)->page;
+  size_t index;
+  (void)mi_bits_find(page, bits_of(p), p, &index);
+  return _mi_bits_free_remote(page, bits_of(p), index);
+}
 
 bool probe_delayed_frees_lead_to_pages(mi_heap_t* heap) {
   mi_theap_t* const theap = mi_load_relaxed(&heap->home.theap);
