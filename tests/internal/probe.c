@@ -392,6 +392,7 @@ void probe_free_go_on(void* p, bool told) {
 static mi_bits_t* bits_of(const void* p) { return mi_bits_of(mi_slot_of(p)); }
 
 uint64_t probe_bits_generation(const void* p) { return MI_GENERATION(mi_load_acquire(&bits_of(p)->word)); }
+bool probe_same_page(const void* p, const void* q) { return _mi_page_of_any(p) == _mi_page_of_any(q); }
 bool probe_bits_free_remote(const void* p) {
   mi_page_t* const page = bits_of(p)->page;
   size_t index;
