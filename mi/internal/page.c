@@ -201,13 +201,20 @@ static kept_t* kept_of(const mi_heap_t* heap, size_t bin) {
 
 #define PAGE_LINK offsetof(mi_page_t, listed_next)
 
-// The policy of a claimed slot, whose kind, block size and number of blocks are set. False: no memory for its bits.
-static bool page_init_policy(uint8_t policy, mi_page_t* page, mi_kind_t kind) {
+// What looks like a page names its heap, and not the one that had the slot before: mi_heap_check compares (check.c).
+static void page_set_kind(mi_theap_t* theap, mi_page_t* page, mi_kind_t kind) {
+  mi_store_release(&page->heap, theap->heap);  // who walks all pages reads the handle through it
+  mi_stores_in_order();
+  page->kind = (uint8_t)kind;
+}
+
+// The policy of a claimed slot, whose block size and number of blocks are set. False: no memory for its bits.
+static bool page_init_policy(mi_theap_t* theap, uint8_t policy, mi_page_t* page, mi_kind_t kind) {
   if (mi_likely(policy == 0)) {
     mi_slots_forget_policy(page, 0, page->slices == 0 ? 1 : page->slices);
     return true;
   }
-  page->kind = (uint8_t)kind;
+  page_set_kind(theap, page, kind);
   if (!_mi_bits_begin(page, policy)) return false;
   page->policy = policy;
   return true;
@@ -230,9 +237,8 @@ static void page_init(mi_theap_t* theap, mi_page_t* page, mi_kind_t kind, size_t
   page->depth = theap->depth;
   page->recycled = 0;
   page->color = 0;
-  page->kind = (uint8_t)kind;
+  page_set_kind(theap, page, kind);
   mi_store_relaxed(&page->thread_free, (mi_thread_free_t)MI_NORMAL);
-  mi_store_release(&page->heap, theap->heap);  // who walks all pages reads the handle through it
   mi_store_relaxed(&page->theap, theap);
   mi_tid_t flags = 0;
   if (theap->is_internal) {
@@ -302,7 +308,7 @@ static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
     for (uint8_t* b = page->start; b < page->start + page->reserved * size; b += size)
       memset(b, 0, sizeof(mi_region_t));
   }
-  if (mi_unlikely(!page_init_policy(theap->policy, page, MI_PAGE_CLASS))) {
+  if (mi_unlikely(!page_init_policy(theap, theap->policy, page, MI_PAGE_CLASS))) {
     _mi_slices_release(page);
     return NULL;
   }
@@ -1163,7 +1169,7 @@ static void* solo_alloc(mi_theap_t* theap, uint8_t policy, mi_arena_t* arena, si
     const size_t room = page->slices * MI_SLICE_SIZE - guard - (size_t)(page->start - start);
     if (page->block_size > room) page->block_size = room;
     page->reserved = 1;
-    if (mi_unlikely(!page_init_policy(policy, page, MI_PAGE_SOLO))) {
+    if (mi_unlikely(!page_init_policy(theap, policy, page, MI_PAGE_SOLO))) {
       _mi_slices_release(page);
       return solo_failed(theap, charged);
     }
@@ -1173,7 +1179,7 @@ static void* solo_alloc(mi_theap_t* theap, uint8_t policy, mi_arena_t* arena, si
     page = _mi_huge_claim(size + room_for_guard, alignment, offset, inside, arena, &is_zero);
     if (page == NULL) return solo_failed(theap, charged);
     page->reserved = 1;
-    if (mi_unlikely(!page_init_policy(policy, page, MI_PAGE_HUGE))) {
+    if (mi_unlikely(!page_init_policy(theap, policy, page, MI_PAGE_HUGE))) {
       _mi_huge_release(page);
       return solo_failed(theap, charged);
     }
