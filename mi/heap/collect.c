@@ -68,7 +68,7 @@ void _mi_heap_collect_parts(mi_heap_t* heap, bool force) {
   }
   _mi_forwarders_collect(heap);
   _mi_abandoned_sweep(heap, false);
-  if (mi_heap_space(heap) != NULL) _mi_space_collect(mi_heap_space(heap));
+  if (mi_heap_space(heap) != NULL) _mi_space_collect(mi_heap_space(heap), force);
 }
 
 void mi_heap_collect(mi_heap_t* heap, bool force) {
