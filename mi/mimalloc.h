@@ -29,7 +29,8 @@ mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_malloc(size_t size)
 mi_decl_nodiscard mi_decl_export mi_decl_restrict void* mi_calloc(size_t count, size_t size)
     mi_attr_noexcept mi_attr_malloc mi_attr_alloc_size2(1, 2);
 mi_decl_nodiscard mi_decl_export void* mi_realloc(void* p, size_t newsize) mi_attr_noexcept mi_attr_alloc_size(2);
-/// Resizes in place or not at all: NULL, and the block unchanged, if it cannot.
+/// Resizes in place or not at all: NULL, and the block unchanged, if it cannot. A large block is resized on
+/// a slow path, as an allocation may be made on one: deferred_free, and on_limit of its heap, may be called.
 mi_decl_export void* mi_expand(void* p, size_t newsize) mi_attr_noexcept mi_attr_alloc_size(2);
 /// Frees a block of any heap. NULL is ignored. A pointer that is not a live block of this library is reported
 /// (EINVAL, and EAGAIN for a block freed before, as far as it is noticed) and left alone.

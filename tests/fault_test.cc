@@ -710,6 +710,44 @@ TEST(FaultLimitTest, TheLastRunThatFitsIsFoundBehindManySegmentsWithGaps) {
             0);
 }
 
+TEST(FaultLimitTest, AGuardThatTheSystemDoesNotTakeAwayIsInNoBlock) {
+  EXPECT_EQ(InChild([] {
+              setenv("MIMALLOC_ARENA_RESERVE", "32M", 1);
+              mi_free(mi_malloc(1));
+              mi_option_set(mi_option_disallow_os_alloc, 1);
+              mi_heap_config_t config{};
+              config.size = sizeof(config);
+              config.flags = MI_HEAP_HARDENED;  // its pages end with guards, which stay when they are gone
+              mi_heap_t* const heap = mi_heap_new_with(&config);
+              while (mi_heap_malloc(heap, 50000) != nullptr) {
+              }
+              mi_heap_destroy(heap);
+              mi_collect(true);
+              injector.k = 1;
+              injector.on = true;
+              std::vector<void*> blocks;
+              for (size_t size : {8 * kMiB, kMiB, 20 * kKiB, size_t{100}}) {
+                for (int i = 0; i < 1000; i++) {
+                  errno = 0;
+                  void* const p = mi_malloc(size);
+                  if (p == nullptr) REQUIRE(errno == ENOMEM);
+                  if (p == nullptr) break;
+                  memset(p, 1, size);
+                  blocks.push_back(p);
+                }
+              }
+              injector.on = false;
+              for (void* p : blocks) mi_free(p);
+              mi_collect(true);
+              void* const p = mi_malloc(8 * kMiB);
+              REQUIRE(p != nullptr);
+              memset(p, 1, 8 * kMiB);
+              mi_free(p);
+              return 0;
+            }),
+            0);
+}
+
 class RandomFaultTest : public ::testing::TestWithParam<int> {};
 
 TEST_P(RandomFaultTest, CallsThatFailNowAndThenRoundAfterRoundLeaveNothingBehind) {

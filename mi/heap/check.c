@@ -758,8 +758,7 @@ static bool check_main(check_t* check) {
 
 // --- pages that claim to be the heap's ------------------------------------------------------------------------------
 
-// A thread that is about to make a page of what was one of this heap's shows it as the heap's for a moment, which lasts
-// until that thread has a processor again.
+// What a thread is about to do to the heap's pages lasts until it has a processor again.
 #define CHECK_TRIES 64
 
 typedef struct claims_s {
@@ -810,8 +809,7 @@ static MI_RACY claims_t claims_of(const mi_heap_t* heap) {
 }
 
 // Do the pages that name the heap, or one that was merged into it, agree with those that were met in its lists? Not
-// always at the first try: a page that another heap is just making may still name this one, and threads that worked in
-// a merged heap give its pages back when they come to it.
+// always at the first try: threads that worked in a merged heap give its pages back when they come to it.
 static bool claims_agree(const check_t* check, claims_t* claims) {
   *claims = claims_of(check->heap);
   return claims->pages == check->pages + claims->unlisted;

@@ -45,6 +45,7 @@ void mi_collect(bool force) {
     _mi_thread_collect(thread, false);
   }
   _mi_purge(force);
+  _mi_freed_twice_tell(&thread->untold);
 }
 
 void _mi_heap_collect_parts(mi_heap_t* heap, bool force) {
@@ -67,7 +68,7 @@ void _mi_heap_collect_parts(mi_heap_t* heap, bool force) {
   }
   _mi_forwarders_collect(heap);
   _mi_abandoned_sweep(heap, false);
-  if (mi_heap_space(heap) != NULL) _mi_space_collect(mi_heap_space(heap));
+  if (mi_heap_space(heap) != NULL) _mi_space_collect(mi_heap_space(heap), force);
 }
 
 void mi_heap_collect(mi_heap_t* heap, bool force) {
@@ -87,6 +88,7 @@ void mi_heap_collect(mi_heap_t* heap, bool force) {
     _mi_theap_collect(&thread->internal_theap, true);
   }
   _mi_purge(force);
+  _mi_freed_twice_tell(&thread->untold);
 }
 
 void mi_theap_collect(mi_theap_t* theap, bool force) {
@@ -96,6 +98,7 @@ void mi_theap_collect(mi_theap_t* theap, bool force) {
   } else {
     _mi_theap_collect(theap, force);
   }
+  _mi_freed_twice_tell(&_mi_tls.thread->untold);
 }
 
 static void thread_exit(mi_thread_t* thread) {

@@ -90,6 +90,7 @@ typedef enum mi_heap_flag_e {
   MI_HEAP_HARDENED = 2,          ///< every free and resize is checked; what is wrong ends the process (see above)
   MI_HEAP_GUARDED = 4,           ///< a sample of the blocks lies between inaccessible pages (mi_heap_guarded_...)
   MI_HEAP_QUARANTINE = 8,        ///< a freed block is not handed out again before 1,024 others were freed by its thread
+                                 ///< (of an isolated heap: by any)
   MI_HEAP_WIPE = 16,      ///< a block is zeroed, to its last byte, before a free, destroy, reset or rewind returns
   MI_HEAP_ZERO = 32,      ///< every block is zero when it is allocated, and where it grows, to its last byte
   MI_HEAP_ISOLATED = 64,  ///< memory of its own between guards, in quarantine after its end; may be sealed
@@ -214,14 +215,14 @@ mi_decl_nodiscard mi_decl_export mi_heap_t* mi_heap_parent(mi_heap_t* heap) mi_a
 mi_decl_export bool mi_heap_set_parent(mi_heap_t* heap, mi_heap_t* parent) mi_attr_noexcept;
 
 // Isolated and secret heaps (MI_HEAP_ISOLATED, MI_HEAP_SECRET; the flags that go with them are MI_HEAP_WIPE, _ZERO,
-// _HARDENED and _REPORT_SURVIVORS, anything else is refused). Their blocks lie in segments of their own, and nothing of
-// the library's lies between them, but for padding where they are hardened: then what was asked for is known to the
-// byte, a byte written behind it is found, and neighbours come in no order. Freeing what is no live block of theirs, or
-// asking for its size, using the heap or a block of it after its end: all of that ends the program with a message that
-// names the heap. What keeps the memory of a heap that ended from being used again is a quarantine of the last 1,024
-// such heaps and of 64 GiB of their address space at most, the oldest going first. A block above 4 MiB that is freed
-// keeps its address space for the heap. Such a heap is not deleted or merged, and none is merged into it, and it has no
-// marks (EINVAL reported).
+// _HARDENED, _QUARANTINE and _REPORT_SURVIVORS, _GUARDED is refused). Their blocks lie in segments of their own, and
+// nothing of the library's lies between them, but for padding where they are hardened: then what was asked for is known
+// to the byte, a byte written behind it is found, and neighbours come in no order. Freeing what is no live block of
+// theirs, or asking for its size, using the heap or a block of it after its end: all of that ends the program with a
+// message that names the heap. What keeps the memory of a heap that ended from being used again is a quarantine of the
+// last 1,024 such heaps and of 64 GiB of their address space at most, the oldest going first. A block above 4 MiB that
+// is freed keeps its address space for the heap. Such a heap is not deleted or merged, and none is merged into it, and
+// it has no marks (EINVAL reported).
 //
 // Secrets: memory comes from memfd_secret where the kernel has that, else it is locked (mlock). A block is overwritten
 // with zeros before the call that frees it, or makes it smaller, returns; a resize that moves it overwrites where it

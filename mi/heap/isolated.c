@@ -17,7 +17,8 @@
 
 #define MI_HEAP_FLAGS_APART ((uint32_t)(MI_HEAP_ISOLATED | MI_HEAP_SECRET))
 #define MI_HEAP_FLAGS_TOGETHER \
-  (MI_HEAP_FLAGS_APART | (uint32_t)(MI_HEAP_HARDENED | MI_HEAP_WIPE | MI_HEAP_ZERO | MI_HEAP_REPORT_SURVIVORS))
+  (MI_HEAP_FLAGS_APART |       \
+   (uint32_t)(MI_HEAP_HARDENED | MI_HEAP_QUARANTINE | MI_HEAP_WIPE | MI_HEAP_ZERO | MI_HEAP_REPORT_SURVIVORS))
 
 static const char* const protection_names[] = {
     "own segments", "guards",  "guards between pages", "quarantine",       "sealing",
@@ -116,11 +117,11 @@ static void warn(const mi_space_t* space, mi_protections_t required) {
   _mi_warning("secret heap %s is without: %s (%s)\n", space->name, names, strerror(reason_of(space, missing)));
 }
 
-static mi_heap_t* handle_make(mi_thread_t* thread) {
+static mi_heap_t* handle_make(mi_thread_t* thread, size_t size) {
   do {
     size_t i = 0;
     for (mi_arena_t* vault; (vault = _mi_vault_next(&i)) != NULL;) {
-      mi_heap_t* const heap = _mi_arena_handle_make(thread, vault, MI_OS_PAGE);
+      mi_heap_t* const heap = _mi_arena_handle_make(thread, vault, size);
       if (heap != NULL) return heap;
     }
   } while (_mi_vault_make_room(1));
@@ -129,7 +130,8 @@ static mi_heap_t* handle_make(mi_thread_t* thread) {
 
 mi_heap_t* _mi_isolated_new(const mi_heap_config_t* config) {
   mi_thread_t* const thread = mi_thread();
-  mi_heap_t* const heap = (thread == NULL ? NULL : handle_make(thread));
+  const size_t ring = ((config->flags & MI_HEAP_QUARANTINE) != 0 ? MI_SPACE_WITHHELD * sizeof(void*) : 0);
+  mi_heap_t* const heap = (thread == NULL ? NULL : handle_make(thread, MI_OS_PAGE + ring));
   if (heap == NULL) {
     _mi_error(ENOMEM, "mi_heap_new_with: no memory for an isolated heap\n");
     return NULL;
@@ -144,6 +146,7 @@ mi_heap_t* _mi_isolated_new(const mi_heap_config_t* config) {
   space->wipes = space->is_secret || (config->flags & MI_HEAP_WIPE) != 0;
   space->has_guards = space->is_secret || _mi_os_may_guard();
   space->opened = 1;
+  space->withheld = (ring == 0 ? NULL : (_Atomic(void*)*)((uint8_t*)heap + MI_OS_PAGE));
   mi_store_relaxed(&space->stamp, _mi_fork_stamp);
   if (space->is_secret) _mi_os_secret_probe(&space->secret);
   space->protections = protections_of(space);
@@ -204,7 +207,7 @@ void* _mi_isolated_alloc(mi_thread_t* thread, mi_heap_t* heap, const mi_request_
     }
     if (tries++ > 0) break;
     _mi_deferred_call(thread, heap, true);
-    if (mi_load_acquire(&heap->home.id) == space->id) _mi_space_collect(space);
+    if (mi_load_acquire(&heap->home.id) == space->id) _mi_space_collect(space, true);
   }
   _mi_error(ENOMEM, "no memory for %zu bytes in heap %p (%s)\n", r->size, (void*)heap, space->name);
   return NULL;

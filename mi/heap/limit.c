@@ -77,8 +77,9 @@ bool _mi_limit_try_again(mi_thread_t* thread, mi_heap_t* heap, size_t size, mi_l
 void _mi_limit_alarm(mi_thread_t* thread, mi_heap_t* heap) {
   if (thread->callback_depth > 0) return;  // given on the next slow path
   thread->alarm = false;
-  if (heap == &_mi_heap_main) return;
   const uint64_t id = mi_load_relaxed(&heap->home.id);
+  _mi_freed_twice_tell(&thread->untold);
+  if (heap == &_mi_heap_main) return;
   mi_refusal_t alarm;
   // A call may take the heap below its soft limit and above it again. What is left is given on the next slow path.
   for (int calls = 0; calls < CALLS_MAX && mi_load_relaxed(&heap->home.id) == id; calls++) {

@@ -18,7 +18,8 @@
 //
 // What is found wrong is one of two things. In a heap that is hardened (or isolated, or secret) it is a corruption: the
 // message, the error callback, and the end of the process, whatever the callback does. In others it is advice: message
-// and callback, and nothing else happens.
+// and callback, and nothing else happens. The callback may allocate and free in the heap: what is looked at when it
+// returns is looked at anew, and of what is found in the midst of a change it is told later (_mi_freed_twice).
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -108,9 +109,14 @@ void _mi_policy_check_gone(const char* function, const void* p) {
   }
 }
 
+#define FREED_TWICE "mi_free: double free of %p, a block of %zu bytes, by two threads"
+
 void _mi_policy_freed_twice(mi_page_t* page, void* p) {
-  misuse(page, page->policy, EAGAIN, "mi_free: double free of %p, a block of %zu bytes, by two threads", p,
-         page->block_size);
+  const size_t size = page->block_size;
+  if ((page->policy & MI_POLICY_STOPS) != 0) misuse(page, page->policy, EAGAIN, FREED_TWICE, p, size);
+  const mi_heap_t* const heap = mi_load_acquire(&page->heap);
+  _mi_freed_twice(FREED_TWICE " (class %zu, heap %p \"%.63s\", thread %u)\n", p, size, size, (const void*)heap,
+                  mi_heap_name(heap), _mi_os_thread_id());
 }
 
 // The page of a pointer whose page has a policy, or NULL; what lies in a huge block may look like the slot of one.
@@ -133,11 +139,13 @@ static mi_cold void misuse_overflow(const char* function, const mi_page_t* page,
          size + at, (const void*)block, size);
 }
 
-static void block_check(const char* function, const mi_page_t* page, const mi_bits_t* bits, size_t index,
+// False: the callback that was told of an overflow has freed the block.
+static bool block_check(const char* function, const mi_page_t* page, const mi_bits_t* bits, size_t index,
                         const uint8_t* block) {
   const size_t size = mi_bits_size(page, bits, index), padding = padding_of(page, bits, size);
-  if (mi_unlikely(!mi_page_padding_is_whole(page, block + size + padding, padding)))
-    misuse_overflow(function, page, block, size, padding);
+  if (mi_likely(mi_page_padding_is_whole(page, block + size + padding, padding))) return true;
+  misuse_overflow(function, page, block, size, padding);
+  return page_of(block) == page && mi_bits_state(bits, index) == MI_BLOCK_LIVE;
 }
 
 // --- allocation ------------------------------------------------------------------------------------------------
@@ -219,16 +227,16 @@ void* _mi_policy_serve(mi_theap_t* theap, const mi_request_t* r) {
 
 // Frees what was found to be a live block.
 static void block_free(mi_page_t* page, mi_bits_t* bits, size_t index, uint8_t* block) {
-  block_check("mi_free", page, bits, index, block);
+  if (mi_unlikely(!block_check("mi_free", page, bits, index, block))) return;
   if (mi_unlikely((page->policy & MI_POLICY_WIPES) != 0)) _mi_wipe(block, page->block_size - bits->inside);
   if ((mi_load_relaxed(&page->owner) & ~MI_OWNER_FLAGS) == _mi_tls.tid) {
     _mi_bits_free_local(page, bits, index);
+    if (mi_unlikely(_mi_tls.thread->untold != 0)) _mi_freed_twice_tell(&_mi_tls.thread->untold);
   } else {
     const uint32_t policy = page->policy;
     const size_t size = page->block_size;
     if (mi_likely(_mi_bits_free_remote(page, bits, index))) return;
-    misuse(NULL, policy, EAGAIN, "mi_free: double free of %p, a block of %zu bytes, by two threads", (void*)block,
-           size);
+    misuse(NULL, policy, EAGAIN, FREED_TWICE, (void*)block, size);
   }
 }
 
@@ -365,7 +373,10 @@ void* _mi_policy_realloc(mi_heap_t* heap, mi_page_t* page, void* p, size_t newsi
     errno = EINVAL;
     return NULL;
   }
-  block_check("realloc", page, bits, index, p);
+  if (mi_unlikely(!block_check("realloc", page, bits, index, p))) {
+    errno = EINVAL;
+    return NULL;
+  }
   const size_t size = mi_bits_size(page, bits, index);
   const bool aligned = (((uintptr_t)p + offset) & (alignment - 1)) == 0;
   if (aligned && newsize > 0 && fits_in_place(page, bits, newsize)) {
@@ -389,7 +400,7 @@ void* _mi_policy_expand(mi_page_t* page, void* p, size_t newsize) {
     misuse_pointer("mi_expand", page, p, state);
     return NULL;
   }
-  block_check("mi_expand", page, bits, index, p);
+  if (mi_unlikely(!block_check("mi_expand", page, bits, index, p))) return NULL;
   if (newsize == 0) newsize = 1;
   const size_t need = mi_policy_need(page->policy, newsize);
   // The one for its room, the other for what can be noted of it.

@@ -336,12 +336,13 @@ static bool visit_bits_page(mi_page_t* page, void* arg) {
   const size_t size = page->block_size;
   uint8_t* const start = page->start;
   const bool single = (page->bin == MI_BIN_SOLO);
-  if (mi_space_live(state) == 0) return true;
+  const uint32_t live = _mi_space_live_count(page, state);
+  if (live == 0) return true;
   const mi_heap_area_t area = {
       .blocks = start,
       .reserved = (single ? size : page->slices * MI_SLICE_SIZE),
       .committed = mi_round_up(page->capacity * size, MI_OS_PAGE),
-      .used = mi_space_live(state),
+      .used = live,
       .block_size = size,
       .full_block_size = size,
       .reserved1 = heap_tag(visit->shown),

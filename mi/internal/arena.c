@@ -364,6 +364,18 @@ static size_t arena_find_run(mi_arena_t* arena, size_t count, size_t alignment, 
   return SIZE_MAX;
 }
 
+// Makes a run accessible whose bits the caller cleared. False: the system refused, and they are set again.
+static bool run_open(mi_arena_t* arena, size_t index, size_t count) {
+  if (mi_likely(arena_make_ready(arena, index + count))) {
+    _mi_track_hide(mi_arena_segment(arena, index), count << MI_SEGMENT_SHIFT);
+    return true;
+  }
+  bits_give(arena, index, count);
+  mi_count(&_mi_stats.arena_rollbacks, 1);
+  mi_store_relaxed(&arena->first_unused, (size_t)0);  // it may have hidden segments that are ready
+  return false;
+}
+
 // `*refused`: there is a run, but the system gave no memory for it.
 static bool arena_claim(mi_arena_t* arena, size_t count, size_t alignment, size_t phase, size_t* index, bool* refused) {
   if (count > arena->segment_count) return false;
@@ -377,16 +389,9 @@ static bool arena_claim(mi_arena_t* arena, size_t count, size_t alignment, size_
     at = arena_find_run(arena, count, alignment, phase);
   }
   if (at == SIZE_MAX) return false;
-  if (!arena_make_ready(arena, at + count)) {
-    bits_give(arena, at, count);
-    mi_count(&_mi_stats.arena_rollbacks, 1);
-    mi_store_relaxed(&arena->first_unused, (size_t)0);  // it may have hidden segments that are ready
-    *refused = true;
-    return false;
-  }
-  _mi_track_hide(mi_arena_segment(arena, at), count << MI_SEGMENT_SHIFT);
   *index = at;
-  return true;
+  *refused = !run_open(arena, at, count);
+  return !*refused;
 }
 
 bool _mi_segments_claim(size_t count, size_t alignment, size_t phase, mi_arena_t* only, bool apart, mi_arena_t** arena,
@@ -414,14 +419,7 @@ bool _mi_segments_claim(size_t count, size_t alignment, size_t phase, mi_arena_t
 }
 
 bool _mi_segments_claim_at(mi_arena_t* arena, size_t index, size_t count) {
-  if (index + count > arena->segment_count || !bits_take(arena, index, count)) return false;
-  if (!arena_make_ready(arena, index + count)) {
-    bits_give(arena, index, count);
-    mi_count(&_mi_stats.arena_rollbacks, 1);
-    return false;
-  }
-  _mi_track_hide(mi_arena_segment(arena, index), count << MI_SEGMENT_SHIFT);
-  return true;
+  return index + count <= arena->segment_count && bits_take(arena, index, count) && run_open(arena, index, count);
 }
 
 void _mi_segments_release(mi_arena_t* arena, size_t index, size_t count) {

@@ -101,9 +101,10 @@ mi_hidden void _mi_slices_release(mi_page_t* page, size_t used);
 // are not. `*zero`: those that were taken are known to be zero. By who has the page.
 mi_hidden bool _mi_slices_resize(mi_page_t* page, size_t count, bool* zero);
 // Makes the last OS page of a page's slices a guard, or accessible as all its others; those of its other slices are
-// always accessible. `dear`: see _mi_os_guard_dear. Returns how many bytes at the end are guard.
-mi_hidden size_t _mi_slices_guard(mi_page_t* page, bool on, bool dear);
-// Ends all guards of segments that the caller holds. False: there still is one, the system refused.
+// always accessible. `dear`: see _mi_os_guard_dear. `*guard`: how many bytes at the end are guard. False: one of the
+// others still is, the system refused.
+mi_hidden bool _mi_slices_guard(mi_page_t* page, bool on, bool dear, size_t* guard);
+// Ends all guards of segments that the caller has just taken. False: the system refused, and they were given back.
 mi_hidden bool _mi_segments_unguard(mi_arena_t* arena, size_t index, size_t count);
 mi_hidden extern _Atomic(bool) _mi_guards_used;  // is there a guard anywhere?
 // The resolved page of a pointer into an arena, from any slot of the page; NULL if there is no page there.

@@ -23,7 +23,10 @@
 // Double frees. The owner's free finds the block's `live` bit clear, or its `remote` bit set. Another's free finds the
 // same, or its fetch_or finds the bit set. If the two come at the same moment and neither sees the other, the collect
 // or the next use of the block finds a `remote` bit of a block that is not live: it is reported before the block is
-// handed out again.
+// handed out again. If the owner's free ends the page, all `remote` bits are set until another page begins in the
+// slice: the end takes what was set before, and who sets a bit after that finds it set. No live block has a bit there
+// then, so that no free which is right meets it. (Model double_free.) Not noticed is who found the block live and sets
+// its bit when another page has begun there: that is a free of an address that is in use again.
 //
 // Quarantine. A block that is freed has a bit in `fresh`, and goes to `old` and then out as the page is looked at,
 // each time when the theap has seen MI_QUARANTINE frees since. So it is not handed out again before as many.
@@ -147,9 +150,11 @@ uint32_t _mi_bits_last_policy(const void* p) {
   return (bits == NULL ? 0 : mi_load_relaxed((_Atomic(uint32_t)*)&bits->policy));
 }
 
-// A block that is not live for its owner is freed by another thread: both freed it at the same moment.
-static mi_cold void found_freed_twice(mi_page_t* page, mi_bits_t* bits, size_t index) {
-  _mi_upcalls.policy_freed_twice(page, mi_bits_block(page, bits, index));
+// Blocks of word `w` that are not live for their owner are freed by another thread: both freed them at the same moment.
+// This may not return. If it does, no callback has run: it will when this thread is through with the page.
+static mi_cold void found_freed_twice(mi_page_t* page, mi_bits_t* bits, size_t w, uint64_t twice) {
+  for (; twice != 0; twice &= twice - 1)
+    _mi_upcalls.policy_freed_twice(page, mi_bits_block(page, bits, 64 * w + mi_ctz(twice)));
 }
 
 // --- the life of a page -----------------------------------------------------------------------------------------
@@ -236,18 +241,18 @@ void _mi_bits_drop(mi_page_t* page) {
   mi_store_relaxed(&bits->queued, 0u);
 }
 
-// A free that comes at the same moment as the owner's of the same block finds another generation from here on, or left
-// its bit. The page is NORMAL: none of the kind is on its way to the theap's list, or there.
+// A free that comes at the same moment as the owner's of the same block left its bit, or finds it set from here on; it
+// finds another generation, too. The page is NORMAL: none of the kind is on its way to the theap's list, or there.
 void _mi_bits_end(mi_page_t* page) {
   mi_bits_t* const bits = mi_bits_of(page);
   mi_thread_free_t tf = mi_load_relaxed(&bits->word);
   do {
     mi_assert(MI_STATE(tf) == MI_NORMAL && mi_load_relaxed(&bits->queued) == 0);
   } while (!mi_cas_weak_acq_rel(&bits->word, &tf, (tf & ~(MI_GENERATION_ONE - 1)) + MI_GENERATION_ONE + MI_NORMAL));
-  const size_t words = mi_bits_word_count(page);
+  const size_t words = ((size_t)page->capacity + 63) / 64;  // others were never handed out
   for (size_t w = 0; w < words; w++) {
-    const uint64_t twice = mi_load_seq_cst(&bits->words[w].remote);
-    if (mi_unlikely(twice != 0)) found_freed_twice(page, bits, 64 * w + mi_ctz(twice));
+    const uint64_t twice = mi_exchange_seq_cst(&bits->words[w].remote, ~(uint64_t)0);
+    if (mi_unlikely(twice != 0)) found_freed_twice(page, bits, w, twice);
   }
 }
 
@@ -317,7 +322,7 @@ static void check_available(mi_page_t* page, mi_bits_t* bits) {
   const uint64_t twice = mi_load_relaxed(&word->remote) & bits->avail;
   if (mi_likely(twice == 0)) return;
   mi_fetch_and_acq_rel(&word->remote, ~twice);
-  found_freed_twice(page, bits, 64 * (size_t)(word - bits->words) + mi_ctz(twice));
+  found_freed_twice(page, bits, (size_t)(word - bits->words), twice);
 }
 
 // The free blocks of the next word, from `w` on, that has some, as one of the `count` does.
@@ -538,15 +543,13 @@ static uint32_t collect_word(mi_theap_t* theap, mi_page_t* page, mi_bits_t* bits
   mi_bit_word_t* const word = &bits->words[w];
   if (mi_load_seq_cst(&word->remote) == 0) return 0;
   const uint64_t freed = mi_exchange_seq_cst(&word->remote, (uint64_t)0);
-  const uint64_t live = mi_load_relaxed(&word->live);
-  for (uint64_t twice = freed & ~live; mi_unlikely(twice != 0); twice &= twice - 1)
-    found_freed_twice(page, bits, 64 * w + mi_ctz(twice));
-  const uint64_t gone = freed & live;
+  const uint64_t live = mi_load_relaxed(&word->live), gone = freed & live;
   mi_store_relaxed(&word->live, live & ~gone);
   const uint32_t count = (uint32_t)__builtin_popcountll(gone);
   const bool quarantine = page_quarantines(page, theap);
   if (mi_unlikely(quarantine)) quarantine_add(theap, page, bits, w, gone);
   if (!quarantine || bits->magic == 0) page->used -= count;
+  if (mi_unlikely(freed != gone)) found_freed_twice(page, bits, w, freed & ~gone);
   return count;
 }
 

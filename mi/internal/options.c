@@ -167,23 +167,30 @@ static bool within(_Atomic(long)* count, long max) {
   return max < 0 || atomic_fetch_add_explicit(count, 1, memory_order_relaxed) < max;
 }
 
-void _mi_error(int err, const char* format, ...) {
+static bool shows_errors(void) { return _mi_option(mi_option_show_errors) != 0 || _mi_option(mi_option_verbose) != 0; }
+
+static void error_print(const char* format, va_list args) {
   static _Atomic(long) errors;
-  const bool show = _mi_option(mi_option_show_errors) != 0 || _mi_option(mi_option_verbose) != 0;
-  if (show && within(&errors, _mi_option(mi_option_max_errors))) {
-    va_list args;
-    va_start(args, format);
+  if (shows_errors() && within(&errors, _mi_option(mi_option_max_errors)))
     print_list(NULL, NULL, "mimalloc: error: ", format, args);
-    va_end(args);
-  }
+}
+
+static void error_call(int err) {
   const mi_pair_t* const pair = mi_load_acquire(&_mi_error_pair);
-  if (pair != NULL) {
-    mi_error_fun* const fun = (mi_error_fun*)mi_load_relaxed(&pair->fun);
-    MI_CALL_USER(fun(err, pair->arg));
-  }
+  if (pair == NULL) return;
+  mi_error_fun* const fun = (mi_error_fun*)mi_load_relaxed(&pair->fun);
+  MI_CALL_USER(fun(err, pair->arg));
+}
+
+void _mi_error(int err, const char* format, ...) {
+  va_list args;
+  va_start(args, format);
+  error_print(format, args);
+  va_end(args);
+  error_call(err);
 #if MI_XMALLOC
   if (err == ENOMEM || err == EOVERFLOW) {
-    if (!show) {
+    if (!shows_errors()) {
       va_list args;
       va_start(args, format);
       print_list(NULL, NULL, "mimalloc: error: ", format, args);
@@ -196,15 +203,33 @@ void _mi_error(int err, const char* format, ...) {
   if (err == ENOMEM || err == EINVAL || err == EOVERFLOW) errno = err;
 }
 
+void _mi_freed_twice(const char* format, ...) {
+  va_list args;
+  va_start(args, format);
+  error_print(format, args);
+  va_end(args);
+  mi_thread_t* const thread = _mi_tls.thread;
+  if (thread == NULL) {  // it has nothing that could be in the midst of anything
+    error_call(EAGAIN);
+    return;
+  }
+  thread->untold++;
+  thread->alarm = true;
+}
+
+void _mi_freed_twice_tell(uint32_t* untold) {
+  while (*untold > 0) {
+    --*untold;
+    error_call(EAGAIN);
+  }
+}
+
 void _mi_report(int err, const char* format, ...) {
   va_list args;
   va_start(args, format);
   print_list(NULL, NULL, "mimalloc: error: ", format, args);
   va_end(args);
-  const mi_pair_t* const pair = mi_load_acquire(&_mi_error_pair);
-  if (pair == NULL) return;
-  mi_error_fun* const fun = (mi_error_fun*)mi_load_relaxed(&pair->fun);
-  MI_CALL_USER(fun(err, pair->arg));
+  error_call(err);
 }
 
 // Where the report of a corruption stands, while its callback runs: who comes back to the library from further out on

@@ -49,6 +49,11 @@ mi_hidden void _mi_warning(const char* format, ...) __attribute__((format(printf
 // An error that is worth a message: printed when show_errors (or verbose) is on and max_errors is not exceeded,
 // then handed to the registered error callback. Sets errno for ENOMEM, EINVAL and EOVERFLOW.
 mi_hidden void _mi_error(int err, const char* format, ...) __attribute__((format(printf, 2, 3), cold));
+// A double free that is found only later, in the midst of a change to a page or a theap: printed at once as an error,
+// but the callback, which may allocate and free, is called when the thread is through with that: by what looks at the
+// thread's `alarm`, by a free in a heap with a policy, by a collect, at the thread's end.
+mi_hidden void _mi_freed_twice(const char* format, ...) __attribute__((format(printf, 1, 2), cold));
+mi_hidden void _mi_freed_twice_tell(uint32_t* untold) __attribute__((cold));
 // A pointer that is none of ours: an error, but in the secure build a corruption. The format takes the pointer.
 mi_hidden void _mi_misuse(int err, const char* format, const void* p) __attribute__((cold));
 // What must not go on: printed whatever the options say, handed to the registered error callback, and then the process

@@ -116,7 +116,8 @@ bool _mi_os_guard_dear(void* start, size_t size, bool on) {
   const bool unmarked = _mi_os_unguard(start, size);
   if (mi_load_relaxed(&count) == 0) return unmarked;
   const bool ok = _mi_os_protect(start, size, false);
-  if (ok && !_mi_os_has_guards()) mi_fetch_add_relaxed(&count, -1);
+  if (_mi_os_has_guards()) return ok && unmarked;
+  if (ok) mi_fetch_add_relaxed(&count, -1);
   return ok;
 }
 

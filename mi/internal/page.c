@@ -83,7 +83,7 @@ static void page_collect_remote(mi_page_t* page) {
   } while (!mi_cas_weak_acq_rel(&page->thread_free, &tf, tf & 7));
   const uint32_t count = MI_LIST_COUNT(tf);
   if (mi_unlikely(count > page->used)) {  // the list goes round in a circle
-    _mi_misuse(EAGAIN, "mi_free: a block of the page at %p was freed more than once by other threads", page->start);
+    _mi_freed_twice("mi_free: a block of the page at %p was freed more than once by other threads\n", page->start);
     return;
   }
   page_join_local(page, MI_LIST(tf));
@@ -201,13 +201,20 @@ static kept_t* kept_of(const mi_heap_t* heap, size_t bin) {
 
 #define PAGE_LINK offsetof(mi_page_t, listed_next)
 
-// The policy of a claimed slot, whose kind, block size and number of blocks are set. False: no memory for its bits.
-static bool page_init_policy(uint8_t policy, mi_page_t* page, mi_kind_t kind) {
+// What looks like a page names its heap, and not the one that had the slot before: mi_heap_check compares (check.c).
+static void page_set_kind(mi_theap_t* theap, mi_page_t* page, mi_kind_t kind) {
+  mi_store_release(&page->heap, theap->heap);  // who walks all pages reads the handle through it
+  mi_stores_in_order();
+  page->kind = (uint8_t)kind;
+}
+
+// The policy of a claimed slot, whose block size and number of blocks are set. False: no memory for its bits.
+static bool page_init_policy(mi_theap_t* theap, uint8_t policy, mi_page_t* page, mi_kind_t kind) {
   if (mi_likely(policy == 0)) {
     mi_slots_forget_policy(page, 0, page->slices == 0 ? 1 : page->slices);
     return true;
   }
-  page->kind = (uint8_t)kind;
+  page_set_kind(theap, page, kind);
   if (!_mi_bits_begin(page, policy)) return false;
   page->policy = policy;
   return true;
@@ -231,9 +238,8 @@ static void page_init(mi_theap_t* theap, mi_page_t* page, mi_kind_t kind, size_t
   page->recycled = 0;
   page->color = 0;
   page->worn = 0;
-  page->kind = (uint8_t)kind;
+  page_set_kind(theap, page, kind);
   mi_store_relaxed(&page->thread_free, (mi_thread_free_t)MI_NORMAL);
-  mi_store_release(&page->heap, theap->heap);  // who walks all pages reads the handle through it
   mi_store_relaxed(&page->theap, theap);
   mi_tid_t flags = 0;
   if (theap->is_internal) {
@@ -265,8 +271,9 @@ static mi_page_t* theap_claim_slices(mi_theap_t* theap, const mi_want_t* want, b
 static inline bool page_may_have_guard(const mi_theap_t* theap) {
   return theap->policy != 0 || mi_load_relaxed(&_mi_guards_used);
 }
-static size_t page_guard(uint8_t policy, mi_page_t* page, bool single) {
-  return _mi_slices_guard(page, mi_policy_guards(policy, single), single);
+// False: there is a guard in the midst of the page, which the system does not take away.
+static bool page_guard(uint8_t policy, mi_page_t* page, bool single, size_t* guard) {
+  return _mi_slices_guard(page, mi_policy_guards(policy, single), single, guard);
 }
 
 // How much of its pages a class used lately, in KiB: what to expect of the next one. Of plain pages of all heaps; any
@@ -330,7 +337,10 @@ static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
   if (made) {  // a kept page keeps its shape, which who walks all pages reads at any time
     page->block_size = size;
     page->start = (uint8_t*)mi_page_segment(page) + mi_page_slice(page) * MI_SLICE_SIZE;
-    if (mi_unlikely(page_may_have_guard(theap))) guard = page_guard(theap->policy, page, false);
+    if (mi_unlikely(page_may_have_guard(theap)) && !page_guard(theap->policy, page, false, &guard)) {
+      _mi_slices_release(page, 0);
+      return NULL;
+    }
     page->reserved = (uint32_t)((slices * MI_SLICE_SIZE - guard) / size);
   }
   if (is_handle && made && !zero) {  // who enumerates the handles reads all of the page: an id of 0 is no heap
@@ -342,7 +352,7 @@ static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
     for (uint8_t* b = page->start; b < page->start + page->reserved * size; b += size)
       memset(b, 0, sizeof(mi_region_t));
   }
-  if (mi_unlikely(!page_init_policy(theap->policy, page, MI_PAGE_CLASS))) {
+  if (mi_unlikely(!page_init_policy(theap, theap->policy, page, MI_PAGE_CLASS))) {
     _mi_slices_release(page, slices * MI_SLICE_SIZE);
     return NULL;
   }
@@ -1198,11 +1208,15 @@ static void* solo_alloc(mi_theap_t* theap, uint8_t policy, mi_arena_t* arena, si
     if (mi_unlikely(room_for_guard != 0)) {  // what was for the alignment is not between the block and its guard
       page_cut(page, ((size_t)(page->start - start) + size + room_for_guard + MI_SLICE_SIZE - 1) >> MI_SLICE_SHIFT);
     }
-    const size_t guard = (mi_unlikely(page_may_have_guard(theap)) ? page_guard(policy, page, true) : 0);
+    size_t guard = 0;
+    if (mi_unlikely(page_may_have_guard(theap)) && !page_guard(policy, page, true, &guard)) {
+      _mi_slices_release(page, 0);
+      return solo_failed(theap, charged);
+    }
     const size_t room = page->slices * MI_SLICE_SIZE - guard - (size_t)(page->start - start);
     if (page->block_size > room) page->block_size = room;
     page->reserved = 1;
-    if (mi_unlikely(!page_init_policy(policy, page, MI_PAGE_SOLO))) {
+    if (mi_unlikely(!page_init_policy(theap, policy, page, MI_PAGE_SOLO))) {
       _mi_slices_release(page, 0);
       return solo_failed(theap, charged);
     }
@@ -1212,7 +1226,7 @@ static void* solo_alloc(mi_theap_t* theap, uint8_t policy, mi_arena_t* arena, si
     page = _mi_huge_claim(size + room_for_guard, alignment, offset, inside, arena, &is_zero);
     if (page == NULL) return solo_failed(theap, charged);
     page->reserved = 1;
-    if (mi_unlikely(!page_init_policy(policy, page, MI_PAGE_HUGE))) {
+    if (mi_unlikely(!page_init_policy(theap, policy, page, MI_PAGE_HUGE))) {
       _mi_huge_release(page);
       return solo_failed(theap, charged);
     }

@@ -481,22 +481,21 @@ static uint8_t* guard_of(const mi_arena_t* arena, size_t index, size_t slice, si
   return start + lead;
 }
 
-// Ends the guards of some slices, which the caller holds.
-static void guards_end(mi_arena_t* arena, size_t index, uint64_t slices) {
+// Ends the guards of some slices, which the caller holds. False: there still is one, the system refused.
+static bool guards_end(mi_arena_t* arena, size_t index, uint64_t slices) {
   mi_segment_info_t* const info = &arena->info[index];
   for (uint64_t rest = slices & mi_load_relaxed(&info->guarded); rest != 0; rest &= rest - 1) {
     size_t size;
     uint8_t* const guard = guard_of(arena, index, mi_ctz(rest), &size);
     if (_mi_os_guard_dear(guard, size, false)) mi_fetch_and_acq_rel(&info->guarded, ~(rest & (0 - rest)));
   }
+  return (mi_load_relaxed(&info->guarded) & slices) == 0;
 }
 
 bool _mi_segments_unguard(mi_arena_t* arena, size_t index, size_t count) {
   bool ended = true;
-  for (size_t i = index; i < index + count; i++) {
-    guards_end(arena, i, ~(uint64_t)0);
-    if (mi_load_relaxed(&arena->info[i].guarded) != 0) ended = false;
-  }
+  for (size_t i = index; i < index + count; i++) ended = guards_end(arena, i, ~(uint64_t)0) && ended;
+  if (mi_unlikely(!ended)) _mi_segments_release(arena, index, count);
   return ended;
 }
 
@@ -513,12 +512,14 @@ static bool guard_begin(mi_arena_t* arena, size_t index, size_t slice, bool dear
   return true;
 }
 
-size_t _mi_slices_guard(mi_page_t* page, bool on, bool dear) {
+bool _mi_slices_guard(mi_page_t* page, bool on, bool dear, size_t* guard) {
   size_t index = 0;
   mi_arena_t* const arena = _mi_arena_of((uint8_t*)page + 1, &index);
   const size_t last = mi_page_slice(page) + page->slices - 1;
-  guards_end(arena, index, mi_run_mask(mi_page_slice(page), page->slices) & ~(on ? (uint64_t)1 << last : 0));
-  return (on && guard_begin(arena, index, last, dear) ? MI_OS_PAGE : 0);
+  const uint64_t others = mi_run_mask(mi_page_slice(page), page->slices) & ~(on ? (uint64_t)1 << last : 0);
+  if (!guards_end(arena, index, others)) return false;
+  *guard = (on && guard_begin(arena, index, last, dear) ? MI_OS_PAGE : 0);
+  return true;
 }
 
 // Takes a segment from the arena and makes it NORMAL, with the caller's run claimed from the start.
@@ -638,8 +639,7 @@ static bool slices_extend(mi_page_t* page, size_t count, bool* zero) {
   slices_taken(_mi_tls.thread, arena, index, word & ~run, run, zero);
   slots_mark_tail(page, have, count);
   mi_slots_forget_policy(page, have, count);
-  guards_end(arena, index, run);
-  if (mi_likely((mi_load_relaxed(&info->guarded) & run) == 0)) return true;
+  if (mi_likely(guards_end(arena, index, run))) return true;
   page->slices = (uint8_t)have;
   slices_release(page, have, count, 0);
   return false;
@@ -674,7 +674,6 @@ static bool huge_taken(mi_arena_t* arena, size_t index, size_t count, size_t hea
   bool zero = true;
   for (size_t i = index; i < index + count; i++) {
     mi_segment_info_t* const info = &arena->info[i];
-    if (mi_unlikely(mi_load_relaxed(&info->guarded) != 0)) guards_end(arena, i, ~(uint64_t)0);
     const uint64_t dirty = mi_load_relaxed(&info->dirty);
     if (dirty >> (i == index ? header : 0) != 0) zero = false;
     const uint64_t backed = mi_load_relaxed(&info->backed);
@@ -715,6 +714,7 @@ mi_page_t* _mi_huge_claim(size_t size, size_t alignment, size_t offset, size_t i
       before = mi_load_acquire(&purging);
     } while (!_mi_segments_claim(count, segment_alignment, phase, only, apart, &arena, &index));
   }
+  if (mi_unlikely(!_mi_segments_unguard(arena, index, count))) return NULL;
   mi_segment_t* const segment = (mi_segment_t*)mi_arena_segment(arena, index);
   const bool was_used = (mi_load_relaxed(&arena->info[index].dirty) & 1) != 0;
   *zero = huge_taken(arena, index, count, 1);
@@ -766,11 +766,9 @@ bool _mi_huge_resize(mi_page_t* page, size_t size, bool* zero) {
     huge_release(arena, index + count, have - count);
   }
   if (count <= have) return true;
-  if (!_mi_segments_claim_at(arena, index + have, count - have)) return false;
-  if (mi_unlikely(!_mi_segments_unguard(arena, index + have, count - have))) {
-    _mi_segments_release(arena, index + have, count - have);
+  if (!_mi_segments_claim_at(arena, index + have, count - have) ||
+      mi_unlikely(!_mi_segments_unguard(arena, index + have, count - have)))
     return false;
-  }
   *zero = huge_taken(arena, index + have, count - have, 0);
   for (size_t i = index + have; i < index + count; i++) {
     mi_store_release(&arena->kind[i], (uint8_t)MI_SEGMENT_HUGE_INSIDE);

@@ -20,6 +20,10 @@
 //  * behind every page is at least one OS page that is not accessible, if `has_guards`; a slice that nobody holds is
 //    not accessible either. Without it only segments have guards;
 //  * where blocks are wiped, a block that is not live is zero;
+//  * where freed blocks go into quarantine, the bits say which blocks are taken, and others, beside the arena, which of
+//    those are live. Who frees clears the live bit, puts the block into a ring, and frees what was in its place: a
+//    block comes out once, since places are exchanged. A live bit is set when its block was taken, and a block is taken
+//    only when it came out of the ring: so no bit that is looked at is another block's (model quarantine);
 //  * of a hardened heap, what was asked for of each block is known to the byte, beside the arena (bit_page.h), and what
 //    is behind that to the block's end, a byte at least, holds the pattern of padding.
 // The heap's end, a reset and a change of access have the heap to themselves.
@@ -36,9 +40,10 @@
 
 #define MI_SPACE_GUARD MI_OS_PAGE
 #define MI_SPACE_WIPE_LARGE (8 * MI_OS_PAGE)
-#define MI_SPACE_MISSES 64   // pages of other classes that a search looks at
-#define MI_SPACE_IDLE_MAX 4  // pages without blocks that stay, for what comes next
-#define MI_SPACE_FIRST 8192  // bytes of a class's first page of secrets: locked memory is scarce
+#define MI_SPACE_MISSES 64                       // pages of other classes that a search looks at
+#define MI_SPACE_IDLE_MAX 4                      // pages without blocks that stay, for what comes next
+#define MI_SPACE_FIRST 8192                      // bytes of a class's first page of secrets: locked memory is scarce
+#define MI_SPACE_PURGE_FROM ((size_t)16 * 1024)  // blocks whose memory goes back while they are in quarantine
 
 // --- memory of runs ------------------------------------------------------------------------------------------------
 
@@ -140,6 +145,29 @@ static void block_check(const mi_page_t* page, size_t index, const uint8_t* p, c
       "%s: overflow: byte %zu of the block %p of %zu bytes was written (class %zu, heap %p \"%s\", thread %u)\n",
       function, size + _mi_padding_breach(end, padding, false), (const void*)p, size, page->block_size,
       (void*)space->heap, space->name, _mi_os_thread_id());
+}
+
+// --- live blocks where there is a quarantine -----------------------------------------------------------------------
+// Their bits lie where the head of a bit page would have its words.
+
+_Static_assert(sizeof(mi_bits_t) + MI_SPACE_BITS <= MI_BITS_SMALL, "the bits lie behind the head");
+_Atomic(uint64_t)* _mi_space_live_withheld(const mi_page_t* page) {
+  return (_Atomic(uint64_t)*)(_mi_bits_elsewhere(page) + 1);
+}
+
+MI_RACY uint32_t _mi_space_live_count(const mi_page_t* page, uint64_t state) {
+  if ((mi_racy(page->policy) & MI_POLICY_QUARANTINE) == 0) return mi_space_taken(state);
+  _Atomic(uint64_t)* const bits = _mi_space_live_withheld(page);
+  uint32_t count = 0;
+  for (size_t w = 0; w < (mi_space_fit(state) + 63) / 64; w++)
+    count += (uint32_t)__builtin_popcountll(mi_load_acquire(&bits[w]));
+  return count;
+}
+
+// The caller took the block, which was in no quarantine.
+static void live_begin(const mi_page_t* page, size_t index) {
+  if (mi_likely((page->policy & MI_POLICY_QUARANTINE) == 0)) return;
+  mi_fetch_or_acq_rel(&mi_space_live(page)[index / 64], (uint64_t)1 << (index % 64));
 }
 
 // --- slices --------------------------------------------------------------------------------------------------------
@@ -272,9 +300,9 @@ static void page_release(mi_space_t* space, mi_page_t* page) {
 // one of those that stay, for a collect.
 static void page_close(mi_space_t* space, mi_page_t* page) {
   uint64_t state = mi_load_relaxed(mi_space_state(page));
-  if ((state & MI_SPACE_OPEN) == 0 || mi_space_live(state) != 0 || _mi_heap_is_held(space->heap)) return;
+  if ((state & MI_SPACE_OPEN) == 0 || mi_space_taken(state) != 0 || _mi_heap_is_held(space->heap)) return;
   do {
-    if ((state & MI_SPACE_OPEN) == 0 || mi_space_live(state) != 0) return;
+    if ((state & MI_SPACE_OPEN) == 0 || mi_space_taken(state) != 0) return;
     // Acquire: the last writes of who freed.
   } while (!mi_cas_weak_acq_rel(mi_space_state(page), &state, (uint64_t)0));
   mi_fetch_add_relaxed(&space->idle, (int64_t)-1);
@@ -286,11 +314,11 @@ static void page_close(mi_space_t* space, mi_page_t* page) {
 static bool page_enter(mi_space_t* space, mi_page_t* page, size_t bin) {
   uint64_t state = mi_load_relaxed(mi_space_state(page));
   do {
-    if ((state & MI_SPACE_OPEN) == 0 || mi_space_bin(state) != bin || mi_space_live(state) >= mi_space_fit(state))
+    if ((state & MI_SPACE_OPEN) == 0 || mi_space_bin(state) != bin || mi_space_taken(state) >= mi_space_fit(state))
       return false;
     // Acquire: the slot, as who opened the page wrote it.
   } while (!mi_cas_weak_acq_rel(mi_space_state(page), &state, state + MI_SPACE_ONE));
-  if (mi_space_live(state) == 0) mi_fetch_add_relaxed(&space->idle, (int64_t)-1);
+  if (mi_space_taken(state) == 0) mi_fetch_add_relaxed(&space->idle, (int64_t)-1);
   return true;
 }
 
@@ -327,6 +355,7 @@ static uint8_t* page_take(mi_page_t* page) {
       mi_store_relaxed(page_hint(page), (uint16_t)w);
       const uint32_t index = (uint32_t)(64 * w + bit);
       page_touch(page, index);
+      live_begin(page, index);
       return page->start + index * page->block_size;
     }
   }
@@ -356,6 +385,10 @@ static void page_begin(mi_space_t* space, mi_page_t* page, size_t bin, size_t bl
     mi_store_relaxed(&bits[w], ~mi_run_mask(0, here));  // beyond the last block nothing is free
   }
   mi_store_relaxed(&bits[0], mi_load_relaxed(&bits[0]) | (uint64_t)1 << block);
+  if ((page->policy & MI_POLICY_QUARANTINE) != 0) {
+    for (size_t w = 0; w < (page->reserved + 63) / 64; w++) mi_store_relaxed(&mi_space_live(page)[w], (uint64_t)0);
+    live_begin(page, block);
+  }
   mi_gauge_add(&_mi_stats.pages, 1);
   const uint64_t state = MI_SPACE_ONE | (uint64_t)page->reserved << 16 | (uint64_t)bin << 8 | MI_SPACE_OPEN;
   mi_store_release(mi_space_state(page), state);
@@ -373,9 +406,10 @@ static size_t page_plan(const mi_space_t* space, size_t bin) {
   return (bytes < size ? size : bytes);
 }
 
-// The page's memory, and for the sizes of its blocks; its shape is set. False: no memory.
+// The page's memory, and for what is beside the arena of its blocks; its shape is set. False: no memory.
 static bool page_open_memory(const mi_space_t* space, const mi_page_t* page, bool huge) {
-  if ((space->policy & MI_POLICY_HARDENED) != 0 && _mi_bits_beside_make(page) == NULL) return false;
+  const uint32_t beside = MI_POLICY_HARDENED | MI_POLICY_QUARANTINE;
+  if ((space->policy & beside) != 0 && _mi_bits_beside_make(page) == NULL) return false;
   return stretch_open(space, stretch_of(page), huge) == 0;
 }
 
@@ -424,7 +458,7 @@ static uint8_t* page_open(mi_space_t* space, size_t bin, mi_page_t** opened) {
 
 static bool page_has_room(const mi_page_t* page) {
   const uint64_t state = mi_load_seq_cst(mi_space_state(page));
-  return (state & MI_SPACE_OPEN) != 0 && mi_space_live(state) < mi_space_fit(state);
+  return (state & MI_SPACE_OPEN) != 0 && mi_space_taken(state) < mi_space_fit(state);
 }
 
 // Looks for a page of the class with room in a segment, and counts a block in it.
@@ -614,9 +648,39 @@ static void page_leave(mi_space_t* space, mi_page_t* page, size_t index) {
   if (mi_space_bin(state) != MI_BIN_SOLO && (mi_load_seq_cst(&segment->room) & bit) == 0) {
     mi_fetch_or_seq_cst(&segment->room, bit);
   }
-  if (mi_space_live(state) != 1) return;
+  if (mi_space_taken(state) != 1) return;
   const int64_t idle = mi_fetch_add_relaxed(&space->idle, (int64_t)1) + 1;
   if (mi_space_bin(state) == MI_BIN_SOLO || idle > MI_SPACE_IDLE_MAX) page_close(space, page);
+}
+
+// The block is not taken any more.
+static void block_release(mi_space_t* space, mi_page_t* page, size_t index) {
+  // Release: the last writes to the block.
+  mi_fetch_and_acq_rel(&mi_space_bits(page)[index / 64], ~((uint64_t)1 << (index % 64)));
+  page_leave(space, page, index);
+}
+
+// A place of the ring gets `p`, or nothing; what was there comes out of quarantine. Somebody who stops between number
+// and place for 1,024 frees finds a younger block there.
+static void withheld_swap(mi_space_t* space, size_t place, void* p) {
+  uint8_t* const old = mi_exchange_acq_rel(&space->withheld[place], p);
+  if (old == NULL) return;
+  mi_page_t* const page = _mi_page_of_any(old);
+  block_release(space, page, page->bin == MI_BIN_SOLO ? 0 : (size_t)(old - page->start) / page->block_size);
+}
+
+// Of large blocks in quarantine only the address stays.
+static void block_withhold(mi_space_t* space, mi_page_t* page, size_t index, void* p) {
+  uint8_t* const block = page->start + index * page->block_size;
+  uint8_t* const first = (uint8_t*)mi_round_up((uintptr_t)block, MI_OS_PAGE);
+  const size_t lead = (size_t)(first - block);
+  if (page->block_size >= MI_SPACE_PURGE_FROM && !space->is_secret)
+    _mi_os_purge(first, (page->block_size - lead) & ~(MI_OS_PAGE - 1), true);
+  withheld_swap(space, mi_fetch_add_relaxed(&space->withheld_next, 1u) % MI_SPACE_WITHHELD, p);
+}
+
+static void withheld_end(mi_space_t* space) {
+  for (size_t i = 0; space->withheld != NULL && i < MI_SPACE_WITHHELD; i++) withheld_swap(space, i, NULL);
 }
 
 void _mi_space_free(mi_page_t* page, void* p) {
@@ -634,9 +698,13 @@ void _mi_space_free(mi_page_t* page, void* p) {
     space_wipe(space, page->start + index * page->block_size, page->block_size);
   const uint64_t bit = (uint64_t)1 << (index % 64);
   // Release: the last writes to the block.
-  if (mi_unlikely((mi_fetch_and_acq_rel(&mi_space_bits(page)[index / 64], ~bit) & bit) == 0))
+  if (mi_unlikely((mi_fetch_and_acq_rel(&mi_space_live(page)[index / 64], ~bit) & bit) == 0))
     freed_already("mi_free", page, p);
-  page_leave(space, page, index);
+  if (space->withheld == NULL) {
+    page_leave(space, page, index);
+  } else {
+    block_withhold(space, page, index, p);
+  }
 }
 
 // --- the whole -----------------------------------------------------------------------------------------------------
@@ -665,9 +733,10 @@ static bool collect_page(mi_page_t* page, void* space) {
   return true;
 }
 
-void _mi_space_collect(mi_space_t* space) {
-  if (mi_load_relaxed(&space->idle) > 0 && mi_load_acquire(&space->sealed) == 0)
-    _mi_space_pages_each(space, collect_page, space);
+void _mi_space_collect(mi_space_t* space, bool force) {
+  if (mi_load_acquire(&space->sealed) != 0) return;
+  if (force) withheld_end(space);
+  if (mi_load_relaxed(&space->idle) > 0) _mi_space_pages_each(space, collect_page, space);
 }
 
 typedef struct clear_s {
@@ -697,6 +766,8 @@ void _mi_space_clear(mi_space_t* space, bool ends) {
     _mi_space_set_access(space, MI_ACCESS_WRITE);
   _mi_space_pages_each(space, clear_page, &clear);
   for (size_t bin = 0; bin < MI_BIN_COUNT; bin++) mi_store_relaxed(&space->current[bin], (mi_page_t*)NULL);
+  for (size_t i = 0; space->withheld != NULL && i < MI_SPACE_WITHHELD; i++)
+    mi_store_relaxed(&space->withheld[i], (void*)NULL);
   mi_store_relaxed(&space->idle, (int64_t)0);
   mi_store_relaxed(&space->stamp, _mi_fork_stamp);  // what comes now is of this process
 }
@@ -741,7 +812,8 @@ typedef struct breach_s {
   const char* what;
   const void* at;
   int64_t idle;
-  uint64_t held;  // slices of the segment that pages have
+  uint64_t held;    // slices of the segment that pages have
+  size_t withheld;  // blocks that are taken and not live
   mi_space_t* space;
 } breach_t;
 
@@ -760,13 +832,19 @@ static bool breach_page(mi_page_t* page, void* arg) {
   if (page->bin != MI_BIN_SOLO && page->block_size != mi_bin_size(page->bin))
     return breach(b, page, "a page's blocks are of another size than its class");
   if (mi_load_relaxed(&page->heap) != b->space->heap) return breach(b, page, "a page names another heap");
-  uint64_t live = 0;
-  for (size_t i = 0; i < page->reserved; i++) live += mi_space_is_live(page, i);
+  uint64_t taken = 0;
+  for (size_t i = 0; i < page->reserved; i++) {
+    const bool is_taken = (mi_load_acquire(&mi_space_bits(page)[i / 64]) >> (i % 64) & 1) != 0;
+    const bool is_live = mi_space_is_live(page, i);
+    if (is_live && !is_taken) return breach(b, page, "a block is live that is not taken");
+    taken += is_taken;
+    b->withheld += is_taken && !is_live;
+  }
   // In the child of a fork, a thread that is gone may have counted a block that it never got.
-  if (live > mi_space_live(state) || (live < mi_space_live(state) && _mi_fork_stamp == 1))
+  if (taken > mi_space_taken(state) || (taken < mi_space_taken(state) && _mi_fork_stamp == 1))
     return breach(b, page, "a page counts other blocks than are live");
   if (page->capacity > page->reserved) return breach(b, page, "a page has used more blocks than fit");
-  if (mi_space_live(state) == 0) b->idle++;
+  if (mi_space_taken(state) == 0) b->idle++;
   const size_t slice = mi_page_slice(page);
   if (page->slices == 0) return true;
   if (slice + page->slices > MI_SLICES_PER_SEGMENT) return breach(b, page, "a page leaves its segment");
@@ -794,6 +872,11 @@ const char* _mi_space_breach(mi_space_t* space, const void** at) {
     const bool open = (mi_load_acquire(mi_space_state(page)) & MI_SPACE_OPEN) != 0;
     ok = (!open || breach_page(page, &b));
   }
+  size_t withheld = 0;
+  for (size_t i = 0; space->withheld != NULL && i < MI_SPACE_WITHHELD; i++)
+    withheld += (mi_load_acquire(&space->withheld[i]) != NULL);
+  if (ok && b.withheld != withheld && _mi_fork_stamp == 1)
+    ok = breach(&b, space, "other blocks are in quarantine than its ring has");
   if (ok && b.idle != mi_load_acquire(&space->idle) && _mi_fork_stamp == 1)
     ok = breach(&b, space, "it counts other pages without blocks than there are");
   *at = b.at;

@@ -11,7 +11,7 @@
 // that: no block leads there.
 //   [0, 8 KiB)        the slots
 //   [8 KiB, 40 KiB)   512 bytes for each slice: those of slice 0 are this structure, those of a page's first slice say
-//                     which of its blocks are live
+//                     which of its blocks are taken: live, or in quarantine
 //   [40 KiB, 64 KiB)  closed
 //   then slices of pages, or one huge block; and at the end one whole segment that is closed
 typedef struct mi_space_s mi_space_t;
@@ -37,18 +37,21 @@ static inline _Atomic(uint64_t)* mi_space_bits(const mi_page_t* page) {
 }
 
 // A page of a space (kind MI_PAGE_SPACE) has no lists and no owner. Its word `thread_free` is
-//   live blocks << 32 | blocks that fit << 16 | class << 8 | 1, or 0 while there is no page.
+//   taken blocks << 32 | blocks that fit << 16 | class << 8 | 1, or 0 while there is no page.
 #define MI_SPACE_OPEN ((uint64_t)1)
 #define MI_SPACE_ONE ((uint64_t)1 << 32)
 static inline _Atomic(uint64_t)* mi_space_state(const mi_page_t* page) {
   return (_Atomic(uint64_t)*)&page->thread_free;
 }
-static inline uint32_t mi_space_live(uint64_t state) { return (uint32_t)(state >> 32); }
+static inline uint32_t mi_space_taken(uint64_t state) { return (uint32_t)(state >> 32); }
 static inline uint32_t mi_space_fit(uint64_t state) { return (uint32_t)(state >> 16) & 0xFFFF; }
 static inline size_t mi_space_bin(uint64_t state) { return (state >> 8) & 0xFF; }
 _Static_assert(sizeof(mi_thread_free_t) == sizeof(uint64_t), "a page's state is its word thread_free");
 
-// The space itself lies behind its heap's handle, in the same page.
+// Of a heap with MI_HEAP_QUARANTINE: the blocks that were freed last, in a ring.
+#define MI_SPACE_WITHHELD 1024
+
+// The space itself lies behind its heap's handle, in the same page; and behind it the ring, if there is one.
 #define MI_SPACE_OFFSET ((size_t)2048)
 struct mi_space_s {
   mi_heap_t* heap;
@@ -69,6 +72,8 @@ struct mi_space_s {
   mi_space_t* next;                     // of all that live, or of those in quarantine (vault.c)
   mi_space_t* prev;
   size_t buried;                              // segments in quarantine
+  _Atomic(void*)* withheld;                   // the ring; NULL: blocks do not go into quarantine. Constant
+  _Atomic(uint32_t) withheld_next;            // number of the next block that goes there
   _Atomic(mi_page_t*) current[MI_BIN_COUNT];  // by class: the page that served last
 };
 _Static_assert(MI_SPACE_OFFSET + sizeof(mi_space_t) <= MI_OS_PAGE, "a handle with its space is one OS page");
@@ -97,16 +102,23 @@ mi_hidden bool _mi_space_resize(mi_page_t* page, void* p, size_t size, bool zero
 mi_hidden const char* _mi_space_refusal(const mi_space_t* space);
 
 // --- the whole (space.c) -------------------------------------------------------------------------------------------
-mi_hidden void _mi_space_collect(mi_space_t* space);  // pages without live blocks go back
+// Pages without blocks go back; with `force`, blocks come out of quarantine first.
+mi_hidden void _mi_space_collect(mi_space_t* space, bool force);
 // All blocks go. Nobody else uses the heap. `ends`: and the memory is shut next (_mi_vault_shut).
 mi_hidden void _mi_space_clear(mi_space_t* space, bool ends);
 // Changes what may be done with the blocks' memory. False: the system refused, and all is as it was.
 mi_hidden bool _mi_space_set_access(mi_space_t* space, mi_access_t access);
 // Calls `fn` for every page until it returns false; `fn` may free blocks.
 mi_hidden bool _mi_space_pages_each(mi_space_t* space, bool (*fn)(mi_page_t* page, void* arg), void* arg);
-static inline bool mi_space_is_live(const mi_page_t* page, size_t index) {
-  return (mi_load_acquire(&mi_space_bits(page)[index / 64]) >> (index % 64) & 1) != 0;
+// Of each block: is it live? The bits of taken ones, but where there is a quarantine.
+mi_hidden _Atomic(uint64_t)* _mi_space_live_withheld(const mi_page_t* page);
+static inline _Atomic(uint64_t)* mi_space_live(const mi_page_t* page) {
+  return (mi_likely((page->policy & MI_POLICY_QUARANTINE) == 0) ? mi_space_bits(page) : _mi_space_live_withheld(page));
 }
+static inline bool mi_space_is_live(const mi_page_t* page, size_t index) {
+  return (mi_load_acquire(&mi_space_live(page)[index / 64]) >> (index % 64) & 1) != 0;
+}
+mi_hidden uint32_t _mi_space_live_count(const mi_page_t* page, uint64_t state);  // of a page in that state; any time
 // Does everything agree? NULL, or what does not, and in `*at` the page or segment.
 mi_hidden const char* _mi_space_breach(mi_space_t* space, const void** at);
 

@@ -102,7 +102,7 @@ static MI_RACY uint64_t free_length(const area_t* area, const mi_page_t* page, u
 static MI_RACY void tally_space(mi_tally_t* tally, mi_page_t* page, size_t bin, uint64_t size, bool blocks) {
   const uint64_t state = mi_load_relaxed(mi_space_state(page)), slices = mi_racy(page->slices);
   if ((state & MI_SPACE_OPEN) == 0) return;
-  const uint64_t live = mi_space_live(state), made = mi_load_relaxed((_Atomic(uint64_t)*)&page->recycled);
+  const uint64_t live = _mi_space_live_count(page, state), made = mi_load_relaxed((_Atomic(uint64_t)*)&page->recycled);
   tally->used += mi_round_up(mi_racy(page->capacity) * size, MI_OS_PAGE);
   tally->reserved += (slices != 0 ? slices * MI_SLICE_SIZE : mi_round_up(size + MI_SLICE_SIZE, MI_SEGMENT_SIZE));
   if (!blocks) return;

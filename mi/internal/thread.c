@@ -166,6 +166,8 @@ static uint64_t kernel_thread_word(const mi_thread_t* thread) {
   return thread->generation << 22 | _mi_os_thread_id();
 }
 
+static uint32_t thread_end(mi_thread_t* thread);
+
 // Ends a record in the name of its thread, which does not run any more.
 static void thread_exit_for(mi_thread_t* thread) {
   const mi_tls_t own = _mi_tls;
@@ -178,9 +180,12 @@ static void thread_exit_for(mi_thread_t* thread) {
   }
   thread->reaper = own.thread;
   thread_unwound(thread);
-  _mi_thread_exit(thread);
+  const uint32_t untold = thread_end(thread);
   _mi_tls = own;
-  if (own.thread != NULL) exit_key_set(own.thread);
+  if (own.thread == NULL) return;  // it is just getting a record, and nobody is told
+  exit_key_set(own.thread);
+  own.thread->untold += untold;
+  own.thread->alarm |= (untold != 0);
 }
 
 void _mi_threads_reap(void) {
@@ -265,8 +270,8 @@ mi_cold mi_thread_t* _mi_thread_make(void) {
   return thread;
 }
 
-void _mi_thread_exit(mi_thread_t* thread) {
-  if (thread->callback_depth > 0 || thread->visits != NULL) return;  // not from inside a callback or a visitor
+// Returns how many double frees the error callback is to be told of.
+static uint32_t thread_end(mi_thread_t* thread) {
   mi_account_thread_ends(thread);
   if (_mi_tls.theap != &thread->main_theap) {
     mi_theap_t* const former = _mi_tls.theap;
@@ -295,8 +300,17 @@ void _mi_thread_exit(mi_thread_t* thread) {
   mi_gauge_sub(&_mi_stats.threads, 1);
   mi_gauge_sub(&_mi_stats.theaps, 1);
   mi_store_relaxed(&thread->kernel_thread, (uint64_t)0);
+  const uint32_t untold = thread->untold;
+  thread->untold = 0;
   mi_store_release(&thread->id, MI_TID_NONE);
   record_push(thread);
+  return untold;
+}
+
+void _mi_thread_exit(mi_thread_t* thread) {
+  if (thread->callback_depth > 0 || thread->visits != NULL) return;  // not from inside a callback or a visitor
+  uint32_t untold = thread_end(thread);
+  _mi_freed_twice_tell(&untold);  // if the callback allocates, the thread gets another record
 }
 
 void _mi_threads_want_collect(mi_thread_t* self) {

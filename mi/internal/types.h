@@ -383,7 +383,8 @@ struct mi_thread_s {
   mi_callback_t* callbacks;     // of heaps, the innermost first
   mi_part_t* reset_last;        // of the heap that it reset last: compared, never read (heap/nursery.c)
   uint32_t page_color;          // of the last page that it made
-  bool alarm;                   // a soft limit was passed: on_limit is to be called
+  bool alarm;                   // a soft limit was passed, on_limit is to be called; or there is something untold
+  uint32_t untold;              // double frees of which the error callback does not know yet (options.h)
   mi_refusal_t refusal;         // of the last charge that failed
   uint64_t random;              // see random.h; 0: not begun
   uint32_t deferred_count, deferred_capacity;  // of the heaps with a deferred_free that it has a part of

@@ -124,10 +124,7 @@ mi_space_segment_t* _mi_vault_claim(mi_space_t* space, size_t count, size_t alig
   }
   _mi_arena_await_growth(arena);  // a thread that is late would open what is closed from here on
   // A segment that held handles may have a guard behind its slots.
-  if (!_mi_segments_unguard(arena, index, count)) {
-    _mi_segments_release(arena, index, count);
-    return NULL;
-  }
+  if (!_mi_segments_unguard(arena, index, count)) return NULL;
   uint8_t* const start = mi_arena_segment(arena, index);
   if (mi_load_relaxed(&arena->info[index].dirty) != 0) memset(start, 0, MI_SPACE_HEAD);
   for (size_t i = 0; i < count; i++) mi_store_relaxed(&arena->info[index + i].dirty, ~(uint64_t)0);

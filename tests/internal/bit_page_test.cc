@@ -1,7 +1,14 @@
 // mi/internal/bit_page.c: what a second free of a block, by another thread, may do while the block's page ends. The
-// owner's free is gone through instruction by instruction, and the other thread's comes in after each in turn.
+// owner's free is gone through instruction by instruction, and the other thread's comes in after each in turn. And what
+// the error callback may do that is told of such a free.
+#include <sched.h>
 #include <signal.h>
 #include <ucontext.h>
+
+#include <atomic>
+#include <set>
+#include <thread>
+#include <vector>
 
 #include "gtest/gtest.h"
 #include "mi/mimalloc.h"
@@ -12,31 +19,42 @@ namespace mi_test {
 namespace {
 
 long steps_left;
-bool came;  // the other thread's free did
+bool came;  // the other free did
 void* block;
 uint64_t generation;
+void (*other_free)();
 
 void StopSteps(void* context) { static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_EFL] &= ~0x100L; }
 
 void OnTrap(int, siginfo_t*, void* context) {
   if (--steps_left > 0) return;
   StopSteps(context);
-  // It began while the page was there: when that is gone it only looks at the number.
+  other_free();
+}
+
+// Another thread's, which began while the page was there: when that is gone it only looks at the number.
+void FreeByAnother() {
   if (probe_bits_generation(block) != generation) return;
   came = true;
   probe_bits_free_remote(block);
 }
 
-// mi_free, into which the other comes after so many instructions. False: it came too late.
-bool FreeTwice(void* p, long steps) {
+void FreeByOwner() {
+  came = true;
+  mi_free(block);
+}
+
+// A free, into which the other one comes after so many instructions. `came` false: it came too late.
+template <typename Free>
+void FreeTwice(void* p, long steps, void (*other)(), Free free) {
   block = p;
   generation = probe_bits_generation(p);
+  other_free = other;
   steps_left = steps;
   came = false;
   asm volatile("sub $128, %%rsp; pushfq; orq $0x100, (%%rsp); popfq; add $128, %%rsp" : : : "memory", "cc");
-  mi_free(p);
+  free(p);
   asm volatile("sub $128, %%rsp; pushfq; andq $~0x100, (%%rsp); popfq; add $128, %%rsp" : : : "memory", "cc");
-  return came;
 }
 
 TEST(BitPageTest, ADoubleFreeThatMeetsThePagesEndLeavesNothingBehind) {
@@ -57,7 +75,8 @@ TEST(BitPageTest, ADoubleFreeThatMeetsThePagesEndLeavesNothingBehind) {
     void* p = mi_heap_malloc(heap, kSize);
     ASSERT_NE(p, nullptr);
     errors.Forget();
-    const bool in_time = FreeTwice(p, steps);
+    FreeTwice(p, steps, &FreeByAnother, &mi_free);
+    const bool in_time = came;
     ASSERT_TRUE(probe_delayed_frees_lead_to_pages(heap)) << "after " << steps << " instructions";
     mi_heap_t* other = mi_heap_new_with(&config);
     void* q = mi_heap_malloc(other, kSize);
@@ -73,6 +92,207 @@ TEST(BitPageTest, ADoubleFreeThatMeetsThePagesEndLeavesNothingBehind) {
   }
   EXPECT_GT(most, 20) << "the page was there for longer";
   sigaction(SIGTRAP, &former, nullptr);
+}
+
+// The other way round: the other thread found the block live, and the owner's free, which ends the page, comes in after
+// each instruction of what it does then.
+class BitPageEndTest : public ::testing::TestWithParam<size_t> {};
+
+TEST_P(BitPageEndTest, TheSecondFreeIsNoticedAlsoWhenThePageHasEnded) {
+  struct sigaction action {
+  }, former;
+  action.sa_sigaction = OnTrap;
+  action.sa_flags = SA_SIGINFO;
+  ASSERT_EQ(sigaction(SIGTRAP, &action, &former), 0);
+  mi_heap_config_t config{};
+  config.size = sizeof(config);
+  config.flags = MI_HEAP_ZERO;  // misuse is advice
+  ErrorRecorder errors;
+  const size_t size = GetParam();
+  long steps = 1, ended = 0;
+  for (bool in_time = true; in_time; steps++) {
+    mi_heap_t* heap = mi_heap_new_with(&config);
+    ASSERT_NE(heap, nullptr);
+    // The second page of its class goes when it is empty.
+    void* const first = mi_heap_malloc(heap, size);
+    void* p = mi_heap_malloc(heap, size);
+    while (size <= 8192 && probe_same_page(first, p)) p = mi_heap_malloc(heap, size);
+    mi_free(first);
+    const uint64_t before = probe_bits_generation(p);
+    errors.Forget();
+    bool ok = true;
+    FreeTwice(p, steps, &FreeByOwner, [&ok](void* twice) { ok = probe_bits_free_remote(twice); });
+    in_time = came;
+    ended += in_time && probe_bits_generation(p) != before;
+    mi_heap_collect(heap, true);
+    EXPECT_EQ(errors.count(EAGAIN) + !ok, in_time ? 1 : 0) << "after " << steps << " instructions";
+    EXPECT_TRUE(mi_heap_check(heap));
+    mi_heap_destroy(heap);
+  }
+  EXPECT_GT(ended, 20) << "the page was there for longer";
+  sigaction(SIGTRAP, &former, nullptr);
+}
+
+INSTANTIATE_TEST_SUITE_P(Size, BitPageEndTest, ::testing::Values(64, 3000, 73 * 4096 - 16));
+
+TEST(BitPageRaceTest, OfTwoThreadsThatFreeABlockAtTheSameMomentOneIsTold) {
+  mi_heap_config_t config{};
+  config.size = sizeof(config);
+  config.flags = MI_HEAP_ZERO;
+  mi_option_set(mi_option_purge_delay, -1);  // else the padding of a page that is gone may be, too
+  mi_heap_t* heap = mi_heap_new_with(&config);
+  ErrorRecorder errors;
+  constexpr int kRounds = 3000;
+  std::atomic<void*> shared{nullptr};
+  std::atomic<int> freed{0};
+  std::thread other([&] {
+    for (int round = 0; round < kRounds; round++) {
+      void* p;
+      while ((p = shared.load()) == nullptr) sched_yield();
+      mi_free(p);
+      shared = nullptr;
+      freed++;
+    }
+  });
+  for (int round = 0; round < kRounds; round++) {
+    void* p = mi_heap_malloc(heap, 100000);  // ends with its page
+    shared = p;
+    for (int i = 0; i < round % 500; i++) Opaque(i);
+    mi_free(p);
+    while (freed.load() <= round) sched_yield();
+    mi_heap_collect(heap, true);
+  }
+  other.join();
+  EXPECT_EQ(errors.count(EAGAIN), kRounds);
+  EXPECT_EQ(errors.total(), kRounds);
+  EXPECT_TRUE(mi_heap_check(heap));
+  mi_heap_destroy(heap);
+  mi_option_set(mi_option_purge_delay, 10);
+}
+
+// An error callback that allocates in the heap where the error was, and frees the half of that again.
+class Allocates {
+ public:
+  Allocates(mi_heap_t* heap, size_t size) : heap_(heap), size_(size) { mi_register_error(&Told, this); }
+  ~Allocates() { mi_register_error(nullptr, nullptr); }
+  int told() const { return told_; }
+  const std::vector<void*>& blocks() const { return blocks_; }
+
+ private:
+  static void Told(int err, void* arg) {
+    Allocates* self = static_cast<Allocates*>(arg);
+    EXPECT_EQ(err, EAGAIN);
+    self->told_++;
+    for (int i = 0; i < 10; i++) {
+      self->blocks_.push_back(mi_heap_malloc(self->heap_, self->size_));
+      void* p = mi_heap_malloc(self->heap_, self->size_);
+      mi_free(p);
+    }
+  }
+  mi_heap_t* heap_;
+  size_t size_;
+  int told_ = 0;
+  std::vector<void*> blocks_;
+};
+
+class BitPageErrorTest : public ::testing::Test {
+ protected:
+  static constexpr size_t kSize = 64;
+  static constexpr int kLive = 64;  // what the page begins with
+
+  void SetUp() override {
+    mi_heap_config_t config{};
+    config.size = sizeof(config);
+    config.flags = MI_HEAP_ZERO;  // misuse is advice
+    heap_ = mi_heap_new_with(&config);
+    ASSERT_NE(heap_, nullptr);
+    for (int i = 0; i < kLive; i++) blocks_.push_back(mi_heap_malloc(heap_, kSize));
+  }
+  void TearDown() override { mi_heap_destroy(heap_); }
+
+  // By the calling thread and another one, neither of which saw the other.
+  void FreeTwice(size_t i) {
+    mi_free(blocks_[i]);
+    probe_bits_free_remote(blocks_[i]);
+    blocks_.erase(blocks_.begin() + static_cast<long>(i));
+  }
+  // Nothing that is in use is handed out.
+  void ExpectSound(const std::vector<void*>& callbacks) {
+    for (int i = 0; i < 2 * kLive; i++) blocks_.push_back(mi_heap_malloc(heap_, kSize));
+    blocks_.insert(blocks_.end(), callbacks.begin(), callbacks.end());
+    EXPECT_EQ(std::set<void*>(blocks_.begin(), blocks_.end()).size(), blocks_.size());
+    EXPECT_TRUE(mi_heap_check(heap_));
+  }
+
+  mi_heap_t* heap_;
+  std::vector<void*> blocks_;
+};
+
+TEST_F(BitPageErrorTest, TheCallbackMayAllocateWhenABlockThatIsHandedOutWasFreedTwice) {
+  Allocates error(heap_, kSize);
+  for (int round = 1; round <= 20; round++) {  // the last free one of its page now and then
+    FreeTwice(20);
+    for (int i = 0; i < 5000 && error.told() < round; i++) blocks_.push_back(mi_heap_malloc(heap_, kSize));
+    EXPECT_EQ(error.told(), round);
+  }
+  ExpectSound(error.blocks());
+}
+
+TEST_F(BitPageErrorTest, TheCallbackMayAllocateWhenACollectFindsBlocksThatWereFreedTwice) {
+  Allocates error(heap_, kSize);
+  std::thread([this] {
+    for (int i = 0; i < 10; i++) mi_free(blocks_[static_cast<size_t>(i)]);
+  }).join();
+  blocks_.erase(blocks_.begin(), blocks_.begin() + 10);
+  FreeTwice(20);
+  FreeTwice(30);
+  mi_heap_collect(heap_, false);
+  EXPECT_EQ(error.told(), 2);
+  ExpectSound(error.blocks());
+}
+
+TEST_F(BitPageErrorTest, TheCallbackMayAllocateWhenAFreeEndsThePage) {
+  Allocates error(heap_, kSize);
+  mi_heap_collect(heap_, true);
+  std::vector<void*> first;  // so that the page is not the last of its class
+  for (int i = 0; i < 2048; i++) first.push_back(mi_heap_malloc(heap_, kSize));
+  FreeTwice(20);
+  for (void* p : blocks_) mi_free(p);
+  blocks_ = first;
+  mi_heap_collect(heap_, true);
+  EXPECT_EQ(error.told(), 1);
+  ExpectSound(error.blocks());
+}
+
+TEST_F(BitPageErrorTest, TheCallbackMayAllocateAtTheEndOfTheThread) {
+  Allocates error(heap_, kSize);
+  std::thread([this] {
+    std::vector<void*> mine;
+    for (int i = 0; i < kLive; i++) mine.push_back(mi_heap_malloc(heap_, kSize));
+    blocks_.insert(blocks_.end(), mine.begin(), mine.end());
+    FreeTwice(kLive + 20);
+  }).join();
+  EXPECT_EQ(error.told(), 1);
+  ExpectSound(error.blocks());
+}
+
+TEST_F(BitPageErrorTest, TheCallbackMayFreeTheBlockThatWasOverrun) {
+  static void* overrun;
+  static int told;
+  char* p = static_cast<char*>(Opaque(mi_heap_malloc(heap_, 50)));
+  overrun = p;
+  told = 0;
+  mi_register_error(
+      [](int err, void*) {
+        EXPECT_EQ(err, EFAULT);
+        if (told++ == 0) mi_free(overrun);
+      },
+      nullptr);
+  p[50]++;
+  mi_free(p);
+  mi_register_error(nullptr, nullptr);
+  EXPECT_EQ(told, 2);
+  ExpectSound({});
 }
 
 }  // namespace

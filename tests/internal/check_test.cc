@@ -1,4 +1,7 @@
 // mi_heap_check: it finds nothing where nothing is wrong, and names each of the faults that are seeded here.
+#include <signal.h>
+#include <ucontext.h>
+
 #include <string>
 #include <vector>
 
@@ -116,6 +119,69 @@ TEST(CheckTest, AHeapIsNotCheckedInsideAVisitOfIt) {
   EXPECT_EQ(recorder.errors(), std::vector<int>{EINVAL});
   mi_heap_destroy(heap);
 }
+
+// The thread that makes a page may lose its processor after any instruction of that, for as long as it takes.
+class CheckStepTest : public ::testing::TestWithParam<uint32_t> {
+ protected:
+  static long steps_left_;
+  static bool came_;
+  static bool sound_;
+  static mi_heap_t* checked_;
+
+  static void OnTrap(int, siginfo_t*, void* context) {
+    if (--steps_left_ > 0) return;
+    static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_EFL] &= ~0x100L;
+    came_ = true;
+    sound_ = mi_heap_check(checked_);
+  }
+  // A block of `heap`; after so many instructions `checked` is looked at.
+  static void* Allocate(mi_heap_t* heap, mi_heap_t* checked, long steps) {
+    checked_ = checked;
+    steps_left_ = steps;
+    came_ = false;
+    sound_ = true;
+    asm volatile("sub $128, %%rsp; pushfq; orq $0x100, (%%rsp); popfq; add $128, %%rsp" : : : "memory", "cc");
+    void* p = mi_heap_malloc(heap, 100000);
+    asm volatile("sub $128, %%rsp; pushfq; andq $~0x100, (%%rsp); popfq; add $128, %%rsp" : : : "memory", "cc");
+    return p;
+  }
+};
+long CheckStepTest::steps_left_;
+bool CheckStepTest::came_;
+bool CheckStepTest::sound_;
+mi_heap_t* CheckStepTest::checked_;
+
+TEST_P(CheckStepTest, APageThatAnotherHeapIsMakingIsNotTheOneOfWhoHadItsSlotBefore) {
+  if (kSanitized) GTEST_SKIP() << "goes through instructions";
+  struct sigaction action {
+  }, former;
+  action.sa_sigaction = OnTrap;
+  action.sa_flags = SA_SIGINFO;
+  ASSERT_EQ(sigaction(SIGTRAP, &action, &former), 0);
+  mi_heap_config_t config{};
+  config.size = sizeof(config);
+  config.flags = GetParam();
+  mi_heap_t* heap = mi_heap_new_with(&config);
+  mi_heap_t* other = mi_heap_new_with(&config);
+  ASSERT_NE(mi_heap_malloc(heap, 100), nullptr);
+  ASSERT_NE(mi_heap_malloc(other, 100000), nullptr);
+  int same = 0;
+  came_ = true;
+  for (long steps = 1; came_; steps += (GetParam() == 0 ? 3 : 31)) {
+    void* p = mi_heap_malloc(heap, 100000);
+    mi_free(p);
+    void* q = Allocate(other, heap, steps);
+    same += p == q;
+    EXPECT_TRUE(sound_) << "after " << steps << " instructions";
+    mi_free(q);
+  }
+  EXPECT_GT(same, 20) << "its slot was another one";
+  sigaction(SIGTRAP, &former, nullptr);
+  mi_heap_destroy(other);
+  mi_heap_destroy(heap);
+}
+
+INSTANTIATE_TEST_SUITE_P(Flags, CheckStepTest, ::testing::Values(0u, static_cast<uint32_t>(MI_HEAP_HARDENED)));
 
 }  // namespace
 }  // namespace mi_test

@@ -335,6 +335,33 @@ TEST(RemoteFreeTest, AllListsAddUpWhileManyThreadsFreeWhatOneAllocates) {
   }
 }
 
+TEST(RemoteFreeTest, TheCallbackThatIsToldOfBlocksThatWereFreedAgainAndAgainMayAllocate) {
+  EXPECT_EQ(InChild([] {
+              static std::vector<void*> made;
+              static int told;
+              mi_register_error(
+                  [](int err, void*) {
+                    told += err == EAGAIN;
+                    for (int i = 0; i < 50; i++) made.push_back(mi_malloc(3000));
+                  },
+                  nullptr);
+              const std::vector<void*> blocks = FillOnePage(3000);
+              std::thread([&] {
+                for (size_t i = 0; i <= blocks.size(); i++) mi_free(Opaque(blocks[i % 2]));
+              }).join();
+              for (int i = 0; i < 50; i++) {
+                void* const p = mi_malloc(3000);
+                made.push_back(p);
+              }
+              mi_register_error(nullptr, nullptr);
+              if (told != 1) return 1;
+              made.insert(made.end(), blocks.begin(), blocks.end());
+              if (std::set<void*>(made.begin(), made.end()).size() != made.size()) return 2;
+              return probe_theap_is_sound(probe_theap_main()) ? 0 : 3;
+            }),
+            0);
+}
+
 // ---- retiring -----------------------------------------------------------------------------------------------
 
 TEST(RetireTest, TheLastPageOfAClassStaysForSomeSlowPathsAndThenGoesBack) {

@@ -398,7 +398,13 @@ void probe_free_go_on(void* p, bool told) {
 static mi_bits_t* bits_of(const void* p) { return mi_bits_of(mi_slot_of(p)); }
 
 uint64_t probe_bits_generation(const void* p) { return MI_GENERATION(mi_load_acquire(&bits_of(p)->word)); }
-void probe_bits_free_remote(const void* p) { _mi_bits_free_remote(bits_of(p)->page, bits_of(p), 0); }
+bool probe_same_page(const void* p, const void* q) { return _mi_page_of_any(p) == _mi_page_of_any(q); }
+bool probe_bits_free_remote(const void* p) {
+  mi_page_t* const page = bits_of(p)->page;
+  size_t index;
+  (void)mi_bits_find(page, bits_of(p), p, &index);
+  return _mi_bits_free_remote(page, bits_of(p), index);
+}
 
 void probe_padding_write(uint8_t* end, size_t padding, bool edges) {
   if (edges) {

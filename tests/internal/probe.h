@@ -33,10 +33,12 @@ size_t probe_round_up(size_t x, size_t power_of_two);
 // A free of a block of a full page that stopped after its first step (`told`: after the second one).
 void probe_free_halfway(void* p, bool told);
 void probe_free_go_on(void* p, bool told);  // to its end
-// Of a block alone in a bit page: the number of the page among those in its slice; a free of it by a thread that found
-// it live some time ago; do the calling thread's delayed frees of the heap lead to pages of its theap only?
+// Of a block in the first slice of a bit page: the number of the page among those in its slice; a free of it by a
+// thread that found it live some time ago, false if that reports a double free; do the calling thread's delayed frees
+// of the heap lead to pages of its theap only?
 uint64_t probe_bits_generation(const void* p);
-void probe_bits_free_remote(const void* p);
+bool probe_bits_free_remote(const void* p);
+bool probe_same_page(const void* p, const void* q);
 bool probe_delayed_frees_lead_to_pages(mi_heap_t* heap);
 // The last bytes of a block that ends there, of 16 at least; `edges`: as in the secure build. There was a page with a
 // policy before.
