@@ -112,9 +112,9 @@ struct mi_page_s {
   uint8_t in_full;     // is on the full list: copy of MI_OWNER_FULL
   uint8_t pinned;      // visits that count themselves in `used`
   int8_t delayed;      // blocks on the theap's delayed list, less the one that `in_full` without DELAYED stands for
-  uint8_t padding;
-  uint16_t depth;     // marks of the heap that are older than its blocks (page.c: marks)
-  uint64_t recycled;  // blocks that came back to `free` from the other lists: see stats.h
+  uint8_t dry;         // was found without a free block, and stays in its queue for a turn (page.c)
+  uint16_t depth;      // marks of the heap that are older than its blocks (page.c: marks)
+  uint64_t recycled;   // blocks that came back to `free` from the other lists: see stats.h
   // --- shared
   _Atomic(mi_tid_t) owner __attribute__((aligned(MI_CACHE_LINE)));  // owner's id | flags; written by the owner only
   _Atomic(mi_thread_free_t) thread_free;
@@ -302,6 +302,7 @@ struct mi_theap_s {
   uint8_t policy;          // of its heap (MI_HEAP_HARDENED and so on); 0: a plain heap. Its pages get it
   bool even;               // no block lies at an odd multiple of 8
   uint8_t collect_bin;     // where the last small collect looked
+  uint8_t dry_pages;       // in all its queues
   uint16_t numa;           // the node that arenas are preferred of, plus 1; 0: none
   uint16_t depth;          // marks that its heap has
   size_t supplied_blocks;  // blocks that came to free lists, to be handed out, since the last deferred_free
