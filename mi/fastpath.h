@@ -15,6 +15,19 @@
 typedef void* mi_malloc_slow_fun(size_t size, mi_theap_t* theap, bool zero);  // size first: it is there already
 typedef void mi_free_slow_fun(void* p);
 
+// Pops a block, and has the next one brought near: it may have been freed long ago, and the next pop reads it. That the
+// block is where the result is to be from here on spares the instruction that this takes.
+mi_always_inline void* mi_page_pop_ahead(mi_page_t* page, mi_block_t* block) {
+#if defined(__x86_64__)
+  __asm__("" : "+a"(block));
+#endif
+  mi_block_t* const next = block->next;
+  page->used++;
+  page->free = next;
+  __builtin_prefetch(next);
+  return block;
+}
+
 mi_always_inline void* mi_fast_malloc(size_t size, mi_malloc_slow_fun* slow) {
   mi_theap_t* const theap = _mi_tls.theap;
 #if MI_SECURE
@@ -26,7 +39,7 @@ mi_always_inline void* mi_fast_malloc(size_t size, mi_malloc_slow_fun* slow) {
   mi_page_t* const page = theap->direct[(size + 7) / 8];
   mi_block_t* const block = page->free;
   if (mi_unlikely(block == NULL)) return slow(size, theap, false);
-  return mi_page_pop(page, block);
+  return mi_page_pop_ahead(page, block);
 #endif
 }
 

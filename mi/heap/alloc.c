@@ -96,15 +96,23 @@ static inline void* theap_next_word(mi_theap_t* theap, size_t size, bool zero) {
   return (zero ? memset(p, 0, size + (size == 0)) : p);
 }
 #else
-// The first page of a class has run dry and the thread has freed blocks of it since.
-static inline void* theap_turn_page(mi_thread_t* thread, mi_theap_t* theap, size_t bin, bool zero) {
-  mi_page_t* const page = theap->queue[bin];
-  if (page == NULL || page->free != NULL || page->local_free == NULL) return NULL;
+// The direct table's page has run dry, and it or the next has blocks that the thread freed since: that page, with free
+// blocks; NULL: another case. Where every allocation is looked at, the table leads to no page.
+static inline __attribute__((always_inline)) mi_page_t* theap_turn_page(mi_theap_t* theap, size_t size) {
+  if (MI_CHECKED || MI_GUARDED || mi_unlikely(size > MI_DIRECT_SIZE_MAX)) return NULL;
+  mi_page_t* page = theap->direct[(size + 7) / 8];
+  if (page->free != NULL || !mi_page_may_turn(page)) return NULL;
+  mi_thread_t* const thread = theap->thread;
   if (mi_slow_path_is_whole(thread, theap)) return NULL;
+  if (mi_likely(mi_page_turns_at_once(page))) {
+    page->retire = 0;
+    mi_theap_supply(theap, page, mi_page_turn(page));
+  } else {
+    page = _mi_theap_turn(theap, page);
+    if (mi_unlikely(page == NULL)) return NULL;
+  }
   mi_slow_path_passed(thread);
-  page->retire = 0;
-  _mi_page_collect(page);
-  return page_take(page, page->free, zero);
+  return page;
 }
 #endif
 
@@ -193,6 +201,10 @@ static mi_noinline void* policy_malloc(mi_heap_t* heap, mi_part_t* part, size_t 
 static mi_noinline void* part_alloc(mi_part_t* part, size_t size, bool zero) {
   if (mi_unlikely(mi_heap_has_policy(part->heap))) return policy_malloc(part->heap, part, size, zero);
   mi_theap_t* const theap = mi_load_relaxed(&part->theap);
+#if !MI_SECURE
+  mi_page_t* const page = theap_turn_page(theap, size);
+  if (page != NULL) return page_take(page, page->free, zero);
+#endif
   if (mi_likely(size <= MI_CLASS_SIZE_MAX)) {
     if ((MI_CHECKED || size > MI_DIRECT_SIZE_MAX) && theap != MI_THEAP_EMPTY) {
       void* const p = theap_pop_class(theap, mi_bin_of(size), zero);
@@ -232,10 +244,7 @@ static inline void* malloc_generic(mi_theap_t* theap, size_t size, bool zero) {
 #if MI_SECURE
   return _mi_policy_alloc(&_mi_heap_main, NULL, &(mi_request_t){.size = size, .alignment = 1, .zero = zero});
 #else
-  if (!MI_CHECKED && !MI_GUARDED && size <= MI_DIRECT_SIZE_MAX) {
-    void* const p = theap_turn_page(thread, theap, mi_bin_of(size), zero);
-    if (mi_likely(p != NULL)) return p;
-  } else if (size <= MI_CLASS_SIZE_MAX) {
+  if ((MI_CHECKED || MI_GUARDED || size > MI_DIRECT_SIZE_MAX) && size <= MI_CLASS_SIZE_MAX) {
     void* const p = theap_pop_class(theap, mi_bin_of(size), zero);
     if (mi_likely(p != NULL)) return p;
   }
@@ -244,7 +253,7 @@ static inline void* malloc_generic(mi_theap_t* theap, size_t size, bool zero) {
 #endif
 }
 
-static inline void* malloc_unguarded(size_t size, mi_theap_t* theap, bool zero) {
+static mi_noinline void* malloc_unguarded(size_t size, mi_theap_t* theap, bool zero) {
 #if MI_CHECKED
   return _mi_checked_alloc(&(mi_request_t){.theap = theap, .size = size, .zero = zero});
 #else
@@ -262,6 +271,9 @@ static mi_noinline void* malloc_due(size_t size, mi_theap_t* theap, bool zero) {
 mi_noinline void* _mi_malloc_generic(size_t size, mi_theap_t* theap, bool zero) {
 #if MI_GUARDED
   if (mi_unlikely(_mi_tls.guard_countdown == 0)) return malloc_due(size, theap, zero);
+#elif !MI_SECURE
+  mi_page_t* const page = theap_turn_page(theap, size);
+  if (mi_likely(page != NULL)) return page_take(page, page->free, zero);
 #endif
   return malloc_unguarded(size, theap, zero);
 }

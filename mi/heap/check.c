@@ -318,6 +318,8 @@ static bool check_queued(check_t* check, const mi_theap_t* theap, mi_page_t* pag
       (((owner & MI_OWNER_FULL) != 0) != (page->in_full != 0) && bin != MI_BIN_LATE))
     return page_breach(check, page, "in queue %zu, but in_full is %u and the owner's flag %u", bin, page->in_full,
                        (owner & MI_OWNER_FULL) != 0);
+  if (page->dry > (bin <= MI_BIN_LAST ? 1 : 0))
+    return page_breach(check, page, "in queue %zu, but dry is %u", bin, page->dry);
   if (bin <= MI_BIN_LAST && (page->kind != MI_PAGE_CLASS || page->bin != bin))
     return page_breach(check, page, "class %u in queue %zu", page->bin, bin);
   if (bin == MI_BIN_LATE && (page->kind == MI_PAGE_CLASS || page->used != 0))
@@ -333,7 +335,8 @@ static bool check_queued(check_t* check, const mi_theap_t* theap, mi_page_t* pag
   return check_blocks(check, page, bin == MI_BIN_LATE);
 }
 
-static bool check_queue(check_t* check, mi_theap_t* theap, size_t bin, uint32_t* pages, int64_t* delayed) {
+static bool check_queue(check_t* check, mi_theap_t* theap, size_t bin, uint32_t* pages, uint32_t* dry,
+                        int64_t* delayed) {
   mi_page_t* const first = theap->queue[bin];
   mi_page_t* page = first;
   if (first == NULL) return true;
@@ -342,6 +345,7 @@ static bool check_queue(check_t* check, mi_theap_t* theap, size_t bin, uint32_t*
     if (++*pages > theap->page_count)
       return theap_breach(check, theap, "it counts %u pages, and its queues hold more", theap->page_count);
     if (!check_queued(check, theap, page, bin)) return false;
+    *dry += page->dry;
     if (bin != MI_BIN_LATE) *delayed += page_delayed(page);
     if (!is_slot(page->next) || page->next->prev != page)
       return page_breach(check, page, "the next page in queue %zu, %p, does not lead back", bin, (void*)page->next);
@@ -401,11 +405,13 @@ static bool check_theap(check_t* check, mi_theap_t* theap, mi_part_t* part, cons
   if (slot != NULL && theap->thread != slot->thread)
     return theap_breach(check, theap, "it names thread %p, its slot %p", (void*)theap->thread, (void*)slot->thread);
   if (theap->queue[0] != NULL) return theap_breach(check, theap, "it has a queue of class 0");
-  uint32_t pages = 0;
+  uint32_t pages = 0, dry = 0;
   int64_t delayed = 0;
   for (size_t bin = 1; bin < MI_BIN_COUNT; bin++) {
-    if (!check_queue(check, theap, bin, &pages, &delayed)) return false;
+    if (!check_queue(check, theap, bin, &pages, &dry, &delayed)) return false;
   }
+  if (dry != theap->dry_pages)
+    return theap_breach(check, theap, "it counts %u dry pages, and its queues hold %u", theap->dry_pages, dry);
   if (pages != theap->page_count)
     return theap_breach(check, theap, "it counts %u pages, and its queues hold %u", theap->page_count, pages);
   return check_direct(check, theap) && check_delayed(check, theap, delayed);

@@ -153,6 +153,38 @@ static inline void* mi_page_pop(mi_page_t* page, mi_block_t* block) {
   return block;
 }
 
+// --- a page turns: what its owner freed becomes what is handed out
+static inline bool mi_page_has_own(const mi_page_t* page) { return page->free != NULL || page->local_free != NULL; }
+// Has the first page of a class, without free blocks, or the one behind it such blocks? Not the empty page.
+static inline bool mi_page_may_turn(const mi_page_t* page) {
+  return page->local_free != NULL || (page->next != NULL && mi_page_has_own(page->next));
+}
+// Where it is so few, another page of the class may have more: turns are dear.
+#define MI_FEW_BLOCKS 8
+static inline bool mi_page_has_few(const mi_page_t* page) { return page->capacity - page->used < MI_FEW_BLOCKS; }
+// Is there no more to it for a page without free blocks that may turn?
+static inline bool mi_page_turns_at_once(const mi_page_t* page) {
+  return MI_DEBUG < 2 && page->local_free != NULL && (!mi_page_has_few(page) || page->next == page) &&
+         MI_LIST_COUNT(mi_load_relaxed(&page->thread_free)) == 0;
+}
+static inline uint32_t mi_page_turn(mi_page_t* page) {  // so many blocks
+  page->free = page->local_free;
+  page->local_free = NULL;
+  page->free_zero = 0;
+  const uint32_t count = page->capacity - (page->used - page->pinned);
+  page->recycled += count;
+  return count;
+}
+// What is supplied to the program is counted when it comes to a free list (pages of blocks above MI_DIRECT_SIZE_MAX,
+// whose unused room is not listed: with the first block), so that handing it out counts nothing.
+static inline void mi_theap_supply(mi_theap_t* theap, const mi_page_t* page, size_t count) {
+  theap->supplied_blocks += count;
+  theap->supplied_bytes += count * page->block_size;
+}
+// Turns the first page of a class, or makes the next one the first. The first page then has free blocks; NULL: it takes
+// a search. The direct table leads to `page`, which may turn and has no free block.
+mi_hidden mi_page_t* _mi_theap_turn(mi_theap_t* theap, mi_page_t* page);
+
 // Changed by who makes or ends the heap, and by a visitor; read by any thread.
 static inline uint8_t mi_heap_flags(const mi_heap_t* heap) { return mi_load_relaxed(&heap->flags); }
 static inline void mi_heap_set_flags(mi_heap_t* heap, unsigned flags) {

@@ -91,24 +91,14 @@ static void page_collect_remote(mi_page_t* page) {
   page->used -= count;
 }
 
-// What is supplied to the program is counted when it comes to a free list (pages of blocks above MI_DIRECT_SIZE_MAX,
-// whose unused room is not listed: with the first block), so that handing it out counts nothing.
 static inline void page_supply(mi_page_t* page, size_t count) {
   mi_theap_t* const theap = mi_load_relaxed(&page->theap);
-  if (theap == NULL) return;  // abandoned
-  theap->supplied_blocks += count;
-  theap->supplied_bytes += count * page->block_size;
+  if (theap != NULL) mi_theap_supply(theap, page, count);  // else abandoned
 }
 
 // What the owner freed becomes what is handed out, if that ran dry.
 static inline void page_refill(mi_page_t* page) {
-  if (page->free != NULL || page->local_free == NULL) return;
-  page->free = page->local_free;
-  page->local_free = NULL;
-  page->free_zero = 0;
-  const uint32_t count = page->capacity - (page->used - page->pinned);
-  page->recycled += count;
-  page_supply(page, count);
+  if (page->free == NULL && page->local_free != NULL) page_supply(page, mi_page_turn(page));
 }
 
 // The owner's frees come first: they make room for the others' to stay apart, and are nearer.
@@ -234,6 +224,7 @@ static void page_init(mi_theap_t* theap, mi_page_t* page, mi_kind_t kind, size_t
   page->in_full = 0;
   page->pinned = 0;
   page->delayed = 0;
+  page->dry = 0;
   page->depth = theap->depth;
   page->recycled = 0;
   page->color = 0;
@@ -854,6 +845,7 @@ static void page_adopt(mi_theap_t* theap, mi_page_t* page) {
   const mi_tid_t flags = mi_load_relaxed(&page->owner) & (MI_OWNER_INTERIOR | MI_OWNER_SPECIAL);
   page->in_full = 0;
   page->retire = 0;
+  page->dry = 0;
   mi_queue_link(theap, page->bin, page, false);
   theap->page_count++;
   mi_store_release(&page->owner, mi_load_relaxed(&theap->thread->id) | flags);
@@ -1021,6 +1013,46 @@ static bool page_has_free(mi_page_t* page) {
   return page->free != NULL || (page->capacity < page->reserved && page_extend(page));
 }
 
+// A page that has run dry is not full yet: most pages of a program that frees have blocks again soon. It goes to the
+// end of its queue, and to the full list if it is as dry when it has become the first again: the way there and back
+// takes two atomic updates and a slow free, in a program with long-lived blocks for every few dozen allocations. So
+// many of a theap's pages at most: what a search meets is bounded.
+#define MI_DRY_PAGES 64
+static inline bool page_may_dry(const mi_theap_t* theap, const mi_page_t* page) {
+  return page->dry == 0 && theap->dry_pages < MI_DRY_PAGES;
+}
+static inline void page_dries(mi_theap_t* theap, mi_page_t* page) {
+  page->dry = 1;
+  theap->dry_pages++;
+}
+static inline void page_serves(mi_theap_t* theap, mi_page_t* page) {
+  page->retire = 0;
+  theap->dry_pages -= page->dry;
+  page->dry = 0;
+}
+
+mi_page_t* _mi_theap_turn(mi_theap_t* theap, mi_page_t* page) {
+  mi_page_t* const next = page->next;
+  // A page that still has a few blocks is left for one with more.
+  const bool passes =
+      (page->local_free != NULL ? mi_page_has_few(page) && !mi_page_has_few(next) : page->capacity == page->reserved);
+  if (passes && mi_page_has_own(next) && next != page && page_may_dry(theap, page) &&
+      MI_LIST_COUNT(mi_load_relaxed(&page->thread_free)) == 0) {
+    page_dries(theap, page);
+    theap->queue[page->bin] = next;
+    mi_direct_replace(theap, page, next);
+    page = next;
+  }
+  if (!mi_page_has_own(page)) return NULL;
+  page_serves(theap, page);
+  if (MI_DEBUG >= 2 || mi_unlikely(MI_LIST_COUNT(mi_load_relaxed(&page->thread_free)) != 0)) {
+    _mi_page_collect(page);
+  } else if (mi_likely(page->free == NULL)) {
+    mi_theap_supply(theap, page, mi_page_turn(page));
+  }
+  return page;
+}
+
 // A page that nobody has, of the heap or of one that was merged into it. Those that a limit keeps from handing out more
 // are taken over all the same, a few of them.
 static mi_page_t* theap_reclaim_useful(mi_theap_t* theap, size_t bin) {
@@ -1033,7 +1065,7 @@ static mi_page_t* theap_reclaim_useful(mi_theap_t* theap, size_t bin) {
 }
 
 // The first page of the class that can serve: what the queue holds (full ones leave it on the way, so the search is
-// short, amortised one step per page filled), then abandoned pages, then a fresh one. A page that a limit keeps from
+// short, amortised two steps per page filled), then abandoned pages, then a fresh one. A page that a limit keeps from
 // handing out more is not full, and stays.
 static mi_page_t* theap_find_page(mi_theap_t* theap, size_t bin) {
   mi_thread_counts_t* const counts = &theap->thread->counts;
@@ -1043,16 +1075,18 @@ static mi_page_t* theap_find_page(mi_theap_t* theap, size_t bin) {
   while (page != NULL) {
     mi_count_own(&counts->pages_searched, 1);
     if (page_has_free(page)) {
-      page->retire = 0;
-      if (theap->queue[bin] != page) {  // make it the first: the direct table then finds it
-        mi_queue_unlink(theap, bin, page);
-        mi_queue_link(theap, bin, page, true);
+      page_serves(theap, page);
+      if (theap->queue[bin] != page) {  // what stood before it comes last; the direct table finds it
+        theap->queue[bin] = page;
+        mi_direct_update(theap, bin);
       }
       return page;
     }
     mi_page_t* const next = (page->next == theap->queue[bin] ? NULL : page->next);
     if (mi_unlikely(page->capacity < page->reserved)) {
       refused = true;
+    } else if (page_may_dry(theap, page)) {
+      page_dries(theap, page);
     } else if (!page_to_full(theap, page) && !page_is_delaying(page)) {
       continue;  // a free came in: it has room after all
     }
@@ -1286,19 +1320,19 @@ void _mi_page_mark_interior(mi_page_t* page) { owner_flag(page, MI_OWNER_INTERIO
 
 // --- whole theaps ----------------------------------------------------------------------------------------------------
 
-// Calls `fn` for every page of the theap; it may unlink and release the page that it is given. Full pages come first:
-// of those that a thread abandons, the ones with room are then on top of the stacks, where allocation finds them at
-// once.
+// Calls `fn` for every page of the theap; it may unlink and release the page that it is given. Full pages come first,
+// and those that stand first in their queues last: of those that a thread abandons, the ones with room are then on top
+// of the stacks, where allocation finds them at once.
 static void theap_for_each(mi_theap_t* theap, void (*fn)(mi_theap_t*, mi_page_t*, bool), bool arg) {
   for (size_t bin = MI_BIN_COUNT - 1; bin > 0; bin--) {
-    mi_page_t* page = theap->queue[bin];
-    if (page == NULL) continue;
-    mi_page_t* const last = page->prev;
+    mi_page_t* const first = theap->queue[bin];
+    if (first == NULL) continue;
+    mi_page_t* page = first->prev;
     for (bool more = true; more;) {
-      mi_page_t* const next = page->next;
-      more = (page != last);
+      mi_page_t* const prev = page->prev;
+      more = (page != first);
       fn(theap, page, arg);
-      page = next;
+      page = prev;
     }
   }
 }
@@ -1347,8 +1381,11 @@ void _mi_theap_collect_step(mi_theap_t* theap) {
     if (page->used == 0 && page->retire == 0) page_release_later(theap, page);
     if (page == first || page == theap->queue[bin]) return;
     // Another one the next time: it comes second.
+    const uint8_t dry = page->dry;
     mi_queue_unlink(theap, bin, page);
     mi_queue_link_second(theap, bin, page);
+    page->dry = dry;
+    theap->dry_pages += dry;
   }
 }
 
@@ -1388,6 +1425,7 @@ void _mi_theap_free_pages(mi_theap_t* theap) {
   }
   theap->retire_low = MI_BIN_COUNT - 1;
   theap->retire_high = 0;
+  theap->dry_pages = 0;
   theap->depth = 0;
   mi_store_relaxed(&theap->remote_frees, 0);
   mi_store_relaxed(&theap->delayed_free, (mi_block_t*)NULL);

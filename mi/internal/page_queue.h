@@ -25,6 +25,11 @@ static inline void mi_direct_update(mi_theap_t* theap, size_t bin) {
   for (size_t w = mi_direct_low(theap, bin); w <= high; w++) theap->direct[w] = page;
 }
 
+// A page takes the place of another one of its class, which the table leads to.
+static inline void mi_direct_replace(mi_theap_t* theap, const mi_page_t* before, mi_page_t* page) {
+  for (size_t w = page->block_size / 8 + 1; w > 0 && theap->direct[w - 1] == before; w--) theap->direct[w - 1] = page;
+}
+
 static inline void mi_queue_link(mi_theap_t* theap, size_t bin, mi_page_t* page, bool front) {
   mi_page_t* const first = theap->queue[bin];
   if (first == NULL) {
@@ -63,6 +68,8 @@ static inline void mi_queue_unlink(mi_theap_t* theap, size_t bin, mi_page_t* pag
     }
   }
   page->next = page->prev = NULL;
+  theap->dry_pages -= page->dry;
+  page->dry = 0;
 }
 
 #endif

@@ -41,6 +41,7 @@ void _mi_theap_init(mi_theap_t* theap, mi_heap_t* heap, mi_thread_t* thread) {
   theap->page_count = 0;
   theap->tidy_count = 0;
   theap->collect_bin = 0;
+  theap->dry_pages = 0;
   theap->numa = 0;
   theap->policy = (MI_SECURE && heap != &_mi_heap_internal ? MI_POLICY_SECURE : 0);
   theap->random = (theap->policy != 0 ? mi_random_next(thread) : 0);

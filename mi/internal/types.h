@@ -112,7 +112,8 @@ struct mi_page_s {
   uint8_t in_full;     // is on the full list: copy of MI_OWNER_FULL
   uint8_t pinned;      // visits that count themselves in `used`
   int8_t delayed;      // blocks on the theap's delayed list, less the one that `in_full` without DELAYED stands for
-  uint8_t worn;        // blocks beyond `capacity` were used before
+  uint8_t dry : 1;     // was found without a free block, and stays in its queue for a turn (page.c)
+  uint8_t worn : 1;    // blocks beyond `capacity` were used before
   uint16_t depth;      // marks of the heap that are older than its blocks (page.c: marks)
   uint64_t recycled;   // blocks that came back to `free` from the other lists: see stats.h
   // --- shared
@@ -304,6 +305,7 @@ struct mi_theap_s {
   uint8_t policy;          // of its heap (MI_HEAP_HARDENED and so on); 0: a plain heap. Its pages get it
   bool even;               // no block lies at an odd multiple of 8
   uint8_t collect_bin;     // where the last small collect looked
+  uint8_t dry_pages;       // in all its queues
   uint16_t numa;           // the node that arenas are preferred of, plus 1; 0: none
   uint16_t depth;          // marks that its heap has
   size_t supplied_blocks;  // blocks that came to free lists, to be handed out, since the last deferred_free

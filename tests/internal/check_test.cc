@@ -41,7 +41,7 @@ class Everything {
     });
     size_t last = blocks_.size() - 4;
     InThread([this, last] {  // blocks of full pages, and of one that is not full
-      for (size_t i = last - 1500; i <= last; i += 100) {
+      for (size_t i = last - 4000; i <= last; i += 100) {
         mi_free(blocks_[i]);
         blocks_[i] = nullptr;
       }

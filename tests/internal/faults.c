@@ -180,6 +180,7 @@ FAULT(theap_queue_0) { return SET_POINTER(theap_of(heap)->queue[0], wild); }
 FAULT(theap_queue_wild) { return SET_POINTER(theap_of(heap)->queue[MI_BIN_LAST], wild); }
 FAULT(theap_direct) { return SET_POINTER(theap_of(heap)->direct[3], wild); }
 FAULT(theap_direct_large) { return SET_POINTER(theap_of(heap)->direct[MI_DIRECT_SIZE_MAX / 8 + 1], wild); }
+FAULT(theap_dry_pages) { return SET(theap_of(heap)->dry_pages, theap_of(heap)->dry_pages + 1); }
 FAULT(theap_delayed_wild) { return SET_POINTER(theap_of(heap)->delayed_free, wild); }
 FAULT(theap_delayed_lost) { return SET_POINTER(theap_of(heap)->delayed_free, NULL); }
 FAULT(theap_page_lost) {
@@ -205,6 +206,7 @@ FAULT_PAGE(page_used_fewer, has_free, SET(page->used, page->used - 1))
 FAULT_PAGE(page_used_far, is_queued, SET(page->used, page->capacity + 1))
 FAULT_PAGE(page_pinned, is_queued, SET(page->pinned, 1))
 FAULT_PAGE(page_in_full, is_queued, SET(page->in_full, 1))
+FAULT_PAGE(page_dry, is_queued, SET(page->dry, 2))
 FAULT_PAGE(page_owner_flag, is_queued, SET(page->owner, mi_load_relaxed(&page->owner) | MI_OWNER_FULL))
 FAULT_PAGE(page_owner, is_queued, SET(page->owner, mi_load_relaxed(&page->owner) ^ 64))
 FAULT_PAGE(page_heap, is_queued, SET_POINTER(page->heap, &_mi_heap_main))
@@ -320,6 +322,7 @@ static const struct {
     CASE(theap_queue_wild, "which is no page"),
     CASE(theap_direct, "the table has"),
     CASE(theap_direct_large, "for large sizes"),
+    CASE(theap_dry_pages, "dry pages, and its queues hold"),
     CASE(theap_delayed_wild, "its delayed list leads to"),
     CASE(theap_delayed_lost, "on its delayed list, which has fewer"),
     CASE(theap_page_lost, "pages are its own"),
@@ -339,6 +342,7 @@ static const struct {
     CASE(page_used_far, "blocks are in use of"),
     CASE(page_pinned, "visits of it never ended"),
     CASE(page_in_full, "but in_full is"),
+    CASE(page_dry, "but dry is"),
     CASE(page_owner_flag, "but in_full is"),
     CASE(page_owner, "its theap's thread"),
     CASE(page_heap, "it names heap"),

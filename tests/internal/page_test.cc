@@ -35,6 +35,19 @@ std::vector<void*> FillOnePage(size_t size) {
   return blocks;
 }
 
+// Goes on allocating until that page is on the full list: not when nothing is found in it, but when it has no block
+// after its turn in the queue either. The blocks, in other pages.
+std::vector<void*> FillMore(size_t size, const std::vector<void*>& blocks) {
+  const probe_page_t page = PageOf(blocks[0]);
+  std::vector<void*> more;
+  while (!PageAt(page.slot).in_full && more.size() < 2 * page.reserved) {
+    more.push_back(mi_malloc(size));
+    EXPECT_NE(PageOf(more.back()).slot, page.slot);
+  }
+  EXPECT_TRUE(PageAt(page.slot).in_full);
+  return more;
+}
+
 void FreeAll(const std::vector<void*>& blocks) {
   for (void* block : blocks) mi_free(block);
 }
@@ -151,20 +164,23 @@ TEST(PageExtendTest, TheFirstPagesHaveDifferentColoursAndLaterOnesNone) {
 
 // ---- the full list ------------------------------------------------------------------------------------------
 
-TEST(FullListTest, AFullPageLeavesItsQueueAndComesBackWithItsOwnersFirstFree) {
+TEST(FullListTest, APageThatIsFullAfterItsTurnLeavesItsQueueAndComesBackWithItsOwnersFirstFree) {
   InThread([] {
     mi_theap_t* theap = probe_theap_main();
     std::vector<void*> blocks = FillOnePage(80);
     void* slot = PageOf(blocks[0]).slot;
     size_t bin = PageOf(blocks[0]).bin;
     EXPECT_FALSE(PageAt(slot).in_full) << "nobody has looked for a block since it became full";
-    void* more = mi_malloc(80);
-    EXPECT_NE(PageOf(more).slot, slot);
-    EXPECT_TRUE(PageAt(slot).in_full);
+    std::vector<void*> more = {mi_malloc(80)};
+    EXPECT_NE(PageOf(more[0]).slot, slot);
+    EXPECT_FALSE(PageAt(slot).in_full) << "found so once";
+    EXPECT_EQ(probe_queue_length(theap, bin), 2u);
+    EXPECT_TRUE(probe_theap_is_sound(theap));
+    for (void* block : FillMore(80, blocks)) more.push_back(block);
     EXPECT_TRUE(PageAt(slot).owner_full);
     EXPECT_EQ(PageAt(slot).state, PROBE_DELAYED);
     EXPECT_EQ(probe_queue_length(theap, probe_bin_full()), 1u);
-    EXPECT_EQ(probe_queue_length(theap, bin), 1u);
+    EXPECT_EQ(probe_queue_length(theap, bin), 2u) << "the page made next, which has no block either now, and the third";
     EXPECT_TRUE(probe_theap_is_sound(theap));
     mi_free(blocks.back());
     blocks.pop_back();
@@ -172,9 +188,49 @@ TEST(FullListTest, AFullPageLeavesItsQueueAndComesBackWithItsOwnersFirstFree) {
     EXPECT_FALSE(PageAt(slot).owner_full);
     EXPECT_EQ(PageAt(slot).state, PROBE_NORMAL);
     EXPECT_EQ(probe_queue_length(theap, probe_bin_full()), 0u);
-    EXPECT_EQ(probe_queue_length(theap, bin), 2u);
+    EXPECT_EQ(probe_queue_length(theap, bin), 3u);
     EXPECT_TRUE(probe_theap_is_sound(theap));
-    mi_free(more);
+    FreeAll(more);
+    FreeAll(blocks);
+  });
+}
+
+TEST(FullListTest, APageWithBlocksAfterItsTurnServesWithoutHavingBeenThere) {
+  InThread([] {
+    mi_theap_t* theap = probe_theap_main();
+    std::vector<void*> blocks = FillOnePage(80), second = {mi_malloc(80)};
+    const probe_page_t page = PageOf(blocks[0]);
+    for (int i = 0; i < 10; i++) {
+      mi_free(blocks.back());
+      blocks.pop_back();
+    }
+    while (second.size() < page.reserved) second.push_back(mi_malloc(80));
+    for (int i = 0; i < 10; i++) {
+      blocks.push_back(mi_malloc(80));
+      EXPECT_EQ(PageOf(blocks.back()).slot, page.slot) << i;
+    }
+    EXPECT_EQ(probe_queue_length(theap, probe_bin_full()), 0u);
+    EXPECT_TRUE(probe_theap_is_sound(theap));
+    EXPECT_TRUE(mi_heap_check(mi_heap_main()));
+    FreeAll(second);
+    FreeAll(blocks);
+  });
+}
+
+TEST(FullListTest, WhenSixtyFourPagesWaitForTheirTurnOthersAreFullAtOnce) {
+  InThread([] {
+    mi_theap_t* theap = probe_theap_main();
+    std::vector<void*> blocks;
+    const size_t classes = 70;
+    ASSERT_LE(classes, probe_bin_last());
+    for (size_t bin = probe_bin_last(); bin > probe_bin_last() - classes; bin--) {
+      const std::vector<void*> filled = FillOnePage(probe_bin_size(bin));
+      blocks.insert(blocks.end(), filled.begin(), filled.end());
+      blocks.push_back(mi_malloc(probe_bin_size(bin)));
+    }
+    EXPECT_TRUE(probe_theap_is_sound(theap));
+    EXPECT_TRUE(mi_heap_check(mi_heap_main()));
+    EXPECT_EQ(probe_queue_length(theap, probe_bin_full()), classes - 64);
     FreeAll(blocks);
   });
 }
@@ -202,11 +258,11 @@ TEST(DelayedListTest, TheFirstRemoteFreeOfAFullPageGoesToTheTheapAndBringsThePag
   Worker owner, other;
   mi_theap_t* theap = nullptr;
   std::vector<void*> blocks;
-  void* more = nullptr;
+  std::vector<void*> more;
   owner.Run([&] {
     theap = probe_theap_main();
     blocks = FillOnePage(80);
-    more = mi_malloc(80);
+    more = FillMore(80, blocks);
   });
   probe_page_t page = PageOf(blocks[0]);
   ASSERT_EQ(page.state, PROBE_DELAYED);
@@ -230,19 +286,19 @@ TEST(DelayedListTest, TheFirstRemoteFreeOfAFullPageGoesToTheTheapAndBringsThePag
   EXPECT_EQ(page.used, page.capacity - 1);
   EXPECT_EQ(page.local_free, 1u);
   EXPECT_EQ(page.remote_free, 2u);
-  EXPECT_EQ(probe_queue_length(theap, page.bin), 2u);
+  EXPECT_EQ(probe_queue_length(theap, page.bin), 3u);
   owner.Run([&] {
     EXPECT_TRUE(probe_theap_is_sound(theap));
     // The page serves again, all three blocks of it.
     std::vector<void*> again;
     size_t from_page = 0;
-    for (size_t i = 0; i < page.reserved + 2; i++) {
+    for (size_t i = 0; i < 2 * page.reserved; i++) {
       again.push_back(mi_malloc(80));
       from_page += PageOf(again.back()).slot == page.slot;
     }
     EXPECT_EQ(from_page, 3u);
     FreeAll(again);
-    mi_free(more);
+    FreeAll(more);
     FreeAll(blocks);
     mi_collect(true);
     EXPECT_EQ(probe_theap_page_count(theap), 0u);
@@ -253,11 +309,11 @@ TEST(DelayedListTest, ASlowPathOfAnotherClassDrainsIt) {
   Worker owner;
   std::vector<void*> blocks;
   mi_theap_t* theap = nullptr;
-  void* more = nullptr;
+  std::vector<void*> more;
   owner.Run([&] {
     theap = probe_theap_main();
     blocks = FillOnePage(80);
-    more = mi_malloc(80);
+    more = FillMore(80, blocks);
   });
   mi_free(blocks.back());
   blocks.pop_back();
@@ -266,7 +322,7 @@ TEST(DelayedListTest, ASlowPathOfAnotherClassDrainsIt) {
     mi_free(mi_malloc(200000));
     EXPECT_EQ(probe_delayed_length(theap), 0u);
     EXPECT_FALSE(PageOf(blocks[0]).in_full);
-    mi_free(more);
+    FreeAll(more);
     FreeAll(blocks);
   });
 }
@@ -519,18 +575,21 @@ TEST(AbandonedPageTest, AnEmptyOneThatIsFarDownInItsStackIsNotReleasedWhileItIsL
   for (void* block : blocks) pages.push_back(PageOf(block));
   InThread([&] {
     probe_thread_record();
-    // The first or the last of them is at the bottom of the stack.
+    // The first or the last of them, or the last that was full, is at the bottom of the stack.
     size_t bottom = 0;
-    mi_free(blocks[0]);
-    if (probe_slices_are_free(pages[0].slot, 1)) mi_free(blocks[bottom = blocks.size() - 1]);
+    for (size_t i : {size_t{0}, blocks.size() - 1, blocks.size() - 3}) {
+      mi_free(blocks[bottom = i]);
+      if (!probe_slices_are_free(pages[i].slot, 1)) break;
+      blocks[i] = nullptr;
+    }
     const probe_page_t page = pages[bottom], now = PageAt(page.slot);
     ASSERT_FALSE(probe_slices_are_free(page.slot, page.slices)) << "a stack still leads to it";
     EXPECT_EQ(now.state, PROBE_ABANDONED);
     EXPECT_TRUE(now.listed);
     EXPECT_EQ(now.used, 0u);
     EXPECT_EQ(now.capacity, 0u);
-    for (size_t i = 1; i < blocks.size(); i++) {
-      if (i == bottom) continue;
+    for (size_t i = 0; i < blocks.size(); i++) {
+      if (i == bottom || blocks[i] == nullptr) continue;
       EXPECT_TRUE(PageAt(pages[i].slot).listed) << "what was popped on the way went back";
       mi_free(blocks[i]);
     }
@@ -577,7 +636,7 @@ TEST(AbandonedPageTest, FullPagesOfAnEndedThreadAreFoundWhenTheyHaveRoomAgain) {
   std::vector<void*> blocks;
   InThread([&] {
     blocks = FillOnePage(2000);
-    mi_free(mi_malloc(2000));
+    FreeAll(FillMore(2000, blocks));
     EXPECT_EQ(PageOf(blocks[0]).state, PROBE_DELAYED);
   });
   probe_page_t page = PageOf(blocks[0]);
