@@ -339,6 +339,13 @@ static inline void begin_word(mi_theap_t* theap, mi_page_t* page, mi_bits_t* bit
   theap->supplied_bytes += blocks * page->block_size;
 }
 
+void _mi_bits_take_back(mi_theap_t* theap, const mi_page_t* page) {
+  const size_t blocks = (size_t)__builtin_popcountll(mi_bits_of(page)->avail), bytes = blocks * page->block_size;
+  // Those that came before the last deferred_free are counted there.
+  theap->supplied_blocks -= (blocks < theap->supplied_blocks ? blocks : theap->supplied_blocks);
+  theap->supplied_bytes -= (bytes < theap->supplied_bytes ? bytes : theap->supplied_bytes);
+}
+
 // Now and then a page gets its next blocks before it must, so that a block that is freed is not always the next to be
 // handed out. In the secure build not where more than an OS page is free already: a page would go on growing, and in
 // the end touch all of its memory, however few blocks are in use.

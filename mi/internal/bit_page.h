@@ -102,6 +102,8 @@ static inline mi_thread_free_t mi_word_base(const mi_page_t* page, mi_thread_fre
 mi_hidden bool _mi_bits_begin(mi_page_t* page, uint32_t policy);
 // All blocks go with the page, or are free from now on (a reset).
 mi_hidden void _mi_bits_drop(mi_page_t* page);
+// The page is about to go by a rewind: what was to be handed out next counts as supplied to the program no more.
+mi_hidden void _mi_bits_take_back(mi_theap_t* theap, const mi_page_t* page);
 // The page goes, with no block in use: by who has it, and nobody is DELAYING.
 mi_hidden void _mi_bits_end(mi_page_t* page);
 // Does a page of a theap with this policy end with a guard? `single`: one with one block.
