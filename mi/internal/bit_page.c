@@ -61,16 +61,25 @@ const mi_bits_t _mi_bits_empty;
 #define MARGIN MI_SLICE_SIZE
 #define COMMIT_SEGMENTS ((size_t)4)
 
+static size_t area_size(const mi_arena_t* arena) {
+  return mi_round_up(arena->segment_count, COMMIT_SEGMENTS) * MI_BITS_STRIDE + 2 * MARGIN;
+}
+
 static uint8_t* arena_bits(mi_arena_t* arena) {
   uint8_t* seen = mi_load_acquire(&arena->bits);
   if (mi_likely(seen != NULL)) return seen;
-  const size_t size = mi_round_up(arena->segment_count, COMMIT_SEGMENTS) * MI_BITS_STRIDE + 2 * MARGIN;
+  const size_t size = area_size(arena);
   uint8_t* const area = _mi_os_reserve(size, MI_OS_PAGE, MI_SECURE != 0);
   if (area == NULL) return NULL;
   uint8_t* const bits = area + MARGIN;
   if (mi_cas_strong_acq_rel(&arena->bits, &seen, bits)) return bits;
   _mi_os_unreserve(area, size);
   return seen;
+}
+
+void _mi_bits_unmap(mi_arena_t* arena) {
+  uint8_t* const bits = mi_load_acquire(&arena->bits);
+  if (bits != NULL) _mi_os_unreserve(bits - MARGIN, area_size(arena));
 }
 
 // Fills the pattern, unless it is there. Threads that come at the same time do so together: each word is that of who is

@@ -122,6 +122,8 @@ static inline size_t mi_page_slices(uint32_t policy, size_t size, bool is_intern
   if (mi_unlikely(mi_policy_guards(policy, false))) return (size <= MI_SLICE_SIZE - MI_OS_PAGE ? 1 : 2);
   return (size <= 8 * MI_KiB || is_internal ? 1 : 8);
 }
+// The arena is about to be unmapped, with the library's end: so is what was reserved beside it.
+mi_hidden void _mi_bits_unmap(mi_arena_t* arena);
 // Nothing that could be freed remembers a policy: the slice (or with slice 0 the segment) is used for something else.
 mi_hidden void _mi_bits_forget(const mi_segment_t* segment, size_t slice);
 // The same for slots [from, to) of a page, counted from its first.
