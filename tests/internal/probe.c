@@ -192,6 +192,11 @@ bool probe_page_of(const void* p, probe_page_t* out) {
   return true;
 }
 
+size_t probe_block_size(const void* p) {
+  const mi_page_t* const page = _mi_page_of_any(p);
+  return (page == NULL ? 0 : page->block_size);
+}
+
 bool probe_slices_are_free(const void* slot, size_t count) {
   const mi_page_t* const page = slot;
   size_t index;
