@@ -73,6 +73,20 @@ inline constexpr size_t kMinAlign = MI_MIN_ALIGN;
 inline constexpr size_t kMinAlign = 16;
 #endif
 
+// Every heap is checked: all pages are bit pages, there are no regions, a block's usable size is what was asked for,
+// and misuse ends the program.
+#ifdef MI_SECURE
+inline constexpr bool kSecure = MI_SECURE != 0;
+#else
+inline constexpr bool kSecure = false;
+#endif
+
+// Why a test is skipped there.
+inline constexpr char kMisuseEnds[] = "in the secure build misuse ends the program";
+inline constexpr char kNoRegions[] = "in the secure build there are no regions";
+inline constexpr char kUsableIsAsked[] = "in the secure build the usable size is what was asked for";
+inline constexpr char kNoOrder[] = "in the secure build blocks come in no order that could be told";
+
 // An iteration count: `normal` as a rule, a tenth under a sanitizer, `soak` in the long versions.
 inline int Scaled(int normal, int soak = 0) {
   if (kSoak && soak > 0) return soak;

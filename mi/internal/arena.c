@@ -13,6 +13,7 @@
 
 #include <string.h>
 
+#include "mi/internal/bit_page.h"
 #include "mi/internal/options.h"
 #include "mi/internal/os.h"
 #include "mi/internal/stats.h"
@@ -434,6 +435,7 @@ void _mi_arenas_unmap(void) {
   for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
     mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[i]);
     if (arena == NULL) break;
+    _mi_bits_unmap(arena);
     if (!arena->is_foreign) _mi_os_unreserve(arena->start, arena->segment_count << MI_SEGMENT_SHIFT);
   }
 }

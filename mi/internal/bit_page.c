@@ -64,16 +64,25 @@ const mi_bits_t _mi_bits_empty;
 #define MARGIN MI_SLICE_SIZE
 #define COMMIT_SEGMENTS ((size_t)4)
 
+static size_t area_size(const mi_arena_t* arena) {
+  return mi_round_up(arena->segment_count, COMMIT_SEGMENTS) * MI_BITS_STRIDE + 2 * MARGIN;
+}
+
 static uint8_t* arena_bits(mi_arena_t* arena) {
   uint8_t* seen = mi_load_acquire(&arena->bits);
   if (mi_likely(seen != NULL)) return seen;
-  const size_t size = mi_round_up(arena->segment_count, COMMIT_SEGMENTS) * MI_BITS_STRIDE + 2 * MARGIN;
+  const size_t size = area_size(arena);
   uint8_t* const area = _mi_os_reserve(size, MI_OS_PAGE, MI_SECURE != 0);
   if (area == NULL) return NULL;
   uint8_t* const bits = area + MARGIN;
   if (mi_cas_strong_acq_rel(&arena->bits, &seen, bits)) return bits;
   _mi_os_unreserve(area, size);
   return seen;
+}
+
+void _mi_bits_unmap(mi_arena_t* arena) {
+  uint8_t* const bits = mi_load_acquire(&arena->bits);
+  if (bits != NULL) _mi_os_unreserve(bits - MARGIN, area_size(arena));
 }
 
 // Fills the pattern, unless it is there. Threads that come at the same time do so together: each word is that of who is
@@ -342,6 +351,13 @@ static inline void begin_word(mi_theap_t* theap, mi_page_t* page, mi_bits_t* bit
   page->recycled += blocks;
   theap->supplied_blocks += blocks;
   theap->supplied_bytes += blocks * page->block_size;
+}
+
+void _mi_bits_take_back(mi_theap_t* theap, const mi_page_t* page) {
+  const size_t blocks = (size_t)__builtin_popcountll(mi_bits_of(page)->avail), bytes = blocks * page->block_size;
+  // Those that came before the last deferred_free are counted there.
+  theap->supplied_blocks -= (blocks < theap->supplied_blocks ? blocks : theap->supplied_blocks);
+  theap->supplied_bytes -= (bytes < theap->supplied_bytes ? bytes : theap->supplied_bytes);
 }
 
 // Now and then a page gets its next blocks before it must, so that a block that is freed is not always the next to be

@@ -102,6 +102,8 @@ static inline mi_thread_free_t mi_word_base(const mi_page_t* page, mi_thread_fre
 mi_hidden bool _mi_bits_begin(mi_page_t* page, uint32_t policy);
 // All blocks go with the page, or are free from now on (a reset).
 mi_hidden void _mi_bits_drop(mi_page_t* page);
+// The page is about to go by a rewind: what was to be handed out next counts as supplied to the program no more.
+mi_hidden void _mi_bits_take_back(mi_theap_t* theap, const mi_page_t* page);
 // The page goes, with no block in use: by who has it, and nobody is DELAYING.
 mi_hidden void _mi_bits_end(mi_page_t* page);
 // Does a page of a theap with this policy end with a guard? `single`: one with one block.
@@ -121,6 +123,8 @@ static inline size_t mi_page_slices(uint32_t policy, size_t size, bool is_intern
   if (mi_unlikely(mi_policy_guards(policy, false))) return (size <= MI_SLICE_SIZE - MI_OS_PAGE ? 1 : 2);
   return (size <= MI_SMALL_PAGE_BLOCK_MAX || is_internal ? 1 : 8);
 }
+// The arena is about to be unmapped, with the library's end: so is what was reserved beside it.
+mi_hidden void _mi_bits_unmap(mi_arena_t* arena);
 // Nothing that could be freed remembers a policy: the slice (or with slice 0 the segment) is used for something else.
 mi_hidden void _mi_bits_forget(const mi_segment_t* segment, size_t slice);
 // The same for slots [from, to) of a page, counted from its first.

@@ -1507,6 +1507,7 @@ static void rewind_page(mi_theap_t* theap, mi_page_t* page, bool unused) {
   if (!page->in_full && mi_page_is_single(page)) return;  // its block is freed: see theap_sweep_late
   mi_queue_unlink(theap, page->in_full ? MI_BIN_FULL : page->bin, page);
   theap->page_count--;
+  if (mi_unlikely(page->policy != 0)) _mi_bits_take_back(theap, page);
   free_held_page(theap->heap, page);
 }
 

@@ -196,8 +196,10 @@ TEST(HeapDeferredTest, WhatARewindFreesWasAllocatedAllTheSame) {
       ASSERT_TRUE(mi_heap_rewind(heap, mark));
     }
     const size_t expected = (cadence == 0 ? 20000 * 2 * 48 / (64 * kKiB) : 40);
+    // In the secure build up to 63 blocks that were ready before a call, and went with the rewind, count once more.
+    const size_t again = (kSecure ? (expected * 63 * 48 + 64 * kKiB - 1) / (64 * kKiB) : 0);
     EXPECT_GE(calls.due() + 1, expected) << cadence;
-    EXPECT_LE(calls.due(), expected) << cadence;
+    EXPECT_LE(calls.due(), expected + again) << cadence;
     mi_heap_destroy(heap);
   }
 }

@@ -147,6 +147,18 @@ static size_t list_length(const mi_block_t* block) {
   return n;
 }
 
+// Free blocks of a page, as far as its owner knows; those in quarantine are none.
+static size_t free_count(const mi_page_t* page) {
+  if (page->policy == 0) return list_length(page->free) + list_length(page->local_free);
+  const mi_bits_t* const bits = mi_bits_of(page);
+  size_t taken = 0;
+  for (size_t i = 0; i < page->capacity; i++) {
+    const mi_bit_word_t* const word = &bits->words[i / 64];
+    taken += ((mi_load_relaxed(&((mi_bit_word_t*)word)->live) | word->fresh | word->old) >> (i % 64)) & 1;
+  }
+  return page->capacity - taken;
+}
+
 void probe_page_at(const void* slot, probe_page_t* out) {
   mi_page_t* const page = (mi_page_t*)slot;
   const mi_thread_free_t tf = mi_load_acquire(&page->thread_free);
@@ -184,6 +196,11 @@ bool probe_page_of(const void* p, probe_page_t* out) {
   if (page == NULL) return false;
   probe_page_at(page, out);
   return true;
+}
+
+size_t probe_block_size(const void* p) {
+  const mi_page_t* const page = _mi_page_of_any(p);
+  return (page == NULL ? 0 : page->block_size);
 }
 
 bool probe_slices_are_free(const void* slot, size_t count) {
@@ -231,9 +248,7 @@ bool probe_theap_is_sound(const mi_theap_t* theap) {
         if (page->next->prev != page || mi_load_relaxed(&page->theap) != theap) return false;
         if ((page->in_full != 0) != (bin == MI_BIN_FULL)) return false;
         if (bin <= MI_BIN_LAST && page->bin != bin) return false;
-        if (bin <= MI_BIN_LAST &&
-            page->used + list_length(page->free) + list_length(page->local_free) != page->capacity)
-          return false;
+        if (bin <= MI_BIN_LAST && page->used + free_count(page) != page->capacity) return false;
         if (page->capacity > page->reserved) return false;
         page = page->next;
       } while (page != first);
@@ -241,7 +256,7 @@ bool probe_theap_is_sound(const mi_theap_t* theap) {
     if (bin <= MI_BIN_DIRECT_LAST) {
       const mi_page_t* const want = (first == NULL ? MI_PAGE_EMPTY : first);
       for (size_t size = 1; size <= MI_DIRECT_SIZE_MAX; size++) {
-        if (mi_bin_of(size) == bin && theap->direct[(size + 7) / 8] != want) return false;
+        if (mi_theap_bin(theap, mi_bin_of(size)) == bin && theap->direct[(size + 7) / 8] != want) return false;
       }
     }
   }

@@ -145,6 +145,7 @@ typedef struct probe_page_s {
   const mi_heap_t* heap;
   const mi_theap_t* theap;
 } probe_page_t;
+size_t probe_block_size(const void* p);  // of the page's blocks: in the secure build more than what is usable
 bool probe_page_of(const void* p, probe_page_t* page);  // false: no page there
 void probe_page_at(const void* slot, probe_page_t* page);
 bool probe_slices_are_free(const void* slot, size_t count);  // `count` slices from this slot's on

@@ -4,12 +4,14 @@
 // Usage: plugin_host threads LIBRARY     unloads while threads that used it go on, again and again
 //        plugin_host space LIBRARY       unloading gives the address space back (MIMALLOC_DESTROY_ON_EXIT=1)
 //        plugin_host together LIBRARY... all at once
-//        plugin_host exchange LIBRARY    blocks of one allocator are given to the other
+//        plugin_host exchange LIBRARY    blocks of one allocator are given to the other (secure build: ends the
+//        program)
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <malloc.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -115,6 +117,32 @@ static void* hidden(void* p) {
   return p;
 }
 
+#if defined(MI_SECURE) && MI_SECURE
+// Each allocator ends the program that gives it a block of the other.
+static void exchange(const plugin_t* plugin) {
+  char* const ours = hidden(malloc(100));
+  char* const theirs = plugin->allocate(100);
+  CHECK(mi_is_in_heap_region(ours) && !mi_is_in_heap_region(theirs));
+  for (int misuse = 0; misuse < 6; misuse++) {
+    const pid_t child = fork();
+    if (child == 0) {
+      close(STDERR_FILENO);
+      if (misuse == 0) plugin->free(ours);
+      if (misuse == 1) free(hidden(theirs));
+      if (misuse == 2) (void)plugin->usable(ours);
+      if (misuse == 3) (void)hidden((void*)malloc_usable_size(hidden(theirs)));
+      if (misuse == 4) (void)plugin->resize(ours, 10);
+      if (misuse == 5) (void)hidden(realloc(hidden(theirs), 10));
+      _exit(0);
+    }
+    int status = 0;
+    CHECK(child > 0 && waitpid(child, &status, 0) == child);
+    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+  }
+  free(hidden(ours));
+  plugin->free(theirs);
+}
+#else
 // Each allocator leaves the other's blocks alone.
 static void exchange(const plugin_t* plugin) {
   CHECK(mi_is_in_heap_region != NULL);
@@ -135,6 +163,7 @@ static void exchange(const plugin_t* plugin) {
     plugin->free(theirs);
   }
 }
+#endif
 
 int main(int argc, char** argv) {
   if (argc < 3) fail("usage: plugin_host threads|space|together|exchange LIBRARY...", __LINE__);

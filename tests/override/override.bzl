@@ -29,7 +29,7 @@ def override_test(name, srcs, size = "small", gtest = True, static_filter = "", 
         srcs = srcs,
         copts = _FLAGS,
         linkopts = ["-pthread"],
-        deps = deps,
+        deps = deps + ["//mi:build_options"],  # whose macros say what the library does
         tags = _TAGS,
     )
     native.sh_test(

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <malloc.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,6 +53,13 @@ T Opaque(T value) {
   __asm__ volatile("" : "+r"(value) : : "memory");
   return value;
 }
+
+// The secure build: misuse ends the program.
+#if defined(MI_SECURE) && MI_SECURE
+constexpr bool kSecure = true;
+#else
+constexpr bool kSecure = false;
+#endif
 
 bool IsOurs(const void* p) { return mi_is_in_heap_region != nullptr && mi_is_in_heap_region(p); }
 
@@ -283,7 +291,7 @@ TEST(OverrideTest, FreeKeepsErrnoWhateverItIsGiven) {
   std::vector<void*> blocks;
   for (size_t size : {0u, 8u, 100u, 5000u, 70000u, 1000000u, 8000000u}) blocks.push_back(malloc(size));
   blocks.push_back(nullptr);
-  blocks.push_back(Opaque<void*>(&on_stack));
+  if (!kSecure) blocks.push_back(Opaque<void*>(&on_stack));
   void* of_other_thread = nullptr;
   std::thread([&] { of_other_thread = malloc(200); }).join();
   blocks.push_back(of_other_thread);
@@ -299,9 +307,17 @@ TEST(OverrideTest, FreeKeepsErrnoWhateverItIsGiven) {
 
 class ForeignTest : public testing::Test {
  protected:
-  // Free, resize and measure; nothing of the memory may be read or written, whatever its protection.
+  // Free, resize and measure; nothing of the memory may be read or written, whatever its protection. In the secure
+  // build each of them ends the program.
   static void ExpectIgnored(void* p) {
     const auto again = [p] { return Opaque(p); };
+    if (kSecure) {
+      EXPECT_EXIT(free(again()), testing::KilledBySignal(SIGABRT), "corruption");
+      EXPECT_EXIT(Opaque(malloc_usable_size(again())), testing::KilledBySignal(SIGABRT), "corruption");
+      EXPECT_EXIT(Opaque(realloc(again(), 100)), testing::KilledBySignal(SIGABRT), "corruption");
+      EXPECT_EXIT(::operator delete(again()), testing::KilledBySignal(SIGABRT), "corruption");
+      return;
+    }
     errno = 1234;
     free(again());
     EXPECT_EQ(errno, 1234);
