@@ -33,6 +33,11 @@ namespace {
     }                                                                       \
   } while (0)
 
+#if defined(MI_SECURE) && MI_SECURE
+constexpr bool kSecure = true;  // a pointer that is none of a block ends the process
+#else
+constexpr bool kSecure = false;
+#endif
 constexpr int kHeaps = 8;  // the first one is the main heap
 constexpr size_t kBlocks = 256;
 constexpr size_t kCalls = 2000;
@@ -338,6 +343,8 @@ class Model {
     config.size = sizeof(config);
     if ((kind & 4) != 0) config.flags |= MI_HEAP_ZERO;
     if ((kind & 8) != 0) config.flags |= MI_HEAP_GUARDED;
+    if ((kind & 3) == 3) config.flags |= MI_HEAP_HARDENED;
+    if ((kind & 67) == 66) config.flags |= MI_HEAP_QUARANTINE | MI_HEAP_WIPE;
     if ((kind & 16) != 0) config.name = "fuzzed";
     if ((kind & 32) != 0 && parent != 0) config.parent = heaps_[parent].heap;
     if ((kind & 192) == 192) config.retain = 65536;
@@ -543,7 +550,7 @@ class Model {
         return;
       }
       default:  // what must be refused and change nothing
-        mi_free(reinterpret_cast<void*>(static_cast<uintptr_t>(bytes_.Next()) * 8));
+        if (const uintptr_t at = bytes_.Next() * 8; !kSecure) mi_free(reinterpret_cast<void*>(at));
         EXPECT(mi_heap_malloc(heaps_[SomeHeap()].heap, too_large_ - bytes_.Next()) == nullptr, "a block of that size");
         return;
     }
