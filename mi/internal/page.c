@@ -1504,7 +1504,10 @@ void _mi_theap_seal(mi_theap_t* theap, uint16_t depth) {
 static void rewind_page(mi_theap_t* theap, mi_page_t* page, bool unused) {
   (void)unused;
   if (page->depth < theap->depth) return;
-  if (!page->in_full && mi_page_is_single(page)) return;  // its block is freed: see theap_sweep_late
+  if (!page->in_full && mi_page_is_single(page)) {  // its block is freed: see theap_sweep_late
+    page->depth = theap->depth;
+    return;
+  }
   mi_queue_unlink(theap, page->in_full ? MI_BIN_FULL : page->bin, page);
   theap->page_count--;
   if (mi_unlikely(page->policy != 0)) _mi_bits_take_back(theap, page);
@@ -1591,8 +1594,7 @@ void _mi_frozen_pages_unseal(mi_heap_t* heap, uint16_t depth) {
   _mi_frozen_pages_each(heap, frozen_unseal, &(frozen_t){heap, depth});
 }
 
-// --- abandoning a theap
-// -----------------------------------------------------------------------------------------------
+// --- abandoning a theap ---------------------------------------------------------------------------------------------
 
 static void abandon_page(mi_theap_t* theap, mi_page_t* page, bool unused) {
   (void)unused;

@@ -443,8 +443,9 @@ class Model {
     const int h = SomeHeap(), parent = SomeHeap();
     if (h == 0 || IsAbove(h, parent)) return;
     EXPECT(mi_heap_set_parent(heaps_[h].heap, parent == 0 ? nullptr : heaps_[parent].heap), "heap %d to %d", h, parent);
+    const int former = heaps_[h].parent;
     heaps_[h].parent = (parent == 0 ? -1 : parent);
-    heaps_[h].joined = now_;
+    if (heaps_[h].parent != former) heaps_[h].joined = now_;  // else nothing happens: marks of the parent stay older
   }
 
   void MarkOrRewind(int how) {

@@ -322,6 +322,21 @@ TEST(HardenedHeap, WhatOneBlockIsExpandedToSaysNothingOfItsNeighbours) {
   mi_heap_destroy(heap);
 }
 
+// A block alone in its page stays there for its quarantine, whatever becomes of the mark before it.
+TEST(Quarantine, OutlivesTheMarkUnderWhichItBegan) {
+  mi_heap_t* heap = NewHeap(MI_HEAP_QUARANTINE);
+  const mi_heap_mark_t first = mi_heap_mark(heap), second = mi_heap_mark(heap);
+  ASSERT_NE(second.serial, 0u);
+  void* block = mi_heap_malloc(heap, 300000);
+  ASSERT_NE(block, nullptr);
+  mi_free(block);
+  EXPECT_TRUE(mi_heap_rewind(heap, first));
+  EXPECT_TRUE(mi_heap_check(heap));
+  EXPECT_TRUE(mi_heap_unmark(heap, first));
+  EXPECT_TRUE(mi_heap_check(heap));
+  mi_heap_destroy(heap);
+}
+
 TEST(HardenedHeap, HandlesLieWhereItsPagesWere) {
   mi_heap_t* heap = NewHeap(MI_HEAP_HARDENED);
   for (int i = 0; i < 5000; i++) ASSERT_NE(mi_heap_malloc(heap, 100), nullptr);
