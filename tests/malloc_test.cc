@@ -840,6 +840,29 @@ TEST(MisuseTest, ReallocOfAForeignPointerIsReportedAndRefused) {
   EXPECT_EQ(FindOther(elsewhere.get(), 0, 100, 3), 100u);
 }
 
+// In builds that notice what is written behind a block.
+TEST(MisuseTest, TheErrorCallbackMayFreeTheBlockThatWasOverrun) {
+  static void* overrun;
+  static int told;
+  if (kAsan) GTEST_SKIP() << "ends the program";
+  for (int i = 0; i < 20; i++) {
+    uint8_t* const p = static_cast<uint8_t*>(Opaque(mi_malloc(Opaque(size_t{100}))));
+    overrun = p;
+    told = 0;
+    mi_register_error(
+        [](int, void*) {
+          if (told++ == 0) mi_free(overrun);
+        },
+        nullptr);
+    if (mi_usable_size(p) == 100) p[100]++;
+    mi_free(p);
+    mi_register_error(nullptr, nullptr);
+    std::set<void*> blocks;
+    for (int k = 0; k < 200; k++) EXPECT_TRUE(blocks.insert(mi_malloc(100)).second) << "handed out twice";
+    for (void* block : blocks) mi_free(block);
+  }
+}
+
 TEST(MisuseTest, ErrorsAreReportedFromEveryThreadAndStopWhenTheCallbackIsTakenAway) {
   if (kSecure) GTEST_SKIP() << kMisuseEnds;
   int on_stack = 0;

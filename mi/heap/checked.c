@@ -106,23 +106,27 @@ static const char* heap_name_of(const void* p) {
   return (heap == NULL ? "?" : mi_heap_name(heap));
 }
 
-// Reports bytes that were written behind a live block.
-static void block_check_filling(const void* p, const tail_t* tail) {
+// The first byte behind a live block, counted from its start, that was written; or SIZE_MAX.
+static size_t block_breach(const void* p, const tail_t* tail) {
   const uint8_t* const behind = (const uint8_t*)p + tail->size;
   const size_t length = fill_length(p, tail);
   for (size_t i = 0; i < length; i++) {
-    if (behind[i] == fill_byte(tail, i)) continue;
-    _mi_error(EFAULT, "overflow: byte %zu of block %p of %zu bytes (heap \"%s\") was written\n", (size_t)tail->size + i,
-              p, (size_t)tail->size, heap_name_of(p));
-    return;
+    if (behind[i] != fill_byte(tail, i)) return (size_t)tail->size + i;
   }
+  return SIZE_MAX;
 }
 
-// The block is not the program's any more.
+static void block_overrun(const void* p, size_t size, size_t at) {
+  _mi_error(EFAULT, "overflow: byte %zu of block %p of %zu bytes (heap \"%s\") was written\n", at, p, size,
+            heap_name_of(p));
+}
+
+// The block is not the program's any more: first, so that a callback which frees it has that refused.
 static void block_undress(void* p, tail_t* tail) {
-  block_check_filling(p, tail);
+  const size_t size = tail->size, at = block_breach(p, tail);
   tail->check = ~tail->check;
-  _mi_track_free(p, tail->size);
+  _mi_track_free(p, size);
+  if (mi_unlikely(at != SIZE_MAX)) block_overrun(p, size, at);
 }
 
 // The tool is told, unless the core will refuse; what is no block ends the program here already.
@@ -361,10 +365,10 @@ void* _mi_checked_expand(void* p, size_t newsize) {
       return _mi_policy_expand(_mi_page_of_any(p), p, newsize);
     case BLOCK_LIVE: {
       if (newsize > (size_t)((uint8_t*)tail - (uint8_t*)p)) return NULL;
-      const size_t size = tail->size;
-      block_check_filling(p, tail);
+      const size_t size = tail->size, at = block_breach(p, tail);
       tail_write(p, tail, newsize, tail->inside);
       _mi_track_resize(p, size, newsize);
+      if (mi_unlikely(at != SIZE_MAX)) block_overrun(p, size, at);
       return p;
     }
     default:
