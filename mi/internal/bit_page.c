@@ -101,6 +101,16 @@ static void padding_begin(void) {
     mi_store_release(&_mi_padding_pattern[i], mi_load_relaxed(&_mi_padding_pattern[i - period]));
 }
 
+// Makes the bits of segments [from, to) writable. At the limit of mappings all behind them is to be in core files too,
+// so that the border between two mappings moves, as in an arena (arena.c).
+static bool bits_commit(const mi_arena_t* arena, uint8_t* bits, size_t from, size_t to) {
+  uint8_t* const start = bits + from * MI_BITS_STRIDE;
+  const size_t size = (to - from) * MI_BITS_STRIDE;
+  if (mi_likely(_mi_os_commit(start, size))) return true;
+  const uint8_t* const end = bits - MARGIN + area_size(arena);
+  return _mi_os_dump(start, (size_t)(end - start)) && _mi_os_commit(start, size);
+}
+
 // The head of a slice's bits, writable; NULL: no memory.
 static mi_bits_t* bits_make(const mi_page_t* page) {
   size_t index;
@@ -111,7 +121,7 @@ static mi_bits_t* bits_make(const mi_page_t* page) {
   size_t ready = mi_load_acquire(&arena->bits_ready);
   if (index >= ready) {
     const size_t end = mi_round_up(index + 1, COMMIT_SEGMENTS);
-    if (!_mi_os_commit(bits + ready * MI_BITS_STRIDE, (end - ready) * MI_BITS_STRIDE)) return NULL;
+    if (!bits_commit(arena, bits, ready, end)) return NULL;
     while (ready < end && !mi_cas_weak_acq_rel(&arena->bits_ready, &ready, end)) {
     }
   }

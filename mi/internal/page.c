@@ -276,7 +276,7 @@ static bool class_is_counted(const mi_page_t* page) {
   return page->kind == MI_PAGE_CLASS && page->policy == 0 && mi_load_relaxed(&page->heap) != &_mi_heap_internal;
 }
 
-// A page of medium blocks is full: the next one is to be twice as long.
+// A page of medium blocks has none left: the next one is to be twice as long.
 static void class_fills(const mi_page_t* page) {
   const size_t kib = 2 * page->slices * (MI_SLICE_SIZE / MI_KiB);
   if (class_is_counted(page) && page->block_size > MI_SMALL_PAGE_BLOCK_MAX &&
@@ -1087,6 +1087,7 @@ static mi_page_t* theap_find_page(mi_theap_t* theap, size_t bin) {
       refused = true;
     } else if (page_may_dry(theap, page)) {
       page_dries(theap, page);
+      class_fills(page);
     } else if (!page_to_full(theap, page) && !page_is_delaying(page)) {
       continue;  // a free came in: it has room after all
     }

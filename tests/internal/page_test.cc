@@ -55,6 +55,7 @@ void FreeAll(const std::vector<void*>& blocks) {
 // ---- extending --------------------------------------------------------------------------------------------
 
 TEST(PageExtendTest, ANewPageTouchesAtMostOnePageOfTheSystem) {
+  if (kSecure) GTEST_SKIP() << "bit pages get their blocks by the page of the system, in no order";
   InThread([] {
     mi_theap_t* theap = probe_theap_main();
     for (size_t bin = 1; bin <= probe_bin_last(); bin++) {
@@ -142,6 +143,7 @@ TEST(PageExtendTest, ConsecutiveBlocksOfANewPageLieInAddressOrder) {
 }
 
 TEST(PageExtendTest, TheFirstPagesHaveDifferentColoursAndLaterOnesNone) {
+  if (kSecure) GTEST_SKIP() << "bit pages have no colour";
   InThread([] {
     std::vector<std::vector<void*>> pages;
     std::set<size_t> seen;
@@ -164,6 +166,9 @@ TEST(PageExtendTest, TheFirstPagesHaveDifferentColoursAndLaterOnesNone) {
 
 // ---- the full list ------------------------------------------------------------------------------------------
 
+// In the secure build a page of many blocks stays on the full list until its owner freed a few of them.
+constexpr int kComesBackWith = kSecure ? 8 : 1;
+
 TEST(FullListTest, APageThatIsFullAfterItsTurnLeavesItsQueueAndComesBackWithItsOwnersFirstFree) {
   InThread([] {
     mi_theap_t* theap = probe_theap_main();
@@ -182,6 +187,12 @@ TEST(FullListTest, APageThatIsFullAfterItsTurnLeavesItsQueueAndComesBackWithItsO
     EXPECT_EQ(probe_queue_length(theap, probe_bin_full()), 1u);
     EXPECT_EQ(probe_queue_length(theap, bin), 2u) << "the page made next, which has no block either now, and the third";
     EXPECT_TRUE(probe_theap_is_sound(theap));
+    for (int i = 1; i < kComesBackWith; i++) {
+      mi_free(blocks.back());
+      blocks.pop_back();
+      EXPECT_TRUE(PageAt(slot).in_full);
+      EXPECT_TRUE(probe_theap_is_sound(theap));
+    }
     mi_free(blocks.back());
     blocks.pop_back();
     EXPECT_FALSE(PageAt(slot).in_full);
@@ -275,7 +286,7 @@ TEST(DelayedListTest, TheFirstRemoteFreeOfAFullPageGoesToTheTheapAndBringsThePag
   page = PageAt(page.slot);
   EXPECT_EQ(page.state, PROBE_NORMAL);
   EXPECT_EQ(probe_delayed_length(theap), 1u) << "one block tells the theap; the others go to the page";
-  EXPECT_EQ(page.remote_free, 2u);
+  EXPECT_EQ(page.remote_free, kSecure ? 3u : 2u) << "each has a bit in a bit page";
   EXPECT_EQ(page.used, page.capacity) << "only the owner counts";
   EXPECT_TRUE(page.in_full);
   owner.Run([&] { probe_theap_tidy(theap); });
@@ -283,9 +294,15 @@ TEST(DelayedListTest, TheFirstRemoteFreeOfAFullPageGoesToTheTheapAndBringsThePag
   EXPECT_FALSE(page.in_full);
   EXPECT_FALSE(page.owner_full);
   EXPECT_EQ(probe_delayed_length(theap), 0u);
-  EXPECT_EQ(page.used, page.capacity - 1);
-  EXPECT_EQ(page.local_free, 1u);
-  EXPECT_EQ(page.remote_free, 2u);
+  if (kSecure) {
+    EXPECT_EQ(page.used, page.capacity - 3);
+    EXPECT_EQ(page.free, 3u);
+    EXPECT_EQ(page.remote_free, 0u);
+  } else {
+    EXPECT_EQ(page.used, page.capacity - 1);
+    EXPECT_EQ(page.local_free, 1u);
+    EXPECT_EQ(page.remote_free, 2u);
+  }
   EXPECT_EQ(probe_queue_length(theap, page.bin), 3u);
   owner.Run([&] {
     EXPECT_TRUE(probe_theap_is_sound(theap));

@@ -147,6 +147,15 @@ static size_t list_length(const mi_block_t* block) {
   return n;
 }
 
+// Blocks of a bit page that others freed since the last collect.
+static size_t remote_count(mi_page_t* page) {
+  const mi_bits_t* const bits = mi_bits_of(page);
+  size_t n = 0;
+  for (size_t w = 0; w < ((size_t)page->capacity + 63) / 64; w++)
+    n += (size_t)__builtin_popcountll(mi_load_acquire(&bits->words[w].remote));
+  return n;
+}
+
 // Free blocks of a page, as far as its owner knows; those in quarantine are none.
 static size_t free_count(const mi_page_t* page) {
   if (page->policy == 0) return list_length(page->free) + list_length(page->local_free);
@@ -161,7 +170,7 @@ static size_t free_count(const mi_page_t* page) {
 
 void probe_page_at(const void* slot, probe_page_t* out) {
   mi_page_t* const page = (mi_page_t*)slot;
-  const mi_thread_free_t tf = mi_load_acquire(&page->thread_free);
+  const mi_thread_free_t tf = mi_load_acquire(mi_page_word(page));
   const mi_tid_t owner = mi_load_acquire(&page->owner);
   out->slot = page;
   out->slice = mi_page_slice(page);
@@ -175,9 +184,9 @@ void probe_page_at(const void* slot, probe_page_t* out) {
   out->reserved = page->reserved;
   out->color = page->color;
   out->retire = page->retire;
-  out->free = list_length(page->free);
-  out->local_free = list_length(page->local_free);
-  out->remote_free = list_length(MI_LIST(tf));
+  out->free = (page->policy == 0 ? list_length(page->free) : free_count(page));
+  out->local_free = (page->policy == 0 ? list_length(page->local_free) : 0);
+  out->remote_free = (page->policy == 0 ? list_length(MI_LIST(tf)) : remote_count(page));
   out->in_full = page->in_full != 0;
   out->delayed = page->delayed;
   out->pinned = page->pinned;
@@ -397,8 +406,23 @@ static void theap_tell(mi_page_t* page, mi_block_t* block) {
   mi_store_relaxed(&theap->delayed_free, block);
 }
 
+static void bits_tell(mi_page_t* page, mi_bits_t* bits) {
+  mi_theap_t* const theap = mi_load_relaxed(&page->theap);
+  mi_store_relaxed(&bits->queued, 1u);
+  bits->link.next = mi_load_relaxed(&theap->delayed_free);
+  mi_store_relaxed(&theap->delayed_free, &bits->link);
+}
+
 void probe_free_halfway(void* p, bool told) {
   mi_page_t* const page = _mi_page_of_any(p);
+  if (page->policy != 0) {
+    mi_bits_t* const bits = mi_bits_of(page);
+    const size_t index = (mi_page_is_single(page) ? 0 : mi_bits_number(page, bits, p));
+    mi_fetch_or_seq_cst(&bits->words[index / 64].remote, (uint64_t)1 << (index % 64));
+    mi_store_relaxed(&bits->word, MI_WITH_STATE(mi_load_relaxed(&bits->word), MI_DELAYING));
+    if (told) bits_tell(page, bits);
+    return;
+  }
   mi_thread_free_t tf = mi_load_relaxed(&page->thread_free);
   mi_store_relaxed(&page->thread_free, MI_WITH_STATE(tf, MI_DELAYING));
   if (told) theap_tell(page, p);
@@ -406,6 +430,12 @@ void probe_free_halfway(void* p, bool told) {
 
 void probe_free_go_on(void* p, bool told) {
   mi_page_t* const page = _mi_page_of_any(p);
+  if (page->policy != 0) {
+    mi_bits_t* const bits = mi_bits_of(page);
+    if (!told) bits_tell(page, bits);
+    mi_store_relaxed(&bits->word, MI_WITH_STATE(mi_load_relaxed(&bits->word), MI_NORMAL));
+    return;
+  }
   if (!told) theap_tell(page, p);
   mi_store_relaxed(&page->thread_free, MI_WITH_STATE(mi_load_relaxed(&page->thread_free), MI_NORMAL));
 }

@@ -135,7 +135,7 @@ typedef struct probe_page_s {
   size_t block_size;
   uint8_t* start;
   size_t used, capacity, reserved, color, retire;
-  size_t free, local_free, remote_free;  // lengths of the lists
+  size_t free, local_free, remote_free;  // lengths of the lists; of a bit page, how many are free, 0, and others freed
   int delayed, pinned;                   // what statistics take off `used`
   bool in_full;
   bool listed;
