@@ -539,9 +539,10 @@ TEST(HugeTest, ASegmentThatWasInsideAHugeBlockIsZeroWhereItIsSaidToBeAfterItsSli
 
 TEST(HugeTest, ASegmentThatALargeBlockLeavesEmptyIsNobodysAtOnceAndKeepsItsMemory) {
   const WithOption never(mi_option_purge_delay, -1);
-  void* const block = mi_malloc(kSegment - kSlice);  // all slices of a segment
+  const size_t size = kSegment - kSlice - (kSecure ? 4 * kKiB : 0);  // all slices of a segment, with a guard
+  void* const block = mi_malloc(size);
   ASSERT_NE(block, nullptr);
-  memset(block, 1, kSegment - kSlice);
+  memset(block, 1, size);
   const size_t index = static_cast<size_t>(static_cast<uint8_t*>(block) - probe_arena(0).start) / kSegment;
   ASSERT_EQ(probe_segment(0, index).kind, PROBE_SEGMENT_NORMAL);
   mi_free(block);
