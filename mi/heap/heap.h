@@ -316,7 +316,7 @@ mi_decl_export bool mi_heap_release_pages(mi_heap_t* heap) mi_attr_noexcept;
 ///    allocated there as much as the configuration says since its last call: deferred_cadence blocks or deferred_bytes
 ///    bytes, 64 KiB where neither is set. Slow paths come at least once per page of allocations, so that a small
 ///    cadence may be exceeded by as much. What is counted is allocations, never time: the same program on one thread
-///    gets the same calls every time;
+///    gets the same calls every time (in the secure build nearly so: blocks are made ready in random numbers);
 ///  * with force true before mi_heap_destroy, _delete, _merge and _reset do their work; at the end of each thread that
 ///    allocated in the heap; before an allocation in it fails; and by mi_heap_collect(heap, true).
 /// Calls do not nest on a thread, but a heap that a callback of another one ends gets its last call. Threads that

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "mi/heap/parts.h"
+#include "mi/internal/bit_page.h"
 #include "mi/internal/page_queue.h"
 #include "mi/internal/stack.h"
 
@@ -52,10 +53,10 @@ static mi_page_t* page_where(mi_heap_t* heap, page_test* test) {
   }
   return NULL;
 }
+static bool is_list(const mi_page_t* page) { return page->policy == 0; }  // the secure build has none but bit pages
 static bool is_queued(const mi_page_t* page) { return page->kind == MI_PAGE_CLASS && !page->in_full; }
 static bool is_full(const mi_page_t* page) {
-  return page->kind == MI_PAGE_CLASS && page->in_full &&
-         MI_STATE(mi_load_relaxed(&((mi_page_t*)page)->thread_free)) == MI_DELAYED;
+  return page->kind == MI_PAGE_CLASS && page->in_full && MI_STATE(mi_load_relaxed(mi_page_word(page))) == MI_DELAYED;
 }
 static bool is_solo(const mi_page_t* page) { return page->kind == MI_PAGE_SOLO && page->slices > 1; }
 static bool is_huge(const mi_page_t* page) { return page->kind == MI_PAGE_HUGE; }
@@ -67,7 +68,7 @@ static bool has_fresh(const mi_page_t* page) {
   return is_queued(page) && page->fresh_zero && page->capacity < page->reserved && page->color == 0;
 }
 static bool has_remote(const mi_page_t* page) {
-  return is_queued(page) && MI_LIST(mi_load_relaxed(&((mi_page_t*)page)->thread_free)) != NULL;
+  return is_queued(page) && page->policy == 0 && MI_LIST(mi_load_relaxed(mi_page_word(page))) != NULL;
 }
 static bool has_mates(const mi_page_t* page) { return page->in_full && page->next->next != page; }
 static bool is_alone(const mi_page_t* page) {
@@ -77,7 +78,7 @@ static bool is_alone(const mi_page_t* page) {
 static mi_page_t* abandoned_page(mi_heap_t* heap) {
   for (size_t bin = 1; bin <= MI_BIN_LAST; bin++) {
     mi_page_t* const page = _mi_abandoned_first(heap, bin);
-    if (page != NULL && MI_STATE(mi_load_relaxed(&page->thread_free)) == MI_ABANDONED) return page;
+    if (page != NULL && MI_STATE(mi_load_relaxed(mi_page_word(page))) == MI_ABANDONED) return page;
   }
   return NULL;
 }
@@ -144,12 +145,12 @@ FAULT(part_regions_wild) { return SET_POINTER(heap->home.regions, wild); }
 FAULT(part_regions_inside) { return SET_POINTER(heap->home.regions, (uint8_t*)heap->home.regions + 64); }
 FAULT(part_last) { return SET_POINTER(heap->home.regions_last, NULL); }
 FAULT(part_bytes) { return SET(heap->home.bytes, heap->home.bytes + 1024); }
-FAULT(part_bytes_fewer) { return SET(heap->home.bytes, heap->home.bytes - 1024); }
+FAULT(part_bytes_fewer) { return !MI_SECURE && SET(heap->home.bytes, heap->home.bytes - 1024); }
 FAULT(part_spare_wild) { return SET_POINTER(heap->home.spare, wild); }
 FAULT(part_current) { return SET_POINTER(heap->home.current, wild); }
 FAULT(part_bump_low) { return SET_POINTER(heap->home.bump, heap->home.current); }
 FAULT(part_bump_odd) { return SET_POINTER(heap->home.bump, mi_load_relaxed(&heap->home.bump) + 8); }
-FAULT(part_limit) { return SET_POINTER(heap->home.limit, heap->home.limit + 64); }
+FAULT(part_limit) { return !MI_SECURE && SET_POINTER(heap->home.limit, heap->home.limit + 64); }
 FAULT(part_current_end) { return SET(heap->home.current->end, 40); }
 
 FAULT_REGION(region_part, SET_POINTER(region->part, wild))
@@ -200,7 +201,7 @@ FAULT_PAGE(page_start, is_queued, SET_POINTER(page->start, page->start + 8))
 FAULT_PAGE(page_reserved, is_queued, SET(page->reserved, page->reserved + 1))
 FAULT_PAGE(page_color, is_queued, SET(page->color, page->reserved))
 FAULT_PAGE(page_capacity, is_queued, SET(page->capacity, page->reserved + 1))
-FAULT_PAGE(page_capacity_more, has_fresh, SET(page->capacity, page->capacity + 1))
+FAULT_PAGE(page_capacity_more, has_fresh, is_list(page) && SET(page->capacity, page->capacity + 1))
 FAULT_PAGE(page_used_more, has_free, SET(page->used, page->used + 1))
 FAULT_PAGE(page_used_fewer, has_free, SET(page->used, page->used - 1))
 FAULT_PAGE(page_used_far, is_queued, SET(page->used, page->capacity + 1))
@@ -211,8 +212,8 @@ FAULT_PAGE(page_owner_flag, is_queued, SET(page->owner, mi_load_relaxed(&page->o
 FAULT_PAGE(page_owner, is_queued, SET(page->owner, mi_load_relaxed(&page->owner) ^ 64))
 FAULT_PAGE(page_heap, is_queued, SET_POINTER(page->heap, &_mi_heap_main))
 FAULT_PAGE(page_theap, is_queued, SET_POINTER(page->theap, wild))
-FAULT_PAGE(page_state, is_queued, SET(page->thread_free, mi_load_relaxed(&page->thread_free) | MI_DELAYING))
-FAULT_PAGE(page_delayed, is_queued, SET(page->delayed, 255))
+FAULT_PAGE(page_state, is_queued, SET(*mi_page_word(page), mi_load_relaxed(mi_page_word(page)) | MI_DELAYING))
+FAULT_PAGE(page_delayed, is_queued, is_list(page) && SET(page->delayed, 255))
 FAULT_PAGE(page_next_wild, is_queued, SET_POINTER(page->next, wild))
 FAULT_PAGE(page_next_other, has_mates, SET_POINTER(page->next, page->next->next))
 FAULT_PAGE(page_prev, has_mates, SET_POINTER(page->prev, page))
@@ -221,13 +222,14 @@ FAULT_PAGE(page_free_inside, has_free, SET_POINTER(page->free->next, (uint8_t*)p
 FAULT_PAGE(page_free_circle, has_free, SET_POINTER(page->free->next, page->free))
 FAULT_PAGE(page_free_lost, has_free, SET_POINTER(page->free->next, NULL))
 FAULT_PAGE(page_free_twice, has_free, SET_POINTER(page->local_free, page->free))
-FAULT_PAGE(page_free_new, has_fresh, SET_POINTER(page->local_free, page->start + page->capacity * page->block_size))
+FAULT_PAGE(page_free_new, has_fresh,
+           is_list(page) && SET_POINTER(page->local_free, page->start + page->capacity * page->block_size))
 FAULT_PAGE(page_remote_wild, has_remote,
-           SET_POINTER(page->thread_free, (uintptr_t)wild | (mi_load_relaxed(&page->thread_free) & 7)))
+           SET_POINTER(*mi_page_word(page), (uintptr_t)wild | (mi_load_relaxed(mi_page_word(page)) & 7)))
 FAULT_PAGE(page_remote_count, has_remote,
-           SET(page->thread_free, mi_load_relaxed(&page->thread_free) + ((uint64_t)1 << MI_LIST_COUNT_SHIFT)))
+           SET(*mi_page_word(page), mi_load_relaxed(mi_page_word(page)) + ((uint64_t)1 << MI_LIST_COUNT_SHIFT)))
 FAULT_PAGE(page_zero_free, has_zero, SET(page->free[4].next, 1))
-FAULT_PAGE(page_zero_fresh, has_fresh, poke(page->start + page->reserved * page->block_size - 8, 8, 1))
+FAULT_PAGE(page_zero_fresh, has_fresh, is_list(page) && poke(page->start + page->reserved * page->block_size - 8, 8, 1))
 FAULT_PAGE(page_tail, is_solo, SET(page[1].distance, 2))
 FAULT_PAGE(page_tail_kind, is_solo, SET(page[1].kind, MI_PAGE_NONE))
 FAULT(page_slice_free) {
@@ -236,10 +238,11 @@ FAULT(page_slice_free) {
   const size_t index = segment_index(page, &arena);
   return SET(arena->info[index].free, mi_load_relaxed(&arena->info[index].free) | (uint64_t)1 << mi_page_slice(page));
 }
-FAULT_PAGE(full_used, is_full, SET(page->used, page->used - 1))
+FAULT_PAGE(full_used, is_full, is_list(page) && SET(page->used, page->used - 1))
 FAULT_PAGE(full_remote, is_full,
-           SET(page->thread_free, mi_word_with_block(mi_load_relaxed(&page->thread_free), (mi_block_t*)page->start)))
-FAULT_PAGE(full_state, is_full, SET(page->thread_free, MI_NORMAL))
+           is_list(page) && SET(page->thread_free,
+                                mi_word_with_block(mi_load_relaxed(&page->thread_free), (mi_block_t*)page->start)))
+FAULT_PAGE(full_state, is_full, is_list(page) && SET(page->thread_free, MI_NORMAL))
 FAULT_PAGE(solo_size, is_solo, SET(page->block_size, page->block_size + MI_SLICE_SIZE))
 FAULT_PAGE(solo_reserved, is_solo, SET(page->reserved, 2))
 FAULT_PAGE(solo_bin, is_solo, SET(page->bin, 3))
@@ -253,15 +256,37 @@ FAULT(huge_segment) {
   return SET(arena->kind[index + 1], MI_SEGMENT_UNUSED);
 }
 
-FAULT_ABANDONED(abandoned_listed, SET(page->thread_free, mi_load_relaxed(&page->thread_free) & ~(uintptr_t)MI_LISTED))
+FAULT_ABANDONED(abandoned_listed, SET(*mi_page_word(page), mi_load_relaxed(mi_page_word(page)) & ~(uintptr_t)MI_LISTED))
 FAULT_ABANDONED(abandoned_theap, SET_POINTER(page->theap, theap_of(heap)))
 FAULT_ABANDONED(abandoned_owner, SET(page->owner, 64))
 FAULT_ABANDONED(abandoned_full, SET(page->in_full, 1))
 FAULT_ABANDONED(abandoned_bin, SET(page->bin, page->bin + 1))
 FAULT_ABANDONED(abandoned_heap, SET_POINTER(page->heap, &_mi_heap_main))
-FAULT_ABANDONED(abandoned_used, SET(page->used, page->used + 1))
-FAULT_ABANDONED(abandoned_remote, SET(page->thread_free, mi_word_with_block(mi_load_relaxed(&page->thread_free),
-                                                                            (mi_block_t*)page->start)))
+FAULT_ABANDONED(abandoned_used, is_list(page) && SET(page->used, page->used + 1))
+FAULT_ABANDONED(abandoned_remote,
+                is_list(page) && SET(page->thread_free,
+                                     mi_word_with_block(mi_load_relaxed(&page->thread_free), (mi_block_t*)page->start)))
+
+#if MI_SECURE
+static bool is_partly_free(const mi_page_t* page) {
+  return is_queued(page) && page->used < page->capacity && page->capacity < page->reserved;
+}
+// The number of a block that is not in use.
+static size_t free_block(const mi_page_t* page) {
+  size_t i = 0;
+  while ((mi_load_relaxed(&page->bits->words[i / 64].live) >> (i % 64) & 1) != 0) i++;
+  return i;
+}
+static bool set_bit(_Atomic(uint64_t)* word, size_t i) {
+  return SET(*word, mi_load_relaxed(word) | (uint64_t)1 << (i % 64));
+}
+FAULT_PAGE(bits_used_more, is_partly_free, SET(page->used, page->used + 1))
+FAULT_PAGE(bits_used_fewer, is_partly_free, SET(page->used, page->used - 1))
+FAULT_PAGE(bits_live, is_partly_free, set_bit(&page->bits->words[free_block(page) / 64].live, free_block(page)))
+FAULT_PAGE(bits_beyond, is_partly_free, set_bit(&page->bits->words[page->capacity / 64].live, page->capacity))
+FAULT_PAGE(bits_remote, is_partly_free, set_bit(&page->bits->words[free_block(page) / 64].remote, free_block(page)))
+FAULT_PAGE(bits_quarantined, is_partly_free, SET(page->bits->quarantined, page->bits->quarantined + 1))
+#endif
 
 FAULT(merged_state) { return SET(merged_into(heap)->state, MI_HEAP_OPEN); }
 FAULT(merged_target) { return SET_POINTER(merged_into(heap)->into, &_mi_heap_main); }
@@ -382,6 +407,14 @@ static const struct {
     CASE(abandoned_heap, "it names heap"),
     CASE(abandoned_used, "that were handed out"),
     CASE(abandoned_remote, "abandoned, with blocks"),
+#if MI_SECURE
+    CASE(bits_used_more, "blocks are not free, not"),
+    CASE(bits_used_fewer, "blocks are not free, not"),
+    CASE(bits_live, "blocks are not free, not"),
+    CASE(bits_beyond, "was handed out"),
+    CASE(bits_remote, "that is not in use was freed"),
+    CASE(bits_quarantined, "blocks are in quarantine, not"),
+#endif
     CASE(merged_state, "that was merged into it: handle"),
     CASE(merged_target, "that was merged into it: handle"),
     CASE(merged_refs, "references, but"),

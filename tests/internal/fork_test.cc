@@ -308,6 +308,7 @@ class ForkedHeapTest : public ::testing::Test {
 };
 
 TEST_F(ForkedHeapTest, AnObjectThatWasAboutToBeMadeIsNoneAndDoesNotComeBackWithItsRegion) {
+  if (kSecure) GTEST_SKIP() << kNoRegions;
   size_t more = 0;
   worker_.Run([&] { more = probe_object_halfway(heap_); });
   EXPECT_EQ(InChild([&] {
@@ -329,6 +330,7 @@ TEST_F(ForkedHeapTest, AnObjectThatWasAboutToBeMadeIsNoneAndDoesNotComeBackWithI
 }
 
 TEST_F(ForkedHeapTest, RegionsThatAreInUseAndSpareAreNotUsedTwice) {
+  if (kSecure) GTEST_SKIP() << kNoRegions;
   worker_.Run([this] { probe_spare_regions_in_use(heap_, true); });
   for (int fate = 0; fate < 3; fate++) {
     EXPECT_EQ(InChild([&] {
