@@ -191,7 +191,6 @@ void _mi_error(int err, const char* format, ...) {
 #if MI_XMALLOC
   if (err == ENOMEM || err == EOVERFLOW) {
     if (!shows_errors()) {
-      va_list args;
       va_start(args, format);
       print_list(NULL, NULL, "mimalloc: error: ", format, args);
       va_end(args);
