@@ -1518,6 +1518,7 @@ int GivenMemory() {
 }
 
 TEST(ForkTest, MemoryOfTheProgramIsNotTakenForOursInTheChild) {
+  if (kSecure) GTEST_SKIP() << kMisuseEnds;
   char name[] = "/proc/self/exe", argument[] = "--given-memory";
   char* arguments[] = {name, argument, nullptr};
   pid_t child = -1;

@@ -192,6 +192,7 @@ TEST_P(InlineTest, TheMainHeapServesToo) {
 }
 
 TEST_P(InlineTest, NullAndWhatIsNoBlockAreAsForFree) {
+  if (kSecure) GTEST_SKIP() << kMisuseEnds;
   Handle handle(paths(), mi_heap_main());
   ErrorRecorder recorder;
   handle.Free(nullptr);
