@@ -844,7 +844,7 @@ TEST(MisuseTest, ReallocOfAForeignPointerIsReportedAndRefused) {
 TEST(MisuseTest, TheErrorCallbackMayFreeTheBlockThatWasOverrun) {
   static void* overrun;
   static int told;
-  if (kAsan) GTEST_SKIP() << "ends the program";
+  if (kAsan || kSecure) GTEST_SKIP() << "ends the program";
   for (int i = 0; i < 20; i++) {
     uint8_t* const p = static_cast<uint8_t*>(Opaque(mi_malloc(Opaque(size_t{100}))));
     overrun = p;

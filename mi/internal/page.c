@@ -1385,7 +1385,7 @@ void _mi_theap_collect_step(mi_theap_t* theap) {
     const uint8_t dry = page->dry;
     mi_queue_unlink(theap, bin, page);
     mi_queue_link_second(theap, bin, page);
-    page->dry = (dry != 0);
+    page->dry = dry;
     theap->dry_pages += dry;
   }
 }

@@ -107,15 +107,15 @@ struct mi_page_s {
   uint8_t retire;   // slow paths until an empty page goes back; 0: not retired
   mi_page_t* next;  // queue of the theap
   mi_page_t* prev;
-  uint8_t fresh_zero;  // memory beyond `capacity` is known to be zero
-  uint8_t free_zero;   // so are the blocks in `free`, but for their first word
-  uint8_t in_full;     // is on the full list: copy of MI_OWNER_FULL
-  uint8_t pinned;      // visits that count themselves in `used`
-  int8_t delayed;      // blocks on the theap's delayed list, less the one that `in_full` without DELAYED stands for
-  uint8_t dry : 1;     // was found without a free block, and stays in its queue for a turn (page.c)
-  uint8_t worn : 1;    // blocks beyond `capacity` were used before
-  uint16_t depth;      // marks of the heap that are older than its blocks (page.c: marks)
-  uint64_t recycled;   // blocks that came back to `free` from the other lists: see stats.h
+  uint8_t fresh_zero : 1;  // memory beyond `capacity` is known to be zero
+  uint8_t worn : 1;        // blocks beyond `capacity` were used before
+  uint8_t free_zero;       // so are the blocks in `free`, but for their first word
+  uint8_t in_full;         // is on the full list: copy of MI_OWNER_FULL
+  uint8_t pinned;          // visits that count themselves in `used`
+  int8_t delayed;          // blocks on the theap's delayed list, less the one that `in_full` without DELAYED stands for
+  uint8_t dry;             // was found without a free block, and stays in its queue for a turn (page.c)
+  uint16_t depth;          // marks of the heap that are older than its blocks (page.c: marks)
+  uint64_t recycled;       // blocks that came back to `free` from the other lists: see stats.h
   // --- shared
   _Atomic(mi_tid_t) owner __attribute__((aligned(MI_CACHE_LINE)));  // owner's id | flags; written by the owner only
   _Atomic(mi_thread_free_t) thread_free;
