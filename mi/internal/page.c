@@ -1022,6 +1022,7 @@ static inline bool page_may_dry(const mi_theap_t* theap, const mi_page_t* page) 
   return page->dry == 0 && theap->dry_pages < MI_DRY_PAGES;
 }
 static inline void page_dries(mi_theap_t* theap, mi_page_t* page) {
+  page->retire = 0;
   page->dry = 1;
   theap->dry_pages++;
 }

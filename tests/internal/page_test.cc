@@ -494,6 +494,25 @@ TEST(RetireTest, AnEmptyPageGoesBackAtOnceWhenItsClassHasAnother) {
   });
 }
 
+TEST(RetireTest, APageThatRunsDryIsNotRetiredAnyMoreAndGoesBackAtOnceWhenItIsEmpty) {
+  if (kSecure) GTEST_SKIP() << "bit pages are full at once";
+  InThread([] {
+    mi_theap_t* theap = probe_theap_main();
+    std::vector<void*> blocks = FillOnePage(1000);
+    const probe_page_t page = PageOf(blocks[0]);
+    InThread([&] { FreeAll(blocks); });
+    for (int i = 0; i < 2000 && PageAt(page.slot).retire == 0; i++) probe_theap_tidy(theap);
+    ASSERT_GT(PageAt(page.slot).retire, 0u);
+    blocks = FillOnePage(1000);  // all of them lie in the list of free blocks: the page needs no turn
+    ASSERT_EQ(PageOf(blocks[0]).slot, page.slot);
+    void* other = mi_malloc(1000);
+    ASSERT_NE(PageOf(other).slot, page.slot);
+    FreeAll(blocks);
+    EXPECT_TRUE(probe_slices_are_free(page.slot, page.slices));
+    mi_free(other);
+  });
+}
+
 // ---- abandoned pages ------------------------------------------------------------------------------------------
 
 // Blocks of a thread that has ended.
