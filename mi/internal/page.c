@@ -276,7 +276,7 @@ static bool class_is_counted(const mi_page_t* page) {
   return page->kind == MI_PAGE_CLASS && page->policy == 0 && mi_load_relaxed(&page->heap) != &_mi_heap_internal;
 }
 
-// A page of medium blocks has none left: the next one is to be twice as long.
+// A page of medium blocks is full: the next one is to be twice as long.
 static void class_fills(const mi_page_t* page) {
   const size_t kib = 2 * page->slices * (MI_SLICE_SIZE / MI_KiB);
   if (class_is_counted(page) && page->block_size > MI_SMALL_PAGE_BLOCK_MAX &&
@@ -1016,10 +1016,11 @@ static bool page_has_free(mi_page_t* page) {
 // A page that has run dry is not full yet: most pages of a program that frees have blocks again soon. It goes to the
 // end of its queue, and to the full list if it is as dry when it has become the first again: the way there and back
 // takes two atomic updates and a slow free, in a program with long-lived blocks for every few dozen allocations. So
-// many of a theap's pages at most: what a search meets is bounded.
+// many of a theap's pages at most, of one slice each: what a search meets is bounded, and what waits for a look because
+// others freed all its blocks.
 #define MI_DRY_PAGES 64
 static inline bool page_may_dry(const mi_theap_t* theap, const mi_page_t* page) {
-  return page->dry == 0 && theap->dry_pages < MI_DRY_PAGES;
+  return page->dry == 0 && page->block_size <= MI_SMALL_PAGE_BLOCK_MAX && theap->dry_pages < MI_DRY_PAGES;
 }
 static inline void page_dries(mi_theap_t* theap, mi_page_t* page) {
   page->retire = 0;
@@ -1037,7 +1038,7 @@ mi_page_t* _mi_theap_turn(mi_theap_t* theap, mi_page_t* page) {
   // A page that still has a few blocks is left for one with more.
   const bool passes =
       (page->local_free != NULL ? mi_page_has_few(page) && !mi_page_has_few(next) : page->capacity == page->reserved);
-  if (passes && mi_page_has_own(next) && next != page && page_may_dry(theap, page) &&
+  if (passes && page->used != 0 && mi_page_has_own(next) && next != page && page_may_dry(theap, page) &&
       MI_LIST_COUNT(mi_load_relaxed(&page->thread_free)) == 0) {
     page_dries(theap, page);
     theap->queue[page->bin] = next;
@@ -1088,7 +1089,6 @@ static mi_page_t* theap_find_page(mi_theap_t* theap, size_t bin) {
       refused = true;
     } else if (page_may_dry(theap, page)) {
       page_dries(theap, page);
-      class_fills(page);
     } else if (!page_to_full(theap, page) && !page_is_delaying(page)) {
       continue;  // a free came in: it has room after all
     }
