@@ -268,7 +268,8 @@ void _mi_bits_end(mi_page_t* page) {
   do {
     mi_assert(MI_STATE(tf) == MI_NORMAL && mi_load_relaxed(&bits->queued) == 0);
   } while (!mi_cas_weak_acq_rel(&bits->word, &tf, (tf & ~(MI_GENERATION_ONE - 1)) + MI_GENERATION_ONE + MI_NORMAL));
-  const size_t words = ((size_t)page->capacity + 63) / 64;  // others were never handed out
+  const size_t used = (page->worn ? page->reserved : page->capacity);  // others were never handed out
+  const size_t words = (used + 63) / 64;
   for (size_t w = 0; w < words; w++) {
     const uint64_t twice = mi_exchange_seq_cst(&bits->words[w].remote, ~(uint64_t)0);
     if (mi_unlikely(twice != 0)) found_freed_twice(page, bits, w, twice);

@@ -135,6 +135,26 @@ TEST_P(BitPageEndTest, TheSecondFreeIsNoticedAlsoWhenThePageHasEnded) {
 
 INSTANTIATE_TEST_SUITE_P(Size, BitPageEndTest, ::testing::Values(64, 3000, 73 * 4096 - 16));
 
+TEST(BitPageTest, TheSecondFreeIsNoticedAlsoWhenThePageHadToWaitForItsEnd) {
+  mi_heap_config_t config{};
+  config.size = sizeof(config);
+  config.flags = MI_HEAP_ZERO;
+  mi_heap_t* heap = mi_heap_new_with(&config);
+  ASSERT_NE(heap, nullptr);
+  ErrorRecorder errors;
+  std::vector<void*> blocks(32);
+  std::thread([&] {
+    for (void*& p : blocks) p = mi_heap_malloc(heap, 100000);
+  }).join();
+  // Abandoned pages: from both ends, so that most are too far down in their stack to go at once.
+  for (size_t i = 0; i < blocks.size(); i++) mi_free(blocks[i % 2 == 0 ? i / 2 : blocks.size() - 1 - i / 2]);
+  mi_heap_collect(heap, true);
+  for (void* p : blocks) EXPECT_FALSE(probe_bits_free_remote(p));
+  EXPECT_EQ(errors.total(), 0);
+  EXPECT_TRUE(mi_heap_check(heap));
+  mi_heap_destroy(heap);
+}
+
 TEST(BitPageRaceTest, OfTwoThreadsThatFreeABlockAtTheSameMomentOneIsTold) {
   mi_heap_config_t config{};
   config.size = sizeof(config);
