@@ -97,8 +97,11 @@ static void padding_begin(void) {
       if ((word >> shift & 0xff) == 0) word |= (uint64_t)1 << shift;
     mi_cas_strong_acq_rel(&_mi_padding_pattern[i], &none, word);
   }
-  for (size_t i = period; i < MI_PADDING_WORDS; i++)
-    mi_store_release(&_mi_padding_pattern[i], mi_load_relaxed(&_mi_padding_pattern[i - period]));
+  // Release: who finds the last one finds all. Nothing is stored over what others may read already.
+  for (size_t i = period; i < MI_PADDING_WORDS; i++) {
+    uint64_t none = 0;
+    mi_cas_strong_acq_rel(&_mi_padding_pattern[i], &none, mi_load_relaxed(&_mi_padding_pattern[i - period]));
+  }
 }
 
 // Makes the bits of segments [from, to) writable. At the limit of mappings all behind them is to be in core files too,
