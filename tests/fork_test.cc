@@ -21,7 +21,6 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <ucontext.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -33,6 +32,7 @@
 #include "gtest/gtest.h"
 #include "mi/heap/heap.h"
 #include "mi/mimalloc.h"
+#include "tests/single_steps.h"
 #include "tests/test_support.h"
 
 extern char** environ;
@@ -152,7 +152,7 @@ constexpr long kMostSteps = kSoak ? 2000000 : 50000;
 
 void OnTrap(int, siginfo_t*, void* context) {
   const long steps = steps_done.fetch_add(1) + 1;
-  if (steps >= kMostSteps) static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_EFL] &= ~0x100L;
+  if (steps >= kMostSteps) StopSteps(context);
   if (steps < step_to_hold.load()) return;
   const int saved = errno;
   held.store(1);
@@ -160,16 +160,6 @@ void OnTrap(int, siginfo_t*, void* context) {
   while (held.load() == 1) FutexWait(&held, 1);
   errno = saved;
 }
-
-inline void TrapFlag(bool on) {
-  if (on) {
-    asm volatile("sub $128, %%rsp; pushfq; orq $0x100, (%%rsp); popfq; add $128, %%rsp" : : : "memory", "cc");
-  } else {
-    asm volatile("sub $128, %%rsp; pushfq; andq $~0x100, (%%rsp); popfq; add $128, %%rsp" : : : "memory", "cc");
-  }
-}
-#else
-inline void TrapFlag(bool) {}
 #endif
 
 struct Inside {

@@ -2,8 +2,6 @@
 // owner's free is gone through instruction by instruction, and the other thread's comes in after each in turn. And what
 // the error callback may do that is told of such a free.
 #include <sched.h>
-#include <signal.h>
-#include <ucontext.h>
 
 #include <atomic>
 #include <set>
@@ -13,18 +11,25 @@
 #include "gtest/gtest.h"
 #include "mi/mimalloc.h"
 #include "tests/internal/probe.h"
+#include "tests/single_steps.h"
 #include "tests/test_support.h"
 
 namespace mi_test {
 namespace {
+
+// A heap whose pages are bit pages, and in which misuse is advice.
+mi_heap_t* NewAdvisedHeap() {
+  mi_heap_config_t config{};
+  config.size = sizeof(config);
+  config.flags = MI_HEAP_ZERO;
+  return mi_heap_new_with(&config);
+}
 
 long steps_left;
 bool came;  // the other free did
 void* block;
 uint64_t generation;
 void (*other_free)();
-
-void StopSteps(void* context) { static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_EFL] &= ~0x100L; }
 
 void OnTrap(int, siginfo_t*, void* context) {
   if (--steps_left > 0) return;
@@ -52,25 +57,18 @@ void FreeTwice(void* p, long steps, void (*other)(), Free free) {
   other_free = other;
   steps_left = steps;
   came = false;
-  asm volatile("sub $128, %%rsp; pushfq; orq $0x100, (%%rsp); popfq; add $128, %%rsp" : : : "memory", "cc");
+  TrapFlag(true);
   free(p);
-  asm volatile("sub $128, %%rsp; pushfq; andq $~0x100, (%%rsp); popfq; add $128, %%rsp" : : : "memory", "cc");
+  TrapFlag(false);
 }
 
 TEST(BitPageTest, ADoubleFreeThatMeetsThePagesEndLeavesNothingBehind) {
-  struct sigaction action {
-  }, former;
-  action.sa_sigaction = OnTrap;
-  action.sa_flags = SA_SIGINFO;
-  ASSERT_EQ(sigaction(SIGTRAP, &action, &former), 0);
-  mi_heap_config_t config{};
-  config.size = sizeof(config);
-  config.flags = MI_HEAP_ZERO;  // misuse is advice
+  const TrapHandler trap(&OnTrap);
   ErrorRecorder errors;
   constexpr size_t kSize = 73 * 4096 - 16;  // little padding to be compared
   long steps = 1, most = 0;
   for (; steps < 20000; steps++) {
-    mi_heap_t* heap = mi_heap_new_with(&config);
+    mi_heap_t* heap = NewAdvisedHeap();
     ASSERT_NE(heap, nullptr);
     void* p = mi_heap_malloc(heap, kSize);
     ASSERT_NE(p, nullptr);
@@ -78,7 +76,7 @@ TEST(BitPageTest, ADoubleFreeThatMeetsThePagesEndLeavesNothingBehind) {
     FreeTwice(p, steps, &FreeByAnother, &mi_free);
     const bool in_time = came;
     ASSERT_TRUE(probe_delayed_frees_lead_to_pages(heap)) << "after " << steps << " instructions";
-    mi_heap_t* other = mi_heap_new_with(&config);
+    mi_heap_t* other = NewAdvisedHeap();
     void* q = mi_heap_malloc(other, kSize);
     mi_heap_collect(heap, true);
     EXPECT_EQ(errors.count(EAGAIN), in_time ? 1 : 0) << "after " << steps << " instructions";
@@ -91,7 +89,6 @@ TEST(BitPageTest, ADoubleFreeThatMeetsThePagesEndLeavesNothingBehind) {
     if (!in_time && steps > most + 100) break;
   }
   EXPECT_GT(most, 20) << "the page was there for longer";
-  sigaction(SIGTRAP, &former, nullptr);
 }
 
 // The other way round: the other thread found the block live, and the owner's free, which ends the page, comes in after
@@ -99,19 +96,12 @@ TEST(BitPageTest, ADoubleFreeThatMeetsThePagesEndLeavesNothingBehind) {
 class BitPageEndTest : public ::testing::TestWithParam<size_t> {};
 
 TEST_P(BitPageEndTest, TheSecondFreeIsNoticedAlsoWhenThePageHasEnded) {
-  struct sigaction action {
-  }, former;
-  action.sa_sigaction = OnTrap;
-  action.sa_flags = SA_SIGINFO;
-  ASSERT_EQ(sigaction(SIGTRAP, &action, &former), 0);
-  mi_heap_config_t config{};
-  config.size = sizeof(config);
-  config.flags = MI_HEAP_ZERO;  // misuse is advice
+  const TrapHandler trap(&OnTrap);
   ErrorRecorder errors;
   const size_t size = GetParam();
   long steps = 1, ended = 0;
   for (bool in_time = true; in_time; steps++) {
-    mi_heap_t* heap = mi_heap_new_with(&config);
+    mi_heap_t* heap = NewAdvisedHeap();
     ASSERT_NE(heap, nullptr);
     // The second page of its class goes when it is empty.
     void* const first = mi_heap_malloc(heap, size);
@@ -130,16 +120,12 @@ TEST_P(BitPageEndTest, TheSecondFreeIsNoticedAlsoWhenThePageHasEnded) {
     mi_heap_destroy(heap);
   }
   EXPECT_GT(ended, 20) << "the page was there for longer";
-  sigaction(SIGTRAP, &former, nullptr);
 }
 
 INSTANTIATE_TEST_SUITE_P(Size, BitPageEndTest, ::testing::Values(64, 3000, 73 * 4096 - 16));
 
 TEST(BitPageTest, TheSecondFreeIsNoticedAlsoWhenThePageHadToWaitForItsEnd) {
-  mi_heap_config_t config{};
-  config.size = sizeof(config);
-  config.flags = MI_HEAP_ZERO;
-  mi_heap_t* heap = mi_heap_new_with(&config);
+  mi_heap_t* heap = NewAdvisedHeap();
   ASSERT_NE(heap, nullptr);
   ErrorRecorder errors;
   std::vector<void*> blocks(32);
@@ -156,11 +142,8 @@ TEST(BitPageTest, TheSecondFreeIsNoticedAlsoWhenThePageHadToWaitForItsEnd) {
 }
 
 TEST(BitPageRaceTest, OfTwoThreadsThatFreeABlockAtTheSameMomentOneIsTold) {
-  mi_heap_config_t config{};
-  config.size = sizeof(config);
-  config.flags = MI_HEAP_ZERO;
   mi_option_set(mi_option_purge_delay, -1);  // else the padding of a page that is gone may be, too
-  mi_heap_t* heap = mi_heap_new_with(&config);
+  mi_heap_t* heap = NewAdvisedHeap();
   ErrorRecorder errors;
   constexpr int kRounds = 3000;
   std::atomic<void*> shared{nullptr};
@@ -221,10 +204,7 @@ class BitPageErrorTest : public ::testing::Test {
   static constexpr int kLive = 64;  // what the page begins with
 
   void SetUp() override {
-    mi_heap_config_t config{};
-    config.size = sizeof(config);
-    config.flags = MI_HEAP_ZERO;  // misuse is advice
-    heap_ = mi_heap_new_with(&config);
+    heap_ = NewAdvisedHeap();
     ASSERT_NE(heap_, nullptr);
     for (int i = 0; i < kLive; i++) blocks_.push_back(mi_heap_malloc(heap_, kSize));
   }

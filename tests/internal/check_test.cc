@@ -1,13 +1,11 @@
 // mi_heap_check: it finds nothing where nothing is wrong, and names each of the faults that are seeded here.
-#include <signal.h>
-#include <ucontext.h>
-
 #include <string>
 #include <vector>
 
 #include "gtest/gtest.h"
 #include "tests/internal/faults.h"
 #include "tests/internal/probe.h"
+#include "tests/single_steps.h"
 #include "tests/test_support.h"
 
 namespace mi_test {
@@ -134,7 +132,7 @@ class CheckStepTest : public ::testing::TestWithParam<uint32_t> {
 
   static void OnTrap(int, siginfo_t*, void* context) {
     if (--steps_left_ > 0) return;
-    static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_EFL] &= ~0x100L;
+    StopSteps(context);
     came_ = true;
     sound_ = mi_heap_check(checked_);
   }
@@ -144,9 +142,9 @@ class CheckStepTest : public ::testing::TestWithParam<uint32_t> {
     steps_left_ = steps;
     came_ = false;
     sound_ = true;
-    asm volatile("sub $128, %%rsp; pushfq; orq $0x100, (%%rsp); popfq; add $128, %%rsp" : : : "memory", "cc");
+    TrapFlag(true);
     void* p = mi_heap_malloc(heap, 100000);
-    asm volatile("sub $128, %%rsp; pushfq; andq $~0x100, (%%rsp); popfq; add $128, %%rsp" : : : "memory", "cc");
+    TrapFlag(false);
     return p;
   }
 };
@@ -157,11 +155,7 @@ mi_heap_t* CheckStepTest::checked_;
 
 TEST_P(CheckStepTest, APageThatAnotherHeapIsMakingIsNotTheOneOfWhoHadItsSlotBefore) {
   if (kSanitized) GTEST_SKIP() << "goes through instructions";
-  struct sigaction action {
-  }, former;
-  action.sa_sigaction = OnTrap;
-  action.sa_flags = SA_SIGINFO;
-  ASSERT_EQ(sigaction(SIGTRAP, &action, &former), 0);
+  const TrapHandler trap(&OnTrap);
   mi_heap_config_t config{};
   config.size = sizeof(config);
   config.flags = GetParam();
@@ -180,7 +174,6 @@ TEST_P(CheckStepTest, APageThatAnotherHeapIsMakingIsNotTheOneOfWhoHadItsSlotBefo
     mi_free(q);
   }
   EXPECT_GT(same, 20) << "its slot was another one";
-  sigaction(SIGTRAP, &former, nullptr);
   mi_heap_destroy(other);
   mi_heap_destroy(heap);
 }
