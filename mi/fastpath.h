@@ -65,13 +65,9 @@ mi_always_inline void* mi_fast_zalloc(size_t size, mi_malloc_slow_fun* slow) {
 
 #if MI_SECURE
 // The page of a class in which a live block begins at p, and the block's number. NULL: another case, or none of ours.
-// The kind of the segment comes first: in a huge block anything may look like a page.
 mi_always_inline mi_page_t* mi_secure_find(const void* p, size_t* index) {
-  size_t offset;
-  if (mi_unlikely(!mi_span_offset(p, &offset))) return NULL;
-  if (mi_unlikely(mi_load_relaxed(&_mi_span_kind[offset >> MI_SEGMENT_SHIFT]) != MI_SEGMENT_NORMAL)) return NULL;
-  mi_page_t* const page = mi_slot_of_offset(p, offset);
-  if (mi_unlikely(page->policy == 0 || page->kind != MI_PAGE_CLASS)) return NULL;
+  mi_page_t* page;
+  if (mi_unlikely(!mi_span_slot(p, &page) || page->policy == 0 || page->kind != MI_PAGE_CLASS)) return NULL;
   const mi_bits_t* const bits = page->bits;
   *index = mi_bits_number(page, bits, p);
   if (mi_unlikely(*index >= page->reserved)) return NULL;
@@ -94,11 +90,8 @@ mi_always_inline mi_page_t* mi_secure_find_own(const void* p, size_t* index) {
 // for as so many bytes, unless NULL. False: another case, or something is wrong with it; nothing happened. An owner
 // word that is the thread's, with no flags, is that of a page of a theap without a policy of its own.
 mi_always_inline bool mi_secure_free(void* p, const size_t* size) {
-  size_t offset;
-  if (mi_unlikely(!mi_span_offset(p, &offset))) return false;
-  if (mi_unlikely(mi_load_relaxed(&_mi_span_kind[offset >> MI_SEGMENT_SHIFT]) != MI_SEGMENT_NORMAL)) return false;
-  mi_page_t* const page = mi_slot_of_offset(p, offset);
-  if (mi_unlikely(mi_load_relaxed(&page->owner) != _mi_tls.tid)) return false;
+  mi_page_t* page;
+  if (mi_unlikely(!mi_span_slot(p, &page) || mi_load_relaxed(&page->owner) != _mi_tls.tid)) return false;
   mi_bits_t* const bits = page->bits;
   const size_t index = mi_bits_number(page, bits, p);
   if (mi_unlikely(index >= bits->direct)) return false;

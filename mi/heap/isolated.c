@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "mi/heap/parts.h"
+#include "mi/internal/bit_page.h"
 #include "mi/internal/os.h"
 #include "mi/internal/space.h"
 #include "mi/internal/stats.h"
@@ -130,7 +131,7 @@ static mi_heap_t* handle_make(mi_thread_t* thread, size_t size) {
 
 mi_heap_t* _mi_isolated_new(const mi_heap_config_t* config) {
   mi_thread_t* const thread = mi_thread();
-  const size_t ring = ((config->flags & MI_HEAP_QUARANTINE) != 0 ? MI_SPACE_WITHHELD * sizeof(void*) : 0);
+  const size_t ring = ((config->flags & MI_HEAP_QUARANTINE) != 0 ? MI_QUARANTINE * sizeof(void*) : 0);
   mi_heap_t* const heap = (thread == NULL ? NULL : handle_make(thread, MI_OS_PAGE + ring));
   if (heap == NULL) {
     _mi_error(ENOMEM, "mi_heap_new_with: no memory for an isolated heap\n");

@@ -52,12 +52,8 @@ static size_t header_size(size_t segments) {
 static bool arena_commit(const mi_arena_t* arena, uint8_t* start, size_t size) {
   if (arena->commit == NULL && arena->is_foreign) return _mi_os_protect(start, size, false);
   if (arena->commit == NULL) {
-    if (mi_likely(_mi_os_commit(start, size))) return true;
-    if (arena->segment_count == 0) return false;
-    // At the limit of mappings there is none for memory that is unlike what is before it and what is behind: if all
-    // behind it is to be in core files too, the border between two mappings moves.
-    const uint8_t* const end = mi_arena_segment(arena, arena->segment_count);
-    return _mi_os_dump(start, (size_t)(end - start)) && _mi_os_commit(start, size);
+    if (arena->segment_count == 0) return _mi_os_commit(start, size);
+    return _mi_os_commit_next(start, size, mi_arena_segment(arena, arena->segment_count));
   }
   bool is_zero = false, ok;
   MI_CALL_USER(ok = arena->commit(true, start, size, &is_zero, arena->commit_arg));

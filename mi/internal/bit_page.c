@@ -50,9 +50,6 @@
 #include "mi/internal/random.h"
 #include "mi/internal/stats.h"
 
-#define MI_QUARANTINE 1024
-#define MI_PURGE_FROM ((size_t)16 * 1024)  // blocks whose memory goes back while they are in quarantine
-
 // --- where the bits are -----------------------------------------------------------------------------------------
 // As much address space as an arena needs is reserved beside it when its first such page is made, with a margin that
 // nobody can write to, and made writable in address order.
@@ -104,16 +101,6 @@ static void padding_begin(void) {
   }
 }
 
-// Makes the bits of segments [from, to) writable. At the limit of mappings all behind them is to be in core files too,
-// so that the border between two mappings moves, as in an arena (arena.c).
-static bool bits_commit(const mi_arena_t* arena, uint8_t* bits, size_t from, size_t to) {
-  uint8_t* const start = bits + from * MI_BITS_STRIDE;
-  const size_t size = (to - from) * MI_BITS_STRIDE;
-  if (mi_likely(_mi_os_commit(start, size))) return true;
-  const uint8_t* const end = bits - MARGIN + area_size(arena);
-  return _mi_os_dump(start, (size_t)(end - start)) && _mi_os_commit(start, size);
-}
-
 // The head of a slice's bits, writable; NULL: no memory.
 static mi_bits_t* bits_make(const mi_page_t* page) {
   size_t index;
@@ -124,7 +111,8 @@ static mi_bits_t* bits_make(const mi_page_t* page) {
   size_t ready = mi_load_acquire(&arena->bits_ready);
   if (index >= ready) {
     const size_t end = mi_round_up(index + 1, COMMIT_SEGMENTS);
-    if (!bits_commit(arena, bits, ready, end)) return NULL;
+    const uint8_t* const area_end = bits - MARGIN + area_size(arena);
+    if (!_mi_os_commit_next(bits + ready * MI_BITS_STRIDE, (end - ready) * MI_BITS_STRIDE, area_end)) return NULL;
     while (ready < end && !mi_cas_weak_acq_rel(&arena->bits_ready, &ready, end)) {
     }
   }
@@ -453,12 +441,11 @@ static void quarantine_add(mi_theap_t* theap, mi_page_t* page, mi_bits_t* bits, 
   bits->words[w].fresh |= freed;
   bits->quarantined += count;
   theap->frees += count;
-  if (page->block_size < MI_PURGE_FROM) return;
+  if (page->block_size < MI_QUARANTINE_PURGE_FROM) return;
   for (uint64_t rest = freed; rest != 0; rest &= rest - 1) {
-    uint8_t* const block = mi_bits_block(page, bits, 64 * w + mi_ctz(rest));
-    uint8_t* const first = (uint8_t*)mi_round_up((uintptr_t)block, MI_OS_PAGE);
-    const size_t lead = (size_t)(first - block), size = page->block_size - bits->inside;
-    if (size >= lead + MI_OS_PAGE) (void)_mi_memory_purge(first, (size - lead) & ~(MI_OS_PAGE - 1));
+    uint8_t* inner = mi_bits_block(page, bits, 64 * w + mi_ctz(rest));
+    const size_t size = mi_os_pages_inside(&inner, page->block_size - bits->inside);
+    if (size > 0) (void)_mi_memory_purge(inner, size);
   }
 }
 
@@ -509,13 +496,10 @@ void _mi_bits_free_local(mi_page_t* page, mi_bits_t* bits, size_t index) {
 
 #if MI_SECURE
 bool _mi_bits_free_plain(void* p, const size_t* size) {
-  size_t offset;
-  if (!mi_span_offset(p, &offset)) return false;
-  if (mi_load_relaxed(&_mi_span_kind[offset >> MI_SEGMENT_SHIFT]) != MI_SEGMENT_NORMAL) return false;
-  mi_page_t* const page = mi_slot_of_offset(p, offset);
+  mi_page_t* page;
   // No other flag: a page of a theap without a policy of its own.
-  if (((mi_load_relaxed(&page->owner) ^ _mi_tls.tid) & ~MI_OWNER_FULL) != 0 || page->kind != MI_PAGE_CLASS)
-    return false;
+  if (!mi_span_slot(p, &page) || ((mi_load_relaxed(&page->owner) ^ _mi_tls.tid) & ~MI_OWNER_FULL) != 0) return false;
+  if (page->kind != MI_PAGE_CLASS) return false;
   mi_bits_t* const bits = page->bits;
   size_t index;
   if (mi_unlikely(mi_bits_find(page, bits, p, &index) != MI_BLOCK_LIVE)) return false;

@@ -97,6 +97,10 @@ static inline mi_thread_free_t mi_word_base(const mi_page_t* page, mi_thread_fre
   return (mi_likely(page->policy == 0) ? word & MI_LISTED : word & ~(MI_SIGNAL | 3));
 }
 
+// --- quarantine (MI_HEAP_QUARANTINE), of bit pages and of spaces
+#define MI_QUARANTINE 1024                            // so many frees
+#define MI_QUARANTINE_PURGE_FROM ((size_t)16 * 1024)  // blocks whose memory goes back meanwhile
+
 // --- the life of a page -----------------------------------------------------------------------------------------
 // Sets up the bits of a page for its blocks; its policy, block size and `reserved` are set. False: no memory for them.
 mi_hidden bool _mi_bits_begin(mi_page_t* page, uint32_t policy);
@@ -179,6 +183,18 @@ static inline mi_block_state_t mi_bits_find(const mi_page_t* page, const mi_bits
   *index = mi_bits_number(page, bits, p);
   return (*index < page->reserved ? mi_bits_state(bits, *index) : MI_BLOCK_NONE);
 }
+
+#if MI_SECURE
+// The slot of the slice that p is in. False: another case, or none of ours. The kind of the segment comes first: in a
+// huge block anything may look like a slot.
+static inline __attribute__((always_inline)) bool mi_span_slot(const void* p, mi_page_t** slot) {
+  size_t offset;
+  if (mi_unlikely(!mi_span_offset(p, &offset))) return false;
+  if (mi_unlikely(mi_load_relaxed(&_mi_span_kind[offset >> MI_SEGMENT_SHIFT]) != MI_SEGMENT_NORMAL)) return false;
+  *slot = mi_slot_of_offset(p, offset);
+  return true;
+}
+#endif
 
 // What a live block of a class is larger than what was asked for. Blocks of up to 1 KiB have a byte for it, or up to
 // 128 bytes in the secure build half of one beside their bits, found without a branch; MI_SLACK_WIDE and more, which
@@ -281,7 +297,16 @@ static inline bool mi_padding_edges_are_whole(const uint8_t* end, size_t padding
          memcmp(end - padding, mi_padding_at(end - padding), MI_PADDING_EDGE) == 0;
 #endif
 }
-// Is what a block's page has of it as it was written?
+// Writes what a block's page has of it, behind a block that nobody has yet.
+static inline void mi_page_pad(const mi_page_t* page, uint8_t* end, size_t padding) {
+  if (!mi_page_pads(page)) return;
+  if (mi_policy_is_generic(page->policy)) {
+    _mi_padding_write(end, padding);
+  } else {
+    mi_padding_write_edges(end, padding);
+  }
+}
+// Is it as it was written?
 static inline bool mi_page_padding_is_whole(const mi_page_t* page, const uint8_t* end, size_t padding) {
   if (!mi_page_pads(page)) return true;
   return (mi_policy_is_generic(page->policy) ? _mi_padding_is_whole(end, padding)
@@ -311,12 +336,7 @@ static inline __attribute__((always_inline)) uint8_t* mi_bits_hand_out(mi_page_t
     return block;
   }
   mi_bits_set_slack(bits, 64 * (size_t)(word - bits->words) + bit, slack);
-  if (!mi_page_pads(page)) return block;
-  if (mi_policy_is_generic(page->policy)) {
-    _mi_padding_write(block + block_size, slack);
-  } else {
-    mi_padding_write_edges(block + block_size, slack);
-  }
+  mi_page_pad(page, block + block_size, slack);
   return block;
 }
 

@@ -11,8 +11,10 @@
 mi_hidden void* _mi_os_reserve(size_t size, size_t alignment, bool anywhere);
 // Makes reserved memory readable and writable, and a part of core files; false if the system refuses.
 mi_hidden bool _mi_os_commit(void* start, size_t size);
-// Reserved memory becomes a part of core files already.
-mi_hidden bool _mi_os_dump(void* start, size_t size);
+// The same of a reserved range that is made writable in the order of its addresses, to its end at last. At the limit of
+// mappings there is none for memory that is unlike what is before it and what is behind: then all behind it is to be in
+// core files too, so that the border between two mappings moves.
+mi_hidden bool _mi_os_commit_next(void* start, size_t size, const void* end);
 // Gives memory back and keeps the address space. `decommit`: at once, and it reads as zero afterwards; else when the
 // system needs it (the contents are unknown until then).
 typedef enum mi_purged_e {
@@ -21,6 +23,13 @@ typedef enum mi_purged_e {
   MI_PURGE_ZERO,
 } mi_purged_t;
 mi_hidden mi_purged_t _mi_os_purge(void* start, size_t size, bool decommit);
+// How many bytes of `size` from `*start` on are whole OS pages; `*start` becomes that of the first.
+static inline size_t mi_os_pages_inside(uint8_t** start, size_t size) {
+  uint8_t* const first = (uint8_t*)mi_round_up((uintptr_t)*start, MI_OS_PAGE);
+  const size_t lead = (size_t)(first - *start);
+  *start = first;
+  return (size > lead ? (size - lead) & ~(MI_OS_PAGE - 1) : 0);
+}
 // Memory of its own, zeroed, readable and writable; NULL if there is none.
 mi_hidden void* _mi_os_alloc(size_t size);
 mi_hidden void _mi_os_free(void* start, size_t size);  // of _mi_os_alloc

@@ -65,11 +65,17 @@ bool _mi_os_commit(void* start, size_t size) {
   return ok;
 }
 
-bool _mi_os_dump(void* start, size_t size) {
+// Reserved memory becomes a part of core files.
+static bool os_dump(void* start, size_t size) {
   const int saved = errno;
   const bool ok = (madvise(start, size, MADV_DODUMP) == 0);
   errno = saved;
   return ok;
+}
+
+bool _mi_os_commit_next(void* start, size_t size, const void* end) {
+  if (mi_likely(_mi_os_commit(start, size))) return true;
+  return os_dump(start, (size_t)((const uint8_t*)end - (uint8_t*)start)) && _mi_os_commit(start, size);
 }
 
 bool _mi_os_protect(void* start, size_t size, bool protect) {

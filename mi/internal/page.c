@@ -811,16 +811,17 @@ static void page_give_up_to(mi_page_t* page, size_t bin, bool may_stay) {
         if (stack != &orphans && page_unlist(stack, page)) continue;
         // It waits for a popper: without its memory. Only a page without lists can lose that: start afresh.
         const size_t size = (mi_page_is_single(page) ? page->block_size : page->slices * MI_SLICE_SIZE);
-        const size_t first = mi_round_up((uintptr_t)page->start, MI_OS_PAGE) - (uintptr_t)page->start;
+        uint8_t* inner = page->start;
+        const size_t inner_size = mi_os_pages_inside(&inner, size);
         _mi_stats_page_emptied(page, false);
         mi_page_uncharge(page);
         page_forget_lists(page);
         page->capacity = 0;
         page->worn = 1;
         page->fresh_zero = 0;
-        if (size >= first + MI_OS_PAGE) {
-          const bool zero = _mi_memory_purge(page->start + first, (size - first) & ~(MI_OS_PAGE - 1));
-          page->fresh_zero = (first == 0 && zero);
+        if (inner_size > 0) {
+          const bool zero = _mi_memory_purge(inner, inner_size);
+          page->fresh_zero = (inner == page->start && zero);
         }
       }
     }

@@ -319,6 +319,16 @@ static uint64_t set_backed(mi_segment_info_t* info, uint64_t run) {
   return fresh;
 }
 
+// The same for slices that are to be used, whose use is noted. `*zero`: they are known to be zero.
+static uint64_t slices_begin(mi_segment_info_t* info, uint64_t run, bool* zero) {
+  const uint64_t dirty = mi_load_relaxed(&info->dirty);
+  *zero = ((dirty & run) == 0);
+  if ((dirty & run) != run) mi_fetch_or_acq_rel(&info->dirty, run);
+  const uint64_t fresh = set_backed(info, run);
+  if (fresh != 0) mi_fetch_or_acq_rel(&info->cold, fresh);
+  return fresh;
+}
+
 // --- how much of a slice ---------------------------------------------------------------------------------------
 // Memory comes by OS pages, and most pages of blocks use a few of a slice's sixteen. If slices went from use to use as
 // it happens, all of each would be touched before long, and a page of three blocks would hold 64 KiB. So it is noted
@@ -373,12 +383,7 @@ static void slices_taken(mi_thread_t* thread, mi_arena_t* arena, size_t index, u
                          bool* zero) {
   mi_segment_info_t* const info = &arena->info[index];
   if (left == 0) summary_clear(arena, index);
-  const uint64_t dirty = mi_load_relaxed(&info->dirty);
-  *zero = ((dirty & run) == 0);
-  if ((dirty & run) != run) mi_fetch_or_acq_rel(&info->dirty, run);
-  const uint64_t fresh = set_backed(info, run);
-  if (fresh != 0) mi_fetch_or_acq_rel(&info->cold, fresh);
-  held_taken(thread, run, ~fresh);
+  held_taken(thread, run, ~slices_begin(info, run, zero));
 }
 
 // The lowest run of free slices, best one that has guards where it is to have them already (`guard`: behind the last
@@ -538,11 +543,7 @@ static mi_page_t* segment_open(mi_thread_t* thread, const mi_want_t* want, bool*
   if (mi_unlikely(mi_load_relaxed(&arena->bits_ready) != 0)) _mi_bits_forget(segment, 0);
   mi_store_release(&arena->kind[index], (uint8_t)MI_SEGMENT_NORMAL);
   const uint64_t run = mi_run_mask(1, want->count);
-  const uint64_t dirty = mi_load_relaxed(&info->dirty);
-  *zero = ((dirty & run) == 0);
-  mi_fetch_or_acq_rel(&info->dirty, run);
-  const uint64_t fresh = set_backed(info, run);
-  if (fresh != 0) mi_fetch_or_acq_rel(&info->cold, fresh);
+  (void)slices_begin(info, run, zero);
   held_taken(thread, run | 1, backed);
   thread->segment_arena = arena;
   thread->segment_index = index;

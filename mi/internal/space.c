@@ -40,10 +40,9 @@
 
 #define MI_SPACE_GUARD MI_OS_PAGE
 #define MI_SPACE_WIPE_LARGE (8 * MI_OS_PAGE)
-#define MI_SPACE_MISSES 64                       // pages of other classes that a search looks at
-#define MI_SPACE_IDLE_MAX 4                      // pages without blocks that stay, for what comes next
-#define MI_SPACE_FIRST 8192                      // bytes of a class's first page of secrets: locked memory is scarce
-#define MI_SPACE_PURGE_FROM ((size_t)16 * 1024)  // blocks whose memory goes back while they are in quarantine
+#define MI_SPACE_MISSES 64   // pages of other classes that a search looks at
+#define MI_SPACE_IDLE_MAX 4  // pages without blocks that stay, for what comes next
+#define MI_SPACE_FIRST 8192  // bytes of a class's first page of secrets: locked memory is scarce
 
 // --- memory of runs ------------------------------------------------------------------------------------------------
 
@@ -666,21 +665,21 @@ static void withheld_swap(mi_space_t* space, size_t place, void* p) {
   uint8_t* const old = mi_exchange_acq_rel(&space->withheld[place], p);
   if (old == NULL) return;
   mi_page_t* const page = _mi_page_of_any(old);
-  block_release(space, page, page->bin == MI_BIN_SOLO ? 0 : (size_t)(old - page->start) / page->block_size);
+  block_release(space, page, page->bin == MI_BIN_SOLO ? 0 : mi_page_block_index(page, old));
 }
 
 // Of large blocks in quarantine only the address stays.
 static void block_withhold(mi_space_t* space, mi_page_t* page, size_t index, void* p) {
-  uint8_t* const block = page->start + index * page->block_size;
-  uint8_t* const first = (uint8_t*)mi_round_up((uintptr_t)block, MI_OS_PAGE);
-  const size_t lead = (size_t)(first - block);
-  if (page->block_size >= MI_SPACE_PURGE_FROM && !space->is_secret)
-    _mi_os_purge(first, (page->block_size - lead) & ~(MI_OS_PAGE - 1), true);
-  withheld_swap(space, mi_fetch_add_relaxed(&space->withheld_next, 1u) % MI_SPACE_WITHHELD, p);
+  uint8_t* inner = page->start + index * page->block_size;
+  if (page->block_size >= MI_QUARANTINE_PURGE_FROM && !space->is_secret) {
+    const size_t size = mi_os_pages_inside(&inner, page->block_size);
+    _mi_os_purge(inner, size, true);
+  }
+  withheld_swap(space, mi_fetch_add_relaxed(&space->withheld_next, 1u) % MI_QUARANTINE, p);
 }
 
 static void withheld_end(mi_space_t* space) {
-  for (size_t i = 0; space->withheld != NULL && i < MI_SPACE_WITHHELD; i++) withheld_swap(space, i, NULL);
+  for (size_t i = 0; space->withheld != NULL && i < MI_QUARANTINE; i++) withheld_swap(space, i, NULL);
 }
 
 void _mi_space_free(mi_page_t* page, void* p) {
@@ -766,7 +765,7 @@ void _mi_space_clear(mi_space_t* space, bool ends) {
     _mi_space_set_access(space, MI_ACCESS_WRITE);
   _mi_space_pages_each(space, clear_page, &clear);
   for (size_t bin = 0; bin < MI_BIN_COUNT; bin++) mi_store_relaxed(&space->current[bin], (mi_page_t*)NULL);
-  for (size_t i = 0; space->withheld != NULL && i < MI_SPACE_WITHHELD; i++)
+  for (size_t i = 0; space->withheld != NULL && i < MI_QUARANTINE; i++)
     mi_store_relaxed(&space->withheld[i], (void*)NULL);
   mi_store_relaxed(&space->idle, (int64_t)0);
   mi_store_relaxed(&space->stamp, _mi_fork_stamp);  // what comes now is of this process
@@ -873,7 +872,7 @@ const char* _mi_space_breach(mi_space_t* space, const void** at) {
     ok = (!open || breach_page(page, &b));
   }
   size_t withheld = 0;
-  for (size_t i = 0; space->withheld != NULL && i < MI_SPACE_WITHHELD; i++)
+  for (size_t i = 0; space->withheld != NULL && i < MI_QUARANTINE; i++)
     withheld += (mi_load_acquire(&space->withheld[i]) != NULL);
   if (ok && b.withheld != withheld && _mi_fork_stamp == 1)
     ok = breach(&b, space, "other blocks are in quarantine than its ring has");

@@ -48,9 +48,6 @@ static inline uint32_t mi_space_fit(uint64_t state) { return (uint32_t)(state >>
 static inline size_t mi_space_bin(uint64_t state) { return (state >> 8) & 0xFF; }
 _Static_assert(sizeof(mi_thread_free_t) == sizeof(uint64_t), "a page's state is its word thread_free");
 
-// Of a heap with MI_HEAP_QUARANTINE: the blocks that were freed last, in a ring.
-#define MI_SPACE_WITHHELD 1024
-
 // The space itself lies behind its heap's handle, in the same page; and behind it the ring, if there is one.
 #define MI_SPACE_OFFSET ((size_t)2048)
 struct mi_space_s {
