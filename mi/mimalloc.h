@@ -217,7 +217,8 @@ typedef void mi_output_fun(const char* msg, void* arg);
 mi_decl_export void mi_register_output(mi_output_fun* out, void* arg) mi_attr_noexcept;
 
 /// Called for every error that the library notices: ENOMEM, EOVERFLOW, EINVAL (invalid argument or pointer),
-/// EAGAIN (double free), EFAULT (corruption, use of a destroyed heap). Any thread; must not allocate.
+/// EAGAIN (double free), EFAULT (corruption, use of a destroyed heap). Any thread; must not allocate. When a double
+/// free is found later, the call that is told of it is for a heap which may not end in the callback (EINVAL).
 typedef void mi_error_fun(int err, void* arg);
 mi_decl_export void mi_register_error(mi_error_fun* fun, void* arg) mi_attr_noexcept;
 

@@ -221,6 +221,21 @@ static inline mi_thread_t* mi_thread(void) {   // the calling thread's record, m
   mi_thread_t* const thread = _mi_tls.thread;
   return (mi_likely(thread != NULL) ? thread : _mi_thread_make());
 }
+// Around a callback that is of a heap's: no other is started meanwhile, and the heap may not end in it. `thread` NULL:
+// there was no memory for a record.
+static inline void mi_callback_enter(mi_thread_t* thread, mi_callback_t* frame) {
+  if (mi_unlikely(thread == NULL)) return;
+  frame->outer = thread->callbacks;
+  thread->callbacks = frame;
+  thread->callback_heap = frame->heap;
+  thread->callback_depth++;
+}
+static inline void mi_callback_leave(mi_thread_t* thread, const mi_callback_t* frame) {
+  if (mi_unlikely(thread == NULL)) return;
+  thread->callbacks = frame->outer;
+  thread->callback_heap = (frame->outer == NULL ? NULL : frame->outer->heap);
+  thread->callback_depth--;
+}
 mi_hidden void _mi_thread_exit(mi_thread_t* thread);
 mi_hidden void _mi_threads_reap(void);                       // ends records of threads that ended without telling
 mi_hidden void _mi_threads_want_collect(mi_thread_t* self);  // posts a forced collect to all other threads
