@@ -40,6 +40,7 @@ void mi_collect(bool force) {
     _mi_abandoned_sweep(&_mi_heap_internal, false);
     _mi_theap_collect(&thread->internal_theap, true);
     _mi_threads_want_collect(thread);
+    _mi_vault_collect(false);
     _mi_kept_pages_purge();
   } else {
     _mi_thread_collect(thread, false);
