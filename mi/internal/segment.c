@@ -408,8 +408,10 @@ static size_t slices_pick(uint64_t free, uint64_t guarded, const mi_want_t* want
 }
 
 // Takes a run of one segment: of slices that have memory behind them if there is one, and with `warm` only then. What
-// was in use a moment ago costs no page fault, and does not add to what the process holds. Where it is known how much
-// of a slice will be used, one that has as much is best, then one that has nothing.
+// was in use a moment ago costs no page fault, and does not add to what the process holds. Of one slice of which it is
+// known how much will be used, one that has as much is best (with `warm` no other is taken), then one that has nothing.
+// Of others, those that have all their memory. What is looked at besides `free` is a hint: it may have changed by the
+// claim, whatever that finds in `free`.
 static mi_page_t* slices_take(mi_thread_t* thread, mi_arena_t* arena, size_t index, const mi_want_t* want, bool warm,
                               bool* zero) {
   mi_segment_info_t* const info = &arena->info[index];
@@ -420,7 +422,7 @@ static mi_page_t* slices_take(mi_thread_t* thread, mi_arena_t* arena, size_t ind
   size_t at;
   do {
     if (word == 0) return NULL;
-    const uint64_t guarded = mi_load_relaxed(&info->guarded);  // as `backed`: of slices that are free it stays
+    const uint64_t guarded = mi_load_relaxed(&info->guarded);
     const uint64_t backed = mi_load_relaxed(&info->backed);
     at = slices_pick(word & backed & slices_with_part(info, part), guarded, want, part);
     if (at >= MI_SLICES_PER_SEGMENT && !(chooses && warm))
@@ -879,9 +881,11 @@ static uint64_t purge_normal(mi_arena_t* arena, size_t index, bool force, size_t
   } while (due != 0 && !mi_cas_weak_acq_rel(&info->free, &word, word & ~due));
   if (due != 0) {
     if ((word & ~due) == 0) summary_clear(arena, index);
-    refused = purge_slices(arena, index, due);
+    // Somebody may have taken them since the look at `backed`, purged them, and given them back: the word is the same.
+    const uint64_t backed = due & mi_load_relaxed(&info->backed);
+    refused = purge_slices(arena, index, backed);
     slices_give(arena, index, due);
-    if (!force) mi_fetch_add_relaxed(&tick_count, (int64_t)__builtin_popcountll(due & ~refused));
+    if (!force) mi_fetch_add_relaxed(&tick_count, (int64_t)__builtin_popcountll(backed & ~refused));
   }
   if (holds) purging_give();
   *spare -= stays;

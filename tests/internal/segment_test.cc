@@ -6,7 +6,9 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "mi/mimalloc-stats.h"
 #include "tests/internal/probe.h"
+#include "tests/single_steps.h"
 #include "tests/test_support.h"
 
 namespace mi_test {
@@ -323,6 +325,54 @@ TEST(PurgeTest, FreeSlicesReadAsZeroAfterAForcedPurgeAndHeldOnesKeepTheirBytes) 
   EXPECT_GT(checked, 20u);
   for (const probe_run_t& run : kept) probe_slices_release(&run);
 }
+
+#if defined(__x86_64__)
+long purge_steps;
+bool purge_came;
+
+void PurgeOnTrap(int, siginfo_t*, void* context) {
+  if (--purge_steps > 0) return;
+  StopSteps(context);
+  purge_came = true;
+  probe_purge(true);
+}
+
+int64_t CommittedBytes() {
+  mi_stats_t stats{};
+  stats.size = sizeof(stats);
+  stats.version = MI_STAT_VERSION;
+  EXPECT_TRUE(mi_stats_get(&stats));
+  return stats.committed.current;
+}
+
+// Another thread's purge comes in while one is under way: after its look at the slices, too, which it finds as they
+// were when it takes them.
+TEST(PurgeTest, WhatTwoPurgesFindIsCountedOnce) {
+  if (kSanitized) GTEST_SKIP() << "goes through the code instruction by instruction";
+  const TrapHandler trap(&PurgeOnTrap);
+  probe_run_t kept;  // the segment stays in use
+  ASSERT_TRUE(probe_slices_claim(1, &kept));
+  probe_purge(true);
+  const int64_t committed = CommittedBytes();
+  const probe_counts_t before = probe_counts();
+  long steps = 1;
+  for (purge_came = true; purge_came; steps += 5) {
+    probe_run_t run;
+    ASSERT_TRUE(probe_slices_claim(20, &run));
+    probe_slices_release(&run);
+    purge_came = false;
+    purge_steps = steps;
+    TrapFlag(true);
+    probe_purge(true);
+    TrapFlag(false);
+    ASSERT_EQ(CommittedBytes(), committed) << "after " << steps << " instructions";
+  }
+  EXPECT_GT(steps, 200) << "the purge was under way for longer";
+  EXPECT_NEAR(static_cast<double>(probe_counts().held - before.held), 0, 15);
+  probe_slices_release(&kept);
+  probe_purge(true);
+}
+#endif
 
 TEST(PurgeTest, ASegmentWithoutASliceInUseGoesBackToTheArenaHeaderAndAll) {
   // 63 slices in one run: a segment to itself.
