@@ -106,6 +106,7 @@ static inline __attribute__((always_inline)) mi_page_t* theap_turn_page(mi_theap
   if (mi_slow_path_is_whole(thread, theap)) return NULL;
   if (mi_likely(mi_page_turns_at_once(page))) {
     page->retire = 0;
+    mi_page_is_dry_no_more(theap, page);
     mi_theap_supply(theap, page, mi_page_turn(page));
   } else {
     page = _mi_theap_turn(theap, page);

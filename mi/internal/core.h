@@ -175,6 +175,10 @@ static inline uint32_t mi_page_turn(mi_page_t* page) {  // so many blocks
   page->recycled += count;
   return count;
 }
+static inline void mi_page_is_dry_no_more(mi_theap_t* theap, mi_page_t* page) {
+  theap->dry_pages -= page->dry;
+  page->dry = 0;
+}
 // What is supplied to the program is counted when it comes to a free list (pages of blocks above MI_DIRECT_SIZE_MAX,
 // whose unused room is not listed: with the first block), so that handing it out counts nothing.
 static inline void mi_theap_supply(mi_theap_t* theap, const mi_page_t* page, size_t count) {
