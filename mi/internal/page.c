@@ -415,7 +415,7 @@ static void page_return_slices(mi_page_t* page) {
   } else {
     _mi_slices_release(page, page_used(page));
   }
-  _mi_purge(false);
+  _mi_purge_step();
 }
 
 // An empty page that is in no queue goes back.
@@ -1321,7 +1321,7 @@ void _mi_guard_page_release(mi_page_t* page) {
   } else {
     _mi_slices_release(page, page->slices * MI_SLICE_SIZE);
   }
-  _mi_purge(false);
+  _mi_purge_step();
 }
 
 void _mi_page_mark_interior(mi_page_t* page) { owner_flag(page, MI_OWNER_INTERIOR, true); }

@@ -86,6 +86,13 @@ void probe_segments_release(size_t arena, size_t index, size_t count) {
 }
 
 void probe_purge(bool force) { _mi_purge(force); }
+void probe_purge_step(void) {
+  if (mi_load_relaxed(&_mi_tick_state) == MI_TICK_STOPPED) {
+    _mi_purge_go_on();
+  } else {
+    _mi_purge_step();
+  }
+}
 
 probe_counts_t probe_counts(void) {
   int64_t held, used;
