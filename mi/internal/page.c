@@ -204,6 +204,12 @@ static bool page_init_policy(mi_theap_t* theap, uint8_t policy, mi_page_t* page,
     mi_slots_forget_policy(page, 0, page->slices == 0 ? 1 : page->slices);
     return true;
   }
+  // Until it has its policy, who walks all pages takes it for one with lists. What the former page left of them leads
+  // to where the guard is now.
+  page->free = NULL;
+  if (page->policy == 0) page->local_free = NULL;
+  page->used = page->capacity = 0;
+  mi_stores_in_order();
   page_set_kind(theap, page, kind);
   if (!_mi_bits_begin(page, policy)) return false;
   page->policy = policy;
