@@ -134,7 +134,7 @@ static inline size_t padding_of(const mi_page_t* page, const mi_bits_t* bits, si
 // Reports what was written behind a live block.
 static mi_cold void misuse_overflow(const char* function, const mi_page_t* page, const uint8_t* block, size_t size,
                                     size_t padding) {
-  const size_t at = _mi_padding_breach(block + size + padding, padding, !mi_policy_is_generic(page->policy));
+  const size_t at = _mi_padding_breach(block + size + padding, padding);
   misuse(page, page->policy, EFAULT, "%s: overflow: byte %zu of the block %p of %zu bytes was written", function,
          size + at, (const void*)block, size);
 }
@@ -206,9 +206,7 @@ void* _mi_policy_serve(mi_theap_t* theap, const mi_request_t* r) {
   const size_t size = r->size + (r->size == 0), need = with_padding(theap, size);
   if ((r->offset == 0 || r->alignment <= 1) && alignment <= MI_CLASS_SIZE_MAX && need <= MI_CLASS_SIZE_MAX) {
     // A class size is a multiple of every power of two up to its step, and blocks lie at multiples of it.
-    size_t room = (r->alignment <= 1 ? (need < 16 ? 16 : need) : mi_round_up(need, alignment));
-    // Small blocks of the secure build are not 16 bytes larger than what they are for.
-    if (!mi_policy_is_generic(theap->policy) && room <= 128 && room - size > 15) room = mi_round_up(144, alignment);
+    const size_t room = (r->alignment <= 1 ? (need < 16 ? 16 : need) : mi_round_up(need, alignment));
     if (room <= MI_CLASS_SIZE_MAX) {
       mi_page_t* const page = _mi_theap_bit_page(theap, mi_bin_of(room));
       return (mi_unlikely(page == NULL) ? NULL : block_make(theap, page, size, r->zero));
@@ -235,7 +233,7 @@ static void block_free(mi_page_t* page, mi_bits_t* bits, size_t index, uint8_t* 
   } else {
     const uint32_t policy = page->policy;
     const size_t size = page->block_size;
-    if (mi_likely(_mi_bits_free_remote(page, bits, index))) return;
+    if (mi_likely(_mi_bits_free_remote(bits, index))) return;
     misuse(NULL, policy, EAGAIN, FREED_TWICE, (void*)block, size);
   }
 }
@@ -319,17 +317,11 @@ size_t _mi_policy_usable(mi_page_t* page, const void* p) {
 
 // --- resizing ----------------------------------------------------------------------------------------------------
 
-// May the caller note another size of a block? Where two blocks share a byte for it, only who has the page: it writes
-// the neighbour's at any time.
-static inline bool may_note(const mi_page_t* page, const mi_bits_t* bits) {
-  return bits->slack_bits != 4 || (mi_load_relaxed(&page->owner) & ~MI_OWNER_FLAGS) == _mi_tls.tid;
-}
-
 // May a block of the page become one of `size` bytes where it is? Not if another class would serve it, and of blocks
 // alone in their pages not if half of it were unused.
 static bool fits_in_place(const mi_page_t* page, const mi_bits_t* bits, size_t size) {
   const size_t need = mi_policy_need(page->policy, size);
-  if (!mi_bits_fits(page, bits, need) || !may_note(page, bits)) return false;
+  if (!mi_bits_fits(page, bits, need)) return false;
   if (bits->magic == 0) return need > MI_CLASS_SIZE_MAX && need >= page->block_size / 2;
   return need >= page->block_size / 2;
 }
@@ -403,8 +395,7 @@ void* _mi_policy_expand(mi_page_t* page, void* p, size_t newsize) {
   if (mi_unlikely(!block_check("mi_expand", page, bits, index, p))) return NULL;
   if (newsize == 0) newsize = 1;
   const size_t need = mi_policy_need(page->policy, newsize);
-  // The one for its room, the other for what can be noted of it.
-  if (!mi_bits_fits(page, bits, need) || !mi_bits_fits(page, bits, newsize) || !may_note(page, bits)) return NULL;
+  if (!mi_bits_fits(page, bits, need)) return NULL;
   block_resize(page, bits, index, p, newsize, false);
   return p;
 }

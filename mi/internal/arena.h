@@ -24,9 +24,6 @@ typedef struct mi_span_s {
 #endif
 } mi_span_t;
 mi_hidden extern mi_span_t _mi_span;
-#if MI_SECURE
-mi_hidden extern _Atomic(uint8_t)* _mi_span_kind;  // of the span's segments; written before the span is
-#endif
 // Nothing is, where every free is checked: each then takes the slow path, which needs no span.
 static inline bool mi_span_offset(const void* p, size_t* offset) {
   *offset = (uintptr_t)p - _mi_span.low;

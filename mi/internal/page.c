@@ -395,6 +395,7 @@ static uint8_t* huge_guard_of(const mi_page_t* page) {
 static void page_return_slices(mi_page_t* page) {
   mi_page_uncharge(page);
   mi_gauge_sub(&_mi_stats.pages, 1);
+  if (mi_unlikely(page->policy != 0)) mi_bits_leave(page);
   if (mi_unlikely(page->guard != 0)) {
     _mi_guard_withhold(page);
     return;
@@ -1274,7 +1275,7 @@ static void* solo_alloc(mi_theap_t* theap, uint8_t policy, mi_arena_t* arena, si
     mi_bits_t* const bits = mi_bits_of(page);
     bits->inside = (uint16_t)inside;
     page->recycled = 1;
-    mi_store_relaxed(&bits->words[0].live, (uint64_t)1);
+    mi_store_relaxed(&bits->states[0], MI_STATE_WIDE);
   }
   if (mi_unlikely(page->block_size != charged)) mi_theap_add(theap, (int64_t)page->block_size - (int64_t)charged);
   solo_begin(theap, page);
