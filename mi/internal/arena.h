@@ -88,6 +88,7 @@ typedef struct mi_want_s {
   size_t expected;   // bytes of them that are likely to be used; 0: not known
   mi_arena_t* only;  // as above
   bool guard;        // the page is to end with one (_mi_slices_guard)
+  bool bare;         // and has no other now: the system does not take them away
 } mi_want_t;
 // Takes them for a page and returns the slot of the first; `*zero` tells whether all are known to be zero. Tries the
 // thread's current segment first. NULL: no memory.

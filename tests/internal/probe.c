@@ -272,6 +272,13 @@ bool probe_theap_is_sound(const mi_theap_t* theap) {
 
 void probe_abandoned_sweep(mi_heap_t* heap) { _mi_abandoned_sweep(heap, false); }
 
+size_t probe_abandoned_depth(mi_heap_t* heap, size_t bin, const void* slot) {
+  size_t depth = 0;
+  for (mi_page_t* page = _mi_abandoned_first(heap, bin); page != NULL && page != slot; depth++)
+    page = mi_load_relaxed(&page->listed_next);
+  return depth;
+}
+
 probe_slot_t probe_slot_at(void* slot) {
   probe_slot_t s;
   memset(&s, 0, sizeof(s));

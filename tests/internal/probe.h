@@ -165,6 +165,7 @@ size_t probe_theap_page_count(const mi_theap_t* theap);
 size_t probe_delayed_length(mi_theap_t* theap);
 bool probe_theap_is_sound(const mi_theap_t* theap);  // links, direct table and counts agree
 void probe_abandoned_sweep(mi_heap_t* heap);
+size_t probe_abandoned_depth(mi_heap_t* heap, size_t bin, const void* slot);  // pages above it in its stack
 
 typedef struct probe_slot_s {
   void* slot;  // NULL: the part has no theap
