@@ -41,10 +41,12 @@ void _mi_slow_path(mi_thread_t* thread, mi_heap_t* heap) {
   _mi_guarded_step(thread);
 #endif
   if (mi_unlikely(++thread->generic_count % MI_PURGE_EVERY == 0)) {
-    _mi_purge(false);
+    _mi_purge_step();
     _mi_forwarders_step(&_mi_heap_main);
     _mi_table_answer(thread);  // the thread may have begun after the request
     _mi_handle_idle_step(thread);
+  } else if (mi_unlikely(mi_load_relaxed(&_mi_tick_state) == MI_TICK_STOPPED)) {
+    _mi_purge_go_on();
   }
 }
 
@@ -106,6 +108,7 @@ static inline __attribute__((always_inline)) mi_page_t* theap_turn_page(mi_theap
   if (mi_slow_path_is_whole(thread, theap)) return NULL;
   if (mi_likely(mi_page_turns_at_once(page))) {
     page->retire = 0;
+    mi_page_is_dry_no_more(theap, page);
     mi_theap_supply(theap, page, mi_page_turn(page));
   } else {
     page = _mi_theap_turn(theap, page);

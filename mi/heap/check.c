@@ -321,6 +321,7 @@ static bool check_queued(check_t* check, const mi_theap_t* theap, mi_page_t* pag
                        (owner & MI_OWNER_FULL) != 0);
   if (page->dry > (bin <= MI_BIN_LAST ? 1 : 0))
     return page_breach(check, page, "in queue %zu, but dry is %u", bin, page->dry);
+  if (page->dry != 0 && page->free != NULL) return page_breach(check, page, "it is dry, but has free blocks");
   if (bin <= MI_BIN_LAST && (page->kind != MI_PAGE_CLASS || page->bin != bin))
     return page_breach(check, page, "class %u in queue %zu", page->bin, bin);
   if (bin == MI_BIN_LATE && (page->kind == MI_PAGE_CLASS || page->used != 0))

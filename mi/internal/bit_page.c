@@ -576,11 +576,6 @@ bool _mi_bits_tell(mi_bits_t* bits, const mi_taken_t* taken) {
   }
 }
 
-bool _mi_bits_free_remote(mi_bits_t* bits, size_t index) {
-  mi_taken_t taken;
-  return _mi_bits_take_live(bits, index, &taken) && _mi_bits_tell(bits, &taken);
-}
-
 // Takes what others freed in one word. Returns how many blocks.
 static uint32_t collect_word(mi_theap_t* theap, mi_page_t* page, mi_bits_t* bits, size_t w) {
   _Atomic(uint64_t)* const remote = mi_bits_remote(bits, w);

@@ -369,9 +369,8 @@ mi_hidden void _mi_bits_free_local(mi_page_t* page, mi_bits_t* bits, size_t inde
 mi_hidden bool _mi_bits_free_plain(void* p, const size_t* size);
 mi_hidden void _mi_bits_collect(mi_page_t* page);  // what others freed, and what was in quarantine for long enough
 mi_hidden void _mi_bits_release_old(mi_page_t* page, bool all);
-// A live block, by any thread but the owner. False: somebody else freed it at the same moment.
-mi_hidden bool _mi_bits_free_remote(mi_bits_t* bits, size_t index);
-// Its two halves: the block is taken from the live ones, and who has the page is told.
+// A free of a live block by any thread but the owner, in two halves: it is taken from the live ones, and is the
+// caller's; then who has the page is told. False: somebody else freed it at the same moment.
 typedef struct mi_taken_s {
   _Atomic(uint64_t)* remote;  // its word of these bits,
   uint64_t mask;              // and its bit

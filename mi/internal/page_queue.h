@@ -70,8 +70,7 @@ static inline void mi_queue_unlink(mi_theap_t* theap, size_t bin, mi_page_t* pag
     }
   }
   page->next = page->prev = NULL;
-  theap->dry_pages -= page->dry;
-  page->dry = 0;
+  mi_page_is_dry_no_more(theap, page);
 }
 
 #endif

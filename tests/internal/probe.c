@@ -86,6 +86,13 @@ void probe_segments_release(size_t arena, size_t index, size_t count) {
 }
 
 void probe_purge(bool force) { _mi_purge(force); }
+void probe_purge_step(void) {
+  if (mi_load_relaxed(&_mi_tick_state) == MI_TICK_STOPPED) {
+    _mi_purge_go_on();
+  } else {
+    _mi_purge_step();
+  }
+}
 
 probe_counts_t probe_counts(void) {
   int64_t held, used;
@@ -455,10 +462,10 @@ static size_t bits_index(const void* p) {
   (void)mi_bits_find(bits_of(p)->page, bits_of(p), p, &index);
   return index;
 }
-bool probe_bits_free_remote(const void* p) { return _mi_bits_free_remote(bits_of(p), bits_index(p)); }
 static mi_taken_t taken;
 bool probe_bits_take_live(const void* p) { return _mi_bits_take_live(bits_of(p), bits_index(p), &taken); }
 bool probe_bits_tell(const void* p) { return _mi_bits_tell(bits_of(p), &taken); }
+bool probe_bits_free_remote(const void* p) { return probe_bits_take_live(p) && probe_bits_tell(p); }
 bool probe_bits_free_unseen(void* p) {
   mi_bits_t* const bits = bits_of(p);
   mi_state_t* const state = &bits->states[bits_index(p)];

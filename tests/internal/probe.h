@@ -94,6 +94,7 @@ bool probe_segment_of(const void* p, probe_segment_t* segment);  // false: in no
 bool probe_segments_claim(size_t count, size_t alignment, size_t phase, probe_segment_t* first);
 void probe_segments_release(size_t arena, size_t index, size_t count);
 void probe_purge(bool force);
+void probe_purge_step(void);     // what a slow path does
 typedef struct probe_counts_s {  // of slices, roughly: threads keep back up to 15 each
   long held, used;
 } probe_counts_t;
