@@ -182,8 +182,8 @@ mi_decl_nodiscard mi_decl_export void* mi_new_reallocn(void* p, size_t newcount,
 
 // ---- the library's life ---------------------------------------------------------------------------------
 /// Frees what can be freed: the calling thread's pages without live blocks, memory of threads that ended and,
-/// with `force`, everything that can go back to the system, at once. Other running threads do their share at
-/// their next slow path.
+/// with `force`, everything that can go back to the system, at once, also what isolated heaps of any thread have in
+/// quarantine. Other running threads do their share at their next slow path.
 mi_decl_export void mi_collect(bool force) mi_attr_noexcept;
 /// If the calling thread owns more than `target_thread_owned` bytes of pages, empty ones go back; if it still does, all
 /// of them are handed over, so that any thread may use their free blocks. They come back as the thread allocates.
@@ -217,7 +217,8 @@ typedef void mi_output_fun(const char* msg, void* arg);
 mi_decl_export void mi_register_output(mi_output_fun* out, void* arg) mi_attr_noexcept;
 
 /// Called for every error that the library notices: ENOMEM, EOVERFLOW, EINVAL (invalid argument or pointer),
-/// EAGAIN (double free), EFAULT (corruption, use of a destroyed heap). Any thread; must not allocate.
+/// EAGAIN (double free), EFAULT (corruption, use of a destroyed heap). Any thread; must not allocate. When a double
+/// free is found later, the call that is told of it is for a heap which may not end in the callback (EINVAL).
 typedef void mi_error_fun(int err, void* arg);
 mi_decl_export void mi_register_error(mi_error_fun* fun, void* arg) mi_attr_noexcept;
 

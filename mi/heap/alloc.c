@@ -41,10 +41,12 @@ void _mi_slow_path(mi_thread_t* thread, mi_heap_t* heap) {
   _mi_guarded_step(thread);
 #endif
   if (mi_unlikely(++thread->generic_count % MI_PURGE_EVERY == 0)) {
-    _mi_purge(false);
+    _mi_purge_step();
     _mi_forwarders_step(&_mi_heap_main);
     _mi_table_answer(thread);  // the thread may have begun after the request
     _mi_handle_idle_step(thread);
+  } else if (mi_unlikely(mi_load_relaxed(&_mi_tick_state) == MI_TICK_STOPPED)) {
+    _mi_purge_go_on();
   }
 }
 
@@ -93,7 +95,7 @@ static inline void* theap_next_word(mi_theap_t* theap, size_t size, bool zero) {
   void* const p = _mi_bits_pop_next(theap, size);
   if (mi_unlikely(p == NULL)) return NULL;
   mi_slow_path_passed(thread);
-  return (zero ? memset(p, 0, size + (size == 0)) : p);
+  return (zero ? memset(p, 0, size) : p);
 }
 #else
 // The direct table's page has run dry, and it or the next has blocks that the thread freed since: that page, with free
@@ -106,6 +108,7 @@ static inline __attribute__((always_inline)) mi_page_t* theap_turn_page(mi_theap
   if (mi_slow_path_is_whole(thread, theap)) return NULL;
   if (mi_likely(mi_page_turns_at_once(page))) {
     page->retire = 0;
+    mi_page_is_dry_no_more(theap, page);
     mi_theap_supply(theap, page, mi_page_turn(page));
   } else {
     page = _mi_theap_turn(theap, page);
@@ -280,8 +283,10 @@ mi_noinline void* _mi_malloc_generic(size_t size, mi_theap_t* theap, bool zero) 
 
 static inline void* theap_pop(mi_theap_t* theap, size_t size, bool zero) {
 #if MI_SECURE
-  void* const p = mi_bits_pop_direct(theap, size);
-  return (p != NULL && zero ? memset(p, 0, size + (size == 0)) : p);
+  mi_page_t* const direct = mi_bits_direct_page(theap, size);
+  if (mi_unlikely(direct == NULL)) return NULL;
+  void* const p = mi_bits_pop_direct(direct, size);
+  return (zero ? memset(p, 0, size) : p);
 #endif
   if (mi_unlikely(size > MI_DIRECT_SIZE_MAX)) return NULL;
   mi_page_t* const page = theap->direct[(size + 7) / 8];

@@ -40,12 +40,13 @@ void mi_collect(bool force) {
     _mi_abandoned_sweep(&_mi_heap_internal, false);
     _mi_theap_collect(&thread->internal_theap, true);
     _mi_threads_want_collect(thread);
+    _mi_vault_collect(false);
     _mi_kept_pages_purge();
   } else {
     _mi_thread_collect(thread, false);
   }
   _mi_purge(force);
-  _mi_freed_twice_tell(&thread->untold);
+  mi_freed_twice_tell(thread, &_mi_heap_main);
 }
 
 void _mi_heap_collect_parts(mi_heap_t* heap, bool force) {
@@ -88,7 +89,7 @@ void mi_heap_collect(mi_heap_t* heap, bool force) {
     _mi_theap_collect(&thread->internal_theap, true);
   }
   _mi_purge(force);
-  _mi_freed_twice_tell(&thread->untold);
+  mi_freed_twice_tell(thread, heap);
 }
 
 void mi_theap_collect(mi_theap_t* theap, bool force) {
@@ -98,7 +99,7 @@ void mi_theap_collect(mi_theap_t* theap, bool force) {
   } else {
     _mi_theap_collect(theap, force);
   }
-  _mi_freed_twice_tell(&_mi_tls.thread->untold);
+  mi_freed_twice_tell(_mi_tls.thread, &_mi_heap_main);
 }
 
 static void thread_exit(mi_thread_t* thread) {

@@ -281,8 +281,9 @@ mi_decl_export bool mi_heap_rewind(mi_heap_t* heap, mi_heap_mark_t mark) mi_attr
 mi_decl_export bool mi_heap_unmark(mi_heap_t* heap, mi_heap_mark_t mark) mi_attr_noexcept;
 
 /// Frees what can be freed without touching live blocks: pages and regions without live blocks, memory of
-/// threads that ended. With `force`, also warm memory. The calling thread's part is done at once, other
-/// running threads' parts at their next slow path. Any thread. NULL is ignored.
+/// threads that ended. With `force`, also warm memory, and what is in quarantine. The calling thread's part (of an
+/// isolated heap, all) is done at once, other running threads' parts at their next slow path. Any thread. NULL is
+/// ignored.
 mi_decl_export void mi_heap_collect(mi_heap_t* heap, bool force) mi_attr_noexcept;
 
 // Holding memory, for readers that a runtime does not count (epochs, QSBR). While a heap is held, memory of blocks that

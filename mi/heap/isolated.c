@@ -206,9 +206,14 @@ void* _mi_isolated_alloc(mi_thread_t* thread, mi_heap_t* heap, const mi_request_
       if (!_mi_limit_try_again(thread, heap, r->size, &limit_tries)) return NULL;
       continue;
     }
-    if (tries++ > 0) break;
-    _mi_deferred_call(thread, heap, true);
-    if (mi_load_acquire(&heap->home.id) == space->id) _mi_space_collect(space, true);
+    if (++tries == 1) {
+      _mi_deferred_call(thread, heap, true);
+      if (mi_load_acquire(&heap->home.id) == space->id) _mi_space_collect(space, true);
+    } else if (tries == 2 && space->is_secret) {
+      _mi_vault_collect(true);  // what other heaps have in quarantine is locked, too
+    } else {
+      break;
+    }
   }
   _mi_error(ENOMEM, "no memory for %zu bytes in heap %p (%s)\n", r->size, (void*)heap, space->name);
   return NULL;
@@ -233,15 +238,6 @@ void* _mi_isolated_realloc(mi_heap_t* heap, mi_page_t* page, void* p, size_t new
 }
 
 // --- sealing -------------------------------------------------------------------------------------------------------
-
-static void space_enter(mi_space_t* space) {
-  uint32_t expected = 0;
-  while (!mi_cas_weak_acq_rel(&space->lock, &expected, 1u)) {
-    expected = 0;
-    _mi_os_yield();
-  }
-}
-static void space_leave(mi_space_t* space) { mi_store_release(&space->lock, 0u); }
 
 static bool protect(mi_space_t* space, mi_protection_t mode) {
   if (mode == MI_PROTECT_READ_WRITE) {
@@ -269,9 +265,9 @@ bool mi_heap_protect(mi_heap_t* heap, mi_protection_t mode) {
     _mi_error(EINVAL, "mi_heap_protect: heap %p (%s) is not isolated\n", (void*)heap, mi_heap_name(heap));
     return false;
   }
-  space_enter(space);
+  _mi_space_enter(space);
   const bool ok = protect(space, mode);
-  space_leave(space);
+  _mi_space_leave(space);
   if (!ok) _mi_error(ENOMEM, "mi_heap_protect: the system refused for heap %p (%s)\n", (void*)heap, space->name);
   return ok;
 }

@@ -78,7 +78,7 @@ void _mi_limit_alarm(mi_thread_t* thread, mi_heap_t* heap) {
   if (thread->callback_depth > 0) return;  // given on the next slow path
   thread->alarm = false;
   const uint64_t id = mi_load_relaxed(&heap->home.id);
-  _mi_freed_twice_tell(&thread->untold);
+  mi_freed_twice_tell(thread, heap);
   if (heap == &_mi_heap_main) return;
   mi_refusal_t alarm;
   // A call may take the heap below its soft limit and above it again. What is left is given on the next slow path.

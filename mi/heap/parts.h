@@ -350,22 +350,6 @@ mi_hidden void _mi_deferred_reset_end(mi_heap_t* heap);
 // The heap's extras go: without a call.
 mi_hidden void _mi_deferred_drop(mi_heap_extra_t* extra);
 
-// Around a callback that is of a heap's: no other is started meanwhile, and the heap may not end in it. `thread` NULL:
-// there was no memory for a record.
-static inline void mi_callback_enter(mi_thread_t* thread, mi_callback_t* frame) {
-  if (mi_unlikely(thread == NULL)) return;
-  frame->outer = thread->callbacks;
-  thread->callbacks = frame;
-  thread->callback_heap = frame->heap;
-  thread->callback_depth++;
-}
-static inline void mi_callback_leave(mi_thread_t* thread, const mi_callback_t* frame) {
-  if (mi_unlikely(thread == NULL)) return;
-  thread->callbacks = frame->outer;
-  thread->callback_heap = (frame->outer == NULL ? NULL : frame->outer->heap);
-  thread->callback_depth--;
-}
-
 // --- heaps of the same configuration (prepared.c) -----------------------------------------------------------------
 // A heap was just made with this configuration.
 mi_hidden void _mi_prepared_begin(mi_heap_t* heap, const mi_heap_config_t* config);

@@ -18,8 +18,9 @@
 //
 // What is found wrong is one of two things. In a heap that is hardened (or isolated, or secret) it is a corruption: the
 // message, the error callback, and the end of the process, whatever the callback does. In others it is advice: message
-// and callback, and nothing else happens. The callback may allocate and free in the heap: what is looked at when it
-// returns is looked at anew, and of what is found in the midst of a change it is told later (_mi_freed_twice).
+// and callback, and nothing else happens. The callback may allocate and free in the heap: it is told when the library
+// is through with the block, and nothing that was looked at before is used after it. Of what is found in the midst of a
+// change it is told later (_mi_freed_twice).
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -57,24 +58,39 @@ static inline void stop_if_corrupt(void) {
   if (mi_unlikely(mi_load_relaxed(&_mi_is_corrupt))) _mi_corruption_stop();
 }
 
-// `page` NULL: it was given back, and its policy is what is known of it.
-static mi_cold __attribute__((format(printf, 4, 5))) void misuse(const mi_page_t* page, uint32_t policy, int code,
-                                                                 const char* format, ...) {
-  char text[256], place[192] = "";
-  va_list args;
-  va_start(args, format);
-  vsnprintf(text, sizeof(text), format, args);
-  va_end(args);
+// What is to be said of a mistake, at once or later.
+typedef struct report_s {
+  int code;
+  char text[256], place[192];
+} report_t;
+
+// Does not return where misuse is a corruption. `page` NULL: it was given back, and its policy is what is known of it.
+static mi_cold void report_make(report_t* report, const mi_page_t* page, uint32_t policy, int code, const char* format,
+                                va_list args) {
+  report->code = code;
+  vsnprintf(report->text, sizeof(report->text), format, args);
+  report->place[0] = 0;
   if (page != NULL) {
     const mi_heap_t* const heap = mi_load_acquire((_Atomic(mi_heap_t*)*)&page->heap);
-    snprintf(place, sizeof(place), "class %zu, heap %p \"%.63s\", ", page->block_size, (const void*)heap,
-             mi_heap_name(heap));
+    snprintf(report->place, sizeof(report->place), "class %zu, heap %p \"%.63s\", ", page->block_size,
+             (const void*)heap, mi_heap_name(heap));
   }
-  if ((policy & MI_POLICY_STOPS) != 0) {
-    _mi_corruption(code, "%s (%sthread %u)\n", text, place, _mi_os_thread_id());
-  } else {
-    _mi_error(code, "%s (%sthread %u)\n", text, place, _mi_os_thread_id());
-  }
+  if ((policy & MI_POLICY_STOPS) != 0)
+    _mi_corruption(code, "%s (%sthread %u)\n", report->text, report->place, _mi_os_thread_id());
+}
+
+static mi_cold void report_say(const report_t* report) {
+  _mi_error(report->code, "%s (%sthread %u)\n", report->text, report->place, _mi_os_thread_id());
+}
+
+static mi_cold __attribute__((format(printf, 4, 5))) void misuse(const mi_page_t* page, uint32_t policy, int code,
+                                                                 const char* format, ...) {
+  report_t report;
+  va_list args;
+  va_start(args, format);
+  report_make(&report, page, policy, code, format, args);
+  va_end(args);
+  report_say(&report);
 }
 
 // Why `p`, which lies in a page with a policy, is no live block.
@@ -131,21 +147,31 @@ static inline size_t padding_of(const mi_page_t* page, const mi_bits_t* bits, si
   return page->block_size - bits->inside - size;
 }
 
-// Reports what was written behind a live block.
-static mi_cold void misuse_overflow(const char* function, const mi_page_t* page, const uint8_t* block, size_t size,
-                                    size_t padding) {
-  const size_t at = _mi_padding_breach(block + size + padding, padding, !mi_policy_is_generic(page->policy));
-  misuse(page, page->policy, EFAULT, "%s: overflow: byte %zu of the block %p of %zu bytes was written", function,
-         size + at, (const void*)block, size);
+// Was anything written behind a live block?
+static inline bool block_is_whole(const mi_page_t* page, const mi_bits_t* bits, size_t index, const uint8_t* block) {
+  const size_t size = mi_bits_size(page, bits, index), padding = padding_of(page, bits, size);
+  return mi_page_padding_is_whole(page, block + size + padding, padding);
 }
 
-// False: the callback that was told of an overflow has freed the block.
-static bool block_check(const char* function, const mi_page_t* page, const mi_bits_t* bits, size_t index,
-                        const uint8_t* block) {
+static mi_cold __attribute__((format(printf, 4, 5))) void report_later(report_t* report, const mi_page_t* page,
+                                                                       int code, const char* format, ...) {
+  va_list args;
+  va_start(args, format);
+  report_make(report, page, page->policy, code, format, args);
+  va_end(args);
+}
+
+// It was: the report, to be said when the block is freed or resized, or is the program's as before. Else the callback
+// might free the block, get it anew from the heap, and have it freed. What is behind it is as it was, so that nobody
+// reports it again.
+static mi_cold void report_overflow(report_t* report, const char* function, const mi_page_t* page,
+                                    const mi_bits_t* bits, size_t index, uint8_t* block) {
   const size_t size = mi_bits_size(page, bits, index), padding = padding_of(page, bits, size);
-  if (mi_likely(mi_page_padding_is_whole(page, block + size + padding, padding))) return true;
-  misuse_overflow(function, page, block, size, padding);
-  return page_of(block) == page && mi_bits_state(bits, index) == MI_BLOCK_LIVE;
+  uint8_t* const end = block + size + padding;
+  const size_t at = _mi_padding_breach(end, padding);
+  report_later(report, page, EFAULT, "%s: overflow: byte %zu of the block %p of %zu bytes was written", function,
+               size + at, (const void*)block, size);
+  _mi_padding_write(end, padding);
 }
 
 // --- allocation ------------------------------------------------------------------------------------------------
@@ -206,9 +232,7 @@ void* _mi_policy_serve(mi_theap_t* theap, const mi_request_t* r) {
   const size_t size = r->size + (r->size == 0), need = with_padding(theap, size);
   if ((r->offset == 0 || r->alignment <= 1) && alignment <= MI_CLASS_SIZE_MAX && need <= MI_CLASS_SIZE_MAX) {
     // A class size is a multiple of every power of two up to its step, and blocks lie at multiples of it.
-    size_t room = (r->alignment <= 1 ? (need < 16 ? 16 : need) : mi_round_up(need, alignment));
-    // Small blocks of the secure build are not 16 bytes larger than what they are for.
-    if (!mi_policy_is_generic(theap->policy) && room <= 128 && room - size > 15) room = mi_round_up(144, alignment);
+    const size_t room = (r->alignment <= 1 ? (need < 16 ? 16 : need) : mi_round_up(need, alignment));
     if (room <= MI_CLASS_SIZE_MAX) {
       mi_page_t* const page = _mi_theap_bit_page(theap, mi_bin_of(room));
       return (mi_unlikely(page == NULL) ? NULL : block_make(theap, page, size, r->zero));
@@ -225,24 +249,35 @@ void* _mi_policy_serve(mi_theap_t* theap, const mi_request_t* r) {
 
 // --- freeing -----------------------------------------------------------------------------------------------------
 
-// Frees what was found to be a live block.
-static void block_free(mi_page_t* page, mi_bits_t* bits, size_t index, uint8_t* block) {
-  if (mi_unlikely(!block_check("mi_free", page, bits, index, block))) return;
-  if (mi_unlikely((page->policy & MI_POLICY_WIPES) != 0)) _mi_wipe(block, page->block_size - bits->inside);
+// Frees what was found to be a live block. `heap`: see block_free.
+static inline void block_end(mi_page_t* page, mi_bits_t* bits, size_t index, uint8_t* block, mi_heap_t* heap) {
+  const uint32_t policy = page->policy;
+  const size_t size = page->block_size, room = size - bits->inside;
   if ((mi_load_relaxed(&page->owner) & ~MI_OWNER_FLAGS) == _mi_tls.tid) {
+    if (mi_unlikely((policy & MI_POLICY_WIPES) != 0)) _mi_wipe(block, room);
     _mi_bits_free_local(page, bits, index);
-    if (mi_unlikely(_mi_tls.thread->untold != 0)) _mi_freed_twice_tell(&_mi_tls.thread->untold);
-  } else {
-    const uint32_t policy = page->policy;
-    const size_t size = page->block_size;
-    if (mi_likely(_mi_bits_free_remote(page, bits, index))) return;
-    misuse(NULL, policy, EAGAIN, FREED_TWICE, (void*)block, size);
+    mi_freed_twice_tell(_mi_tls.thread, heap);
+    return;
   }
+  mi_taken_t taken;
+  if (mi_likely(_mi_bits_take_live(bits, index, &taken))) {
+    if (mi_unlikely((policy & MI_POLICY_WIPES) != 0)) _mi_wipe(block, room);
+    if (mi_likely(_mi_bits_tell(bits, &taken))) return;
+  }
+  misuse(NULL, policy, EAGAIN, FREED_TWICE, (void*)block, size);
 }
 
-void _mi_policy_free(mi_page_t* page, void* p) {
+static mi_cold void overrun_end(mi_page_t* page, mi_bits_t* bits, size_t index, uint8_t* block, mi_heap_t* heap) {
+  report_t report;
+  report_overflow(&report, "mi_free", page, bits, index, block);
+  block_end(page, bits, index, block, heap);
+  report_say(&report);
+}
+
+// `heap`: what the call is for, and may not end in a callback; the main one: the call ends with this.
+static void block_free(void* p, mi_heap_t* heap) {
   stop_if_corrupt();
-  page = page_of(p);
+  mi_page_t* const page = page_of(p);
   if (mi_unlikely(page == NULL)) {
     const uint32_t policy = _mi_bits_last_policy(p);
     if (policy != 0) {
@@ -263,7 +298,16 @@ void _mi_policy_free(mi_page_t* page, void* p) {
     misuse_pointer("mi_free", page, p, state);
     return;
   }
-  block_free(page, bits, index, p);
+  if (mi_likely(block_is_whole(page, bits, index, p))) {
+    block_end(page, bits, index, p, heap);
+  } else {
+    overrun_end(page, bits, index, p, heap);
+  }
+}
+
+void _mi_policy_free(mi_page_t* page, void* p) {
+  (void)page;  // what lies in a huge block may look like one
+  block_free(p, &_mi_heap_main);
 }
 
 // What the program asked for: in padded builds the core's block has a tail besides.
@@ -319,17 +363,11 @@ size_t _mi_policy_usable(mi_page_t* page, const void* p) {
 
 // --- resizing ----------------------------------------------------------------------------------------------------
 
-// May the caller note another size of a block? Where two blocks share a byte for it, only who has the page: it writes
-// the neighbour's at any time.
-static inline bool may_note(const mi_page_t* page, const mi_bits_t* bits) {
-  return bits->slack_bits != 4 || (mi_load_relaxed(&page->owner) & ~MI_OWNER_FLAGS) == _mi_tls.tid;
-}
-
 // May a block of the page become one of `size` bytes where it is? Not if another class would serve it, and of blocks
 // alone in their pages not if half of it were unused.
 static bool fits_in_place(const mi_page_t* page, const mi_bits_t* bits, size_t size) {
   const size_t need = mi_policy_need(page->policy, size);
-  if (!mi_bits_fits(page, bits, need) || !may_note(page, bits)) return false;
+  if (!mi_bits_fits(page, bits, need)) return false;
   if (bits->magic == 0) return need > MI_CLASS_SIZE_MAX && need >= page->block_size / 2;
   return need >= page->block_size / 2;
 }
@@ -360,6 +398,15 @@ static void* guarded_realloc(mi_heap_t* heap, mi_page_t* page, void* p, size_t n
   return q;
 }
 
+static mi_cold void* overrun_realloc(mi_heap_t* heap, mi_page_t* page, void* p, size_t index, size_t newsize,
+                                     size_t alignment, size_t offset, bool zero) {
+  report_t report;
+  report_overflow(&report, "realloc", page, mi_bits_of(page), index, p);
+  void* const q = _mi_policy_realloc(heap, page, p, newsize, alignment, offset, zero);
+  report_say(&report);
+  return q;
+}
+
 void* _mi_policy_realloc(mi_heap_t* heap, mi_page_t* page, void* p, size_t newsize, size_t alignment, size_t offset,
                          bool zero) {
   MI_KEEP_FRAME();
@@ -373,10 +420,8 @@ void* _mi_policy_realloc(mi_heap_t* heap, mi_page_t* page, void* p, size_t newsi
     errno = EINVAL;
     return NULL;
   }
-  if (mi_unlikely(!block_check("realloc", page, bits, index, p))) {
-    errno = EINVAL;
-    return NULL;
-  }
+  if (mi_unlikely(!block_is_whole(page, bits, index, p)))
+    return overrun_realloc(heap, page, p, index, newsize, alignment, offset, zero);
   const size_t size = mi_bits_size(page, bits, index);
   const bool aligned = (((uintptr_t)p + offset) & (alignment - 1)) == 0;
   if (aligned && newsize > 0 && fits_in_place(page, bits, newsize)) {
@@ -387,7 +432,15 @@ void* _mi_policy_realloc(mi_heap_t* heap, mi_page_t* page, void* p, size_t newsi
   void* const q = _mi_heap_alloc_aligned(heap, newsize, alignment, offset, zero);
   if (mi_unlikely(q == NULL)) return NULL;
   memcpy(q, p, newsize < size ? newsize : size);
-  block_free(page, bits, index, p);
+  block_free(p, heap);  // looked at anew: the allocation may have called back
+  return q;
+}
+
+static mi_cold void* overrun_expand(mi_page_t* page, void* p, size_t index, size_t newsize) {
+  report_t report;
+  report_overflow(&report, "mi_expand", page, mi_bits_of(page), index, p);
+  void* const q = _mi_policy_expand(page, p, newsize);
+  report_say(&report);
   return q;
 }
 
@@ -400,11 +453,10 @@ void* _mi_policy_expand(mi_page_t* page, void* p, size_t newsize) {
     misuse_pointer("mi_expand", page, p, state);
     return NULL;
   }
-  if (mi_unlikely(!block_check("mi_expand", page, bits, index, p))) return NULL;
+  if (mi_unlikely(!block_is_whole(page, bits, index, p))) return overrun_expand(page, p, index, newsize);
   if (newsize == 0) newsize = 1;
   const size_t need = mi_policy_need(page->policy, newsize);
-  // The one for its room, the other for what can be noted of it.
-  if (!mi_bits_fits(page, bits, need) || !mi_bits_fits(page, bits, newsize) || !may_note(page, bits)) return NULL;
+  if (!mi_bits_fits(page, bits, need)) return NULL;
   block_resize(page, bits, index, p, newsize, false);
   return p;
 }

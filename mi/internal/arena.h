@@ -24,9 +24,6 @@ typedef struct mi_span_s {
 #endif
 } mi_span_t;
 mi_hidden extern mi_span_t _mi_span;
-#if MI_SECURE
-mi_hidden extern _Atomic(uint8_t)* _mi_span_kind;  // of the span's segments; written before the span is
-#endif
 // Nothing is, where every free is checked: each then takes the slow path, which needs no span.
 static inline bool mi_span_offset(const void* p, size_t* offset) {
   *offset = (uintptr_t)p - _mi_span.low;
@@ -128,6 +125,16 @@ mi_hidden void _mi_held_forget(mi_thread_t* thread);
 // Gives memory of slices back that have been free for a while; `force`: of all free slices, and whole segments.
 // Any thread, any time. Cheap when there is nothing due.
 mi_hidden void _mi_purge(bool force);
+// The same without force, but no more at a time than a call of the program's may wait for; and as much again, if the
+// state is STOPPED.
+mi_hidden void _mi_purge_step(void);
+mi_hidden void _mi_purge_go_on(void);
+typedef enum mi_tick_state_e {
+  MI_TICK_DONE = 0,
+  MI_TICK_STOPPED,  // something is left for the next slow path
+  MI_TICK_BUSY,     // a thread is at it
+} mi_tick_state_t;
+mi_hidden extern _Atomic(uint8_t) _mi_tick_state;
 mi_hidden void _mi_purge_spared(void);  // what ticks spared and is due goes back after all
 // Slices that are free with memory behind them, and slices in use; threads keep back up to 15 of each.
 mi_hidden void _mi_held_counts(int64_t* held, int64_t* used);

@@ -175,6 +175,10 @@ static inline uint32_t mi_page_turn(mi_page_t* page) {  // so many blocks
   page->recycled += count;
   return count;
 }
+static inline void mi_page_is_dry_no_more(mi_theap_t* theap, mi_page_t* page) {
+  theap->dry_pages -= page->dry;
+  page->dry = 0;
+}
 // What is supplied to the program is counted when it comes to a free list (pages of blocks above MI_DIRECT_SIZE_MAX,
 // whose unused room is not listed: with the first block), so that handing it out counts nothing.
 static inline void mi_theap_supply(mi_theap_t* theap, const mi_page_t* page, size_t count) {
@@ -220,6 +224,21 @@ mi_hidden mi_thread_t* _mi_thread_make(void);  // NULL: no memory
 static inline mi_thread_t* mi_thread(void) {   // the calling thread's record, made if need be; NULL: no memory
   mi_thread_t* const thread = _mi_tls.thread;
   return (mi_likely(thread != NULL) ? thread : _mi_thread_make());
+}
+// Around a callback that is of a heap's: no other is started meanwhile, and the heap may not end in it. `thread` NULL:
+// there was no memory for a record.
+static inline void mi_callback_enter(mi_thread_t* thread, mi_callback_t* frame) {
+  if (mi_unlikely(thread == NULL)) return;
+  frame->outer = thread->callbacks;
+  thread->callbacks = frame;
+  thread->callback_heap = frame->heap;
+  thread->callback_depth++;
+}
+static inline void mi_callback_leave(mi_thread_t* thread, const mi_callback_t* frame) {
+  if (mi_unlikely(thread == NULL)) return;
+  thread->callbacks = frame->outer;
+  thread->callback_heap = (frame->outer == NULL ? NULL : frame->outer->heap);
+  thread->callback_depth--;
 }
 mi_hidden void _mi_thread_exit(mi_thread_t* thread);
 mi_hidden void _mi_threads_reap(void);                       // ends records of threads that ended without telling

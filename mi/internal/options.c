@@ -216,11 +216,16 @@ void _mi_freed_twice(const char* format, ...) {
   thread->alarm = true;
 }
 
-void _mi_freed_twice_tell(uint32_t* untold) {
-  while (*untold > 0) {
-    --*untold;
+// What is found while the callback runs is left for the next time: the alarm is on for it.
+void _mi_freed_twice_tell(mi_thread_t* thread, mi_heap_t* heap) {
+  if (thread->callback_depth > 0) return;
+  mi_callback_t frame = {NULL, heap, 0};
+  mi_callback_enter(thread, &frame);
+  for (uint32_t left = thread->untold; left > 0; left--) {
+    thread->untold--;
     error_call(EAGAIN);
   }
+  mi_callback_leave(thread, &frame);
 }
 
 void _mi_report(int err, const char* format, ...) {

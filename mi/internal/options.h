@@ -51,9 +51,15 @@ mi_hidden void _mi_warning(const char* format, ...) __attribute__((format(printf
 mi_hidden void _mi_error(int err, const char* format, ...) __attribute__((format(printf, 2, 3), cold));
 // A double free that is found only later, in the midst of a change to a page or a theap: printed at once as an error,
 // but the callback, which may allocate and free, is called when the thread is through with that: by what looks at the
-// thread's `alarm`, by a free in a heap with a policy, by a collect, at the thread's end.
+// thread's `alarm`, by a free in a heap with a policy, by a collect, at the thread's end. It is a callback as the
+// others: none begins inside another, and `heap`, which the call that is interrupted is for, may not end in it (the
+// main one: there is none).
 mi_hidden void _mi_freed_twice(const char* format, ...) __attribute__((format(printf, 1, 2), cold));
-mi_hidden void _mi_freed_twice_tell(uint32_t* untold) __attribute__((cold));
+mi_hidden void _mi_freed_twice_tell(mi_thread_t* thread, mi_heap_t* heap) __attribute__((cold));
+// For where there is hardly ever anything to be told.
+static inline void mi_freed_twice_tell(mi_thread_t* thread, mi_heap_t* heap) {
+  if (mi_unlikely(thread->untold != 0)) _mi_freed_twice_tell(thread, heap);
+}
 // A pointer that is none of ours: an error, but in the secure build a corruption. The format takes the pointer.
 mi_hidden void _mi_misuse(int err, const char* format, const void* p) __attribute__((cold));
 // What must not go on: printed whatever the options say, handed to the registered error callback, and then the process

@@ -402,6 +402,7 @@ static uint8_t* huge_guard_of(const mi_page_t* page) {
 static void page_return_slices(mi_page_t* page) {
   mi_page_uncharge(page);
   mi_gauge_sub(&_mi_stats.pages, 1);
+  if (mi_unlikely(page->policy != 0)) mi_bits_leave(page);
   if (mi_unlikely(page->guard != 0)) {
     _mi_guard_withhold(page);
     return;
@@ -422,7 +423,7 @@ static void page_return_slices(mi_page_t* page) {
   } else {
     _mi_slices_release(page, page_used(page));
   }
-  _mi_purge(false);
+  _mi_purge_step();
 }
 
 // An empty page that is in no queue goes back.
@@ -1021,11 +1022,12 @@ static bool page_has_free(mi_page_t* page) {
   return page->free != NULL || (page->capacity < page->reserved && page_extend(page));
 }
 
-// A page that has run dry is not full yet: most pages of a program that frees have blocks again soon. It goes to the
-// end of its queue, and to the full list if it is as dry when it has become the first again: the way there and back
-// takes two atomic updates and a slow free, in a program with long-lived blocks for every few dozen allocations. So
+// A page that has run dry is not full yet: most pages of a program that frees have blocks again soon. It stays in its
+// queue, behind the page that serves, and goes to the full list if it is as dry when a search meets it again: the way
+// there and back takes two atomic updates and a slow free, in a program with long-lived blocks for every few dozen
+// allocations. Dry is also a page that the owner freed a few blocks of (MI_FEW_BLOCKS), if the next one has more. So
 // many of a theap's pages at most, of one slice each: what a search meets is bounded, and what waits for a look because
-// others freed all its blocks.
+// others freed all its blocks. A page with blocks in `free` is not dry.
 #define MI_DRY_PAGES 64
 static inline bool page_may_dry(const mi_theap_t* theap, const mi_page_t* page) {
   return page->dry == 0 && page->block_size <= MI_SMALL_PAGE_BLOCK_MAX && theap->dry_pages < MI_DRY_PAGES;
@@ -1037,8 +1039,12 @@ static inline void page_dries(mi_theap_t* theap, mi_page_t* page) {
 }
 static inline void page_serves(mi_theap_t* theap, mi_page_t* page) {
   page->retire = 0;
-  theap->dry_pages -= page->dry;
-  page->dry = 0;
+  mi_page_is_dry_no_more(theap, page);
+}
+// Of a page in a queue, outside of a search.
+static inline void page_collect_queued(mi_theap_t* theap, mi_page_t* page) {
+  _mi_page_collect(page);
+  if (page->free != NULL) mi_page_is_dry_no_more(theap, page);
 }
 
 mi_page_t* _mi_theap_turn(mi_theap_t* theap, mi_page_t* page) {
@@ -1282,7 +1288,7 @@ static void* solo_alloc_in(mi_theap_t* theap, uint8_t policy, mi_arena_t* arena,
     mi_bits_t* const bits = mi_bits_of(page);
     bits->inside = (uint16_t)inside;
     page->recycled = 1;
-    mi_store_relaxed(&bits->words[0].live, (uint64_t)1);
+    mi_store_relaxed(&bits->states[0], MI_STATE_WIDE);
   }
   if (mi_unlikely(page->block_size != charged)) mi_theap_add(theap, (int64_t)page->block_size - (int64_t)charged);
   solo_begin(theap, page);
@@ -1329,7 +1335,7 @@ void _mi_guard_page_release(mi_page_t* page) {
   } else {
     _mi_slices_release(page, page->slices * MI_SLICE_SIZE);
   }
-  _mi_purge(false);
+  _mi_purge_step();
 }
 
 void _mi_page_mark_interior(mi_page_t* page) { owner_flag(page, MI_OWNER_INTERIOR, true); }
@@ -1355,7 +1361,7 @@ static void theap_for_each(mi_theap_t* theap, void (*fn)(mi_theap_t*, mi_page_t*
 
 static void collect_page(mi_theap_t* theap, mi_page_t* page, bool force) {
   if (mi_page_is_single(page)) return;
-  _mi_page_collect(page);
+  page_collect_queued(theap, page);
   if (page->policy != 0 && force) _mi_bits_release_old(page, true);              // memory is short: quarantine ends
   if (page->in_full && page_empty_opens(theap, page)) page_unfull(theap, page);  // it was sealed when it was held
   if (page->used == 0 && !page_is_delaying(page) && (force || page->next != page || page->retire == 0) &&
@@ -1388,7 +1394,7 @@ void _mi_theap_collect_step(mi_theap_t* theap) {
     mi_page_t* const first = theap->queue[bin];
     if (first == NULL) return;
     mi_page_t* const page = first->prev;
-    if (page_is_worth_collecting(page)) _mi_page_collect(page);
+    if (page_is_worth_collecting(page)) page_collect_queued(theap, page);
     if (page->used == 0 && page != first && !page_is_delaying(page) && !_mi_heap_is_held(theap->heap)) {
       page_release(theap, page);
       continue;

@@ -45,7 +45,7 @@ bool _mi_page_resize(mi_page_t* page, size_t size, bool* zero) {
   mi_theap_add(theap, (int64_t)after - (int64_t)before - (int64_t)charged);
   if (after < before) {
     page->fresh_zero = 0;  // what it may take again later was the program's
-    _mi_purge(false);
+    _mi_purge_step();
   } else {
     theap->supplied_bytes += after - before;
     page->fresh_zero = *zero = *zero && page->fresh_zero;  // what was added may be looked at again

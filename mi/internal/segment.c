@@ -409,8 +409,10 @@ static size_t slices_pick(uint64_t free, uint64_t guarded, const mi_want_t* want
 }
 
 // Takes a run of one segment: of slices that have memory behind them if there is one, and with `warm` only then. What
-// was in use a moment ago costs no page fault, and does not add to what the process holds. Where it is known how much
-// of a slice will be used, one that has as much is best, then one that has nothing.
+// was in use a moment ago costs no page fault, and does not add to what the process holds. Of one slice of which it is
+// known how much will be used, one that has as much is best (with `warm` no other is taken), then one that has nothing.
+// Of others, those that have all their memory. What is looked at besides `free` is a hint: it may have changed by the
+// claim, whatever that finds in `free`.
 static mi_page_t* slices_take(mi_thread_t* thread, mi_arena_t* arena, size_t index, const mi_want_t* want, bool warm,
                               bool* zero) {
   mi_segment_info_t* const info = &arena->info[index];
@@ -421,7 +423,7 @@ static mi_page_t* slices_take(mi_thread_t* thread, mi_arena_t* arena, size_t ind
   size_t at;
   do {
     if (word == 0) return NULL;
-    const uint64_t guarded = mi_load_relaxed(&info->guarded);  // as `backed`: of slices that are free it stays
+    const uint64_t guarded = mi_load_relaxed(&info->guarded);
     const uint64_t backed = mi_load_relaxed(&info->backed);
     at = slices_pick(word & backed & slices_with_part(info, part), guarded, want, part);
     if (at >= MI_SLICES_PER_SEGMENT && !(chooses && warm))
@@ -871,135 +873,246 @@ static uint64_t without_lowest(uint64_t word, int64_t count) {
   return word;
 }
 
-// Both return what was refused. `spare`: how many free slices with memory stay as they are; counted down.
-static uint64_t purge_normal(mi_arena_t* arena, size_t index, bool force, size_t least, int64_t* spare) {
+// A look at the segments, from the first to the last. That of a tick stops when it has purged as much as one call of
+// the program may wait for, and is gone on with at the next slow path, of whatever thread: see _mi_purge_step.
+typedef struct pass_s {
+  bool force;            // what is free is due
+  bool all;              // segments without the mark, too
+  size_t least;          // runs of free slices in segments that are in use go back if they are at least so long
+  int64_t spare, total;  // free slices with memory that stay as they are: of segments in use, and of all
+  int64_t room;          // slices that may be purged before it stops
+  size_t arena, segment;
+  size_t slice;      // not 0: it stopped in the segment, before this slice,
+  uint64_t refused;  // having met these that the system did not take
+} pass_t;
+
+#define MI_TICK_SLICES 16  // and a header: 1 MiB. 50 us if all of it was used; 15 of calls, if they lie apart
+
+// Of what is due in the pass's segment, what it has not met before and has room for. `*rest`: what it has no room for.
+static uint64_t pass_due(const pass_t* pass, uint64_t due, uint64_t* rest) {
+  due &= ~(uint64_t)0 << pass->slice;
+  *rest = (pass->least > 1 ? 0 : without_lowest(due, pass->room));  // what is left of a run may be too short
+  return due & ~*rest;
+}
+
+// Slices of its segment were purged; it stops before the first of `rest`.
+static void pass_went(pass_t* pass, uint64_t due, uint64_t refused, uint64_t rest) {
+  pass->room -= __builtin_popcountll(due);
+  pass->refused |= refused;
+  pass->slice = (rest == 0 ? 0 : mi_ctz(rest));
+  if (!pass->force) mi_fetch_add_relaxed(&tick_count, (int64_t)__builtin_popcountll(due & ~refused));
+}
+
+// `spare`: how many free slices with memory stay as they are; counted down.
+static void purge_normal(pass_t* pass, mi_arena_t* arena, size_t index, int64_t* spare) {
   mi_segment_info_t* const info = &arena->info[index];
-  uint64_t refused = 0;
   uint64_t word = mi_load_acquire(&info->free);
   const uint64_t aged = mi_load_acquire(&info->aged);
-  uint64_t due;
+  uint64_t due, rest;
   int64_t stays;
   bool holds = false;
   do {
     const uint64_t candidates = word & mi_load_acquire(&info->backed);
     due = without_lowest(candidates, *spare);
     stays = __builtin_popcountll(candidates & ~due);
-    due = long_runs(due & (force ? ~(uint64_t)0 : aged), least);
+    due = pass_due(pass, long_runs(due & (pass->force ? ~(uint64_t)0 : aged), pass->least), &rest);
     if (due != 0 && !holds) purging_take();
     holds = holds || due != 0;
   } while (due != 0 && !mi_cas_weak_acq_rel(&info->free, &word, word & ~due));
+  uint64_t refused = 0;
   if (due != 0) {
     if ((word & ~due) == 0) summary_clear(arena, index);
+    // Somebody may have taken them since the look at `backed`, purged them, and given them back: the word is the same.
+    const uint64_t held_due = due;
+    due &= mi_load_relaxed(&info->backed);
     refused = purge_slices(arena, index, due);
-    slices_give(arena, index, due);
-    if (!force) mi_fetch_add_relaxed(&tick_count, (int64_t)__builtin_popcountll(due & ~refused));
+    slices_give(arena, index, held_due);
   }
   if (holds) purging_give();
+  pass_went(pass, due, refused, rest);
+  if (rest != 0) return;  // nothing is aged before its time
   *spare -= stays;
-  if (stays == 0 && mi_load_acquire(&info->free) == MI_SLICES_ALL && (force || aged == MI_SLICES_ALL) &&
+  if (stays == 0 && mi_load_acquire(&info->free) == MI_SLICES_ALL && (pass->force || aged == MI_SLICES_ALL) &&
       segment_may_close(arena, index)) {
     segment_close(arena, index, true);
+    pass->room--;  // its header
   } else {
     // Only what is free now and still is when released slices clear their bit: a stale set bit costs an early
     // purge of a free slice, never one of a slice in use (the purger claims first).
     mi_fetch_or_acq_rel(&info->aged, mi_load_acquire(&info->free));
   }
-  return refused;
 }
 
-static uint64_t purge_unused(mi_arena_t* arena, size_t index, bool force, int64_t* spare) {
+static void purge_unused(pass_t* pass, mi_arena_t* arena, size_t index) {
   mi_segment_info_t* const info = &arena->info[index];
   const uint64_t bit = (uint64_t)1 << (index % 64);
-  if (mi_load_acquire(&info->backed) == 0) return 0;
-  if (!force && mi_load_relaxed(&info->aged) == 0) {
+  uint64_t due = 0, refused = 0, rest = 0;
+  const uint64_t backed = mi_load_acquire(&info->backed);
+  if (backed != 0 && !pass->force && mi_load_relaxed(&info->aged) == 0) {
     mi_store_relaxed(&info->aged, MI_SLICES_ALL);
-    return 0;
+  } else if (backed != 0 && pass->total > 0) {
+    pass->total -= __builtin_popcountll(backed);
+  } else if (backed != 0) {
+    purging_take();
+    uint64_t word = mi_load_relaxed(&arena->unused[index / 64]);
+    while ((word & bit) != 0 && !mi_cas_weak_acq_rel(&arena->unused[index / 64], &word, word & ~bit)) {
+    }
+    if ((word & bit) != 0) {
+      due = pass_due(pass, mi_load_relaxed(&info->backed), &rest);
+      refused = purge_slices(arena, index, due);
+      if (rest == 0) mi_store_relaxed(&info->aged, 0);
+      mi_fetch_or_acq_rel(&arena->unused[index / 64], bit);
+    }
+    purging_give();
   }
-  if (*spare > 0) {
-    *spare -= __builtin_popcountll(mi_load_relaxed(&info->backed));
-    return 0;
-  }
-  purging_take();
-  uint64_t refused = 0;
-  uint64_t word = mi_load_relaxed(&arena->unused[index / 64]);
-  while ((word & bit) != 0 && !mi_cas_weak_acq_rel(&arena->unused[index / 64], &word, word & ~bit)) {
-  }
-  if ((word & bit) != 0) {
-    const uint64_t due = mi_load_relaxed(&info->backed);
-    refused = purge_slices(arena, index, due);
-    if (!force) mi_fetch_add_relaxed(&tick_count, (int64_t)__builtin_popcountll(due & ~refused));
-    mi_store_relaxed(&info->aged, 0);
-    mi_fetch_or_acq_rel(&arena->unused[index / 64], bit);
-  }
-  purging_give();
-  return refused;
+  pass_went(pass, due, refused, rest);
 }
 
-// One look at every segment with the mark, or at `all`. `force`: what is free is due. Runs of free slices in segments
-// that are in use go back if they are at least so long.
-static void purge_pass(bool force, bool all, size_t least, int64_t spare) {
-  mi_count(&_mi_stats.arena_purges, 1);
-  int64_t total = (force || spare <= 0 ? spare : spared_now(MI_SPARED_WHOLE));  // of both kinds of segments
-  for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
-    mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[i]);
-    if (arena == NULL) break;
-    const size_t ready = mi_load_acquire(&arena->ready), words = (ready + 63) / 64;
-    for (size_t w = 0; w < words; w++) {
-      // Each bit is cleared before its segment is looked at and set again if something is left, so that a release
-      // that comes in between is not forgotten.
-      uint64_t bits = mi_load_relaxed(&arena->purgeable[w]);
-      if (bits != 0) bits = mi_exchange_seq_cst(&arena->purgeable[w], (uint64_t)0);
-      if (all) bits = mi_run_mask(0, (ready - 64 * w < 64 ? ready - 64 * w : 64));
-      uint64_t left = 0;
-      for (uint64_t rest = bits; rest != 0; rest &= rest - 1) {
-        const size_t index = 64 * w + mi_ctz(rest);
-        mi_segment_info_t* const info = &arena->info[index];
-        const int64_t most = (spare < total ? spare : total);
-        int64_t left_here = most;
-        uint64_t still = 0, refused;
-        switch ((mi_segment_kind_t)mi_load_acquire(&arena->kind[index])) {
-          case MI_SEGMENT_NORMAL:
-            refused = purge_normal(arena, index, force, least, &left_here);
-            spare -= most - left_here;
-            total -= most - left_here;
-            still = mi_load_seq_cst(&info->free) & mi_load_acquire(&info->backed) & ~refused;
-            if (mi_load_acquire(&info->free) == MI_SLICES_ALL && segment_may_close(arena, index)) still = 1;
-            break;
-          case MI_SEGMENT_UNUSED:
-            refused = purge_unused(arena, index, force, &total);
-            still = mi_load_acquire(&info->backed) & ~refused;
-            break;
-          default:
-            break;
-        }
-        if (still != 0) left |= (uint64_t)1 << (index % 64);
-      }
-      if (left != 0) mi_fetch_or_seq_cst(&arena->purgeable[w], left);
+// Returns whether something is left in the segment to be purged.
+static bool purge_segment(pass_t* pass, mi_arena_t* arena, size_t index) {
+  mi_segment_info_t* const info = &arena->info[index];
+  const int64_t most = (pass->spare < pass->total ? pass->spare : pass->total);
+  int64_t left = most;
+  switch ((mi_segment_kind_t)mi_load_acquire(&arena->kind[index])) {
+    case MI_SEGMENT_NORMAL:
+      purge_normal(pass, arena, index, &left);
+      pass->spare -= most - left;
+      pass->total -= most - left;
+      if (mi_load_acquire(&info->free) == MI_SLICES_ALL && segment_may_close(arena, index)) return true;
+      return (mi_load_seq_cst(&info->free) & mi_load_acquire(&info->backed) & ~pass->refused) != 0;
+    case MI_SEGMENT_UNUSED:
+      purge_unused(pass, arena, index);
+      return (mi_load_acquire(&info->backed) & ~pass->refused) != 0;
+    default:
+      pass->slice = 0;
+      return false;
+  }
+}
+
+// Goes on with the segments of one word of the summary. False: it stopped.
+static bool pass_word(pass_t* pass, mi_arena_t* arena, size_t ready) {
+  const size_t w = pass->segment / 64;
+  const uint64_t ahead = ~(uint64_t)0 << (pass->segment % 64);
+  // Each bit is cleared before its segment is looked at and set again if something is left, so that a release
+  // that comes in between is not forgotten.
+  uint64_t bits = mi_load_relaxed(&arena->purgeable[w]) & ahead;
+  if (bits != 0) bits = mi_fetch_and_seq_cst(&arena->purgeable[w], ~ahead) & ahead;
+  if (pass->all) bits = mi_run_mask(0, (ready - 64 * w < 64 ? ready - 64 * w : 64)) & ahead;
+  uint64_t left = 0;
+  bool stops = false;
+  for (uint64_t rest = bits; rest != 0 && !stops; rest &= rest - 1) {
+    const size_t index = 64 * w + mi_ctz(rest);
+    if (index != pass->segment) {
+      pass->slice = 0;
+      pass->refused = 0;
     }
+    pass->segment = index;
+    stops = (pass->room <= 0);
+    if (!stops && purge_segment(pass, arena, index)) left |= (uint64_t)1 << (index % 64);
+    stops = stops || pass->slice != 0;
+    if (stops) left |= rest;
+  }
+  if (left != 0) mi_fetch_or_seq_cst(&arena->purgeable[w], left);
+  if (stops) return false;
+  pass->segment = 64 * (w + 1);
+  pass->slice = 0;
+  pass->refused = 0;
+  return true;
+}
+
+// False: it stopped.
+static bool pass_go_on(pass_t* pass, int64_t room) {
+  pass->room = room;
+  for (; pass->arena < MI_ARENAS_MAX; pass->arena++) {
+    mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[pass->arena]);
+    if (arena == NULL) break;
+    const size_t ready = mi_load_acquire(&arena->ready);
+    while (pass->segment < ready) {
+      if (!pass_word(pass, arena, ready)) return false;
+    }
+    pass->segment = 0;
+  }
+  return true;
+}
+
+static pass_t pass_begin(bool force, bool all, size_t least, int64_t spare) {
+  mi_count(&_mi_stats.arena_purges, 1);
+  const int64_t total = (force || spare <= 0 ? spare : spared_now(MI_SPARED_WHOLE));
+  return (pass_t){.force = force, .all = all, .least = least, .spare = spare, .total = total};
+}
+
+// One look at every segment with the mark, or at `all`.
+static void purge_pass(bool force, bool all, size_t least, int64_t spare) {
+  pass_t pass = pass_begin(force, all, least, spare);
+  (void)pass_go_on(&pass, INT64_MAX);
+}
+
+// The pass of the last tick: by who made its state BUSY. Acquire and release hand it on.
+static pass_t tick_pass;
+_Atomic(uint8_t) _mi_tick_state;
+
+static bool tick_take(mi_tick_state_t from) {
+  uint8_t expected = (uint8_t)from;
+  return mi_load_relaxed(&_mi_tick_state) == expected &&
+         mi_cas_strong_acq_rel(&_mi_tick_state, &expected, (uint8_t)MI_TICK_BUSY);
+}
+
+// Returns whether it is through.
+static bool tick_go_on(int64_t room) {
+  const bool done = pass_go_on(&tick_pass, room);
+  mi_store_release(&_mi_tick_state, (uint8_t)(done ? MI_TICK_DONE : MI_TICK_STOPPED));
+  return done;
+}
+
+static void tick_begin(size_t least) {
+  pass_t pass = pass_begin(false, false, least, spared_now(MI_SPARED_SHARE));
+  if (mi_likely(tick_take(MI_TICK_DONE))) {
+    tick_pass = pass;
+    (void)tick_go_on(MI_TICK_SLICES);
+  } else {  // another thread is at work on the last one
+    (void)pass_go_on(&pass, INT64_MAX);
   }
 }
 
 #define MI_TICK_PATIENCE 4
 
-void _mi_purge(bool force) {
-  static _Atomic(uint64_t) next_tick, last_tick, next_worked;
-  if (force) {
-    purge_pass(true, true, 1, 0);
-    purge_pass(true, false, 1, 0);  // segments that the first pass emptied and closed
-    return;
+static _Atomic(uint64_t) next_tick;
+
+// A tick every half delay: what is free at two of them in a row goes back after half to one delay.
+static uint64_t tick_period(long delay) { return (delay > 1 ? (uint64_t)delay / 2 + 1 : 1); }
+
+// Goes on with the last tick's pass. What is looked at so late must not be looked at again too soon.
+static void tick_go_on_late(int64_t room, uint64_t now, long delay) {
+  if (tick_go_on(room)) mi_store_relaxed(&next_tick, now + tick_period(delay));
+}
+
+mi_noinline void _mi_purge_go_on(void) {
+  if (!tick_take(MI_TICK_STOPPED)) return;
+  const long delay = purge_delay();
+  if (delay > 0) {
+    tick_go_on_late(MI_TICK_SLICES, _mi_os_clock_ms(), delay);
+  } else {  // not any more
+    mi_store_release(&_mi_tick_state, (uint8_t)MI_TICK_DONE);
   }
+}
+
+// What a call of the program waits for is bounded: a tick's pass purges MI_TICK_SLICES, and as much each slow path
+// after it, until it is through. What is left when the next tick is due goes at once, in place of that.
+void _mi_purge_step(void) {
+  static _Atomic(uint64_t) last_tick, next_worked;
   const long delay = purge_delay();
   if (delay < 0) return;
-  const size_t least = purge_least();
   if (delay == 0) {
-    purge_pass(true, false, least, 0);
+    purge_pass(true, false, purge_least(), 0);
     return;
   }
-  const uint64_t now = _mi_os_clock_ms();
+  const uint64_t now = _mi_os_clock_ms(), period = tick_period(delay);
   uint64_t due = mi_load_relaxed(&next_tick);
   if (now < due) return;
-  // Free at two ticks in a row: with a tick every half delay, memory goes back after half to one delay.
-  const uint64_t period = (delay > 1 ? (uint64_t)delay / 2 + 1 : 1);
+  if (mi_unlikely(tick_take(MI_TICK_STOPPED))) {
+    tick_go_on_late(INT64_MAX, now, delay);
+    return;
+  }
   // While the program has no processor it misses no memory either. On a busy machine, and where a program sleeps
   // between pieces of work, a tick waits until the process was at work for a period too, up to four of them.
   const uint64_t worked = _mi_os_processor_ms(), since = (now - mi_load_relaxed(&last_tick)) / period;
@@ -1012,7 +1125,17 @@ void _mi_purge(bool force) {
   if (since > MI_TICK_PATIENCE) {
     for (uint64_t n = 1; n < since && n < MI_SPARED_FADE; n++) held_tick();
   }
-  purge_pass(false, false, least, spared_now(MI_SPARED_SHARE));
+  tick_begin(purge_least());
+}
+
+void _mi_purge(bool force) {
+  if (force) {
+    purge_pass(true, true, 1, 0);
+    purge_pass(true, false, 1, 0);  // segments that the first pass emptied and closed
+    return;
+  }
+  _mi_purge_step();
+  if (tick_take(MI_TICK_STOPPED)) (void)tick_go_on(INT64_MAX);
 }
 
 void _mi_purge_spared(void) {
@@ -1036,6 +1159,7 @@ void _mi_held_forget(mi_thread_t* thread) {
 // purger are in use from now on.
 void _mi_arenas_settle(void) {
   mi_store_relaxed(&purging, (uint64_t)0);
+  if (mi_load_relaxed(&_mi_tick_state) == MI_TICK_BUSY) mi_store_relaxed(&_mi_tick_state, (uint8_t)MI_TICK_DONE);
   int64_t free_backed = 0, used = 0;
   for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
     mi_arena_t* const arena = mi_load_relaxed(&_mi_arenas[i]);

@@ -26,7 +26,8 @@
 //    only when it came out of the ring: so no bit that is looked at is another block's (model quarantine);
 //  * of a hardened heap, what was asked for of each block is known to the byte, beside the arena (bit_page.h), and what
 //    is behind that to the block's end, a byte at least, holds the pattern of padding.
-// The heap's end, a reset and a change of access have the heap to themselves.
+// The heap's end, a reset and a change of access have the heap to themselves; only a collect of all heaps may come from
+// elsewhere at any time, and they exclude it by the space's lock, which nobody takes to allocate or free.
 #include "mi/internal/space.h"
 
 #include <errno.h>
@@ -35,6 +36,7 @@
 #include "mi/internal/account.h"
 #include "mi/internal/bit_page.h"
 #include "mi/internal/options.h"
+#include "mi/internal/os.h"
 #include "mi/internal/random.h"
 #include "mi/internal/stats.h"
 
@@ -142,8 +144,8 @@ static void block_check(const mi_page_t* page, size_t index, const uint8_t* p, c
   _mi_corruption(
       EFAULT,
       "%s: overflow: byte %zu of the block %p of %zu bytes was written (class %zu, heap %p \"%s\", thread %u)\n",
-      function, size + _mi_padding_breach(end, padding, false), (const void*)p, size, page->block_size,
-      (void*)space->heap, space->name, _mi_os_thread_id());
+      function, size + _mi_padding_breach(end, padding), (const void*)p, size, page->block_size, (void*)space->heap,
+      space->name, _mi_os_thread_id());
 }
 
 // --- live blocks where there is a quarantine -----------------------------------------------------------------------
@@ -738,6 +740,17 @@ void _mi_space_collect(mi_space_t* space, bool force) {
   if (mi_load_relaxed(&space->idle) > 0) _mi_space_pages_each(space, collect_page, space);
 }
 
+bool _mi_space_try_enter(mi_space_t* space) {
+  uint32_t expected = 0;
+  return mi_cas_strong_acq_rel(&space->lock, &expected, 1u);
+}
+
+void _mi_space_enter(mi_space_t* space) {
+  while (!_mi_space_try_enter(space)) _mi_os_yield();
+}
+
+void _mi_space_leave(mi_space_t* space) { mi_store_release(&space->lock, 0u); }
+
 typedef struct clear_s {
   mi_space_t* space;
   bool ends;
@@ -760,15 +773,19 @@ static bool clear_page(mi_page_t* page, void* arg) {
 
 void _mi_space_clear(mi_space_t* space, bool ends) {
   clear_t clear = {space, ends};
+  _mi_space_enter(space);
+  // The ring first: the child of a fork that stops this here finds no block in it whose page is gone.
+  for (size_t i = 0; space->withheld != NULL && i < MI_QUARANTINE; i++)
+    mi_store_release(&space->withheld[i], (void*)NULL);
+  mi_stores_in_order();
   // What is to be wiped must be open. (Of a child, nothing is.)
   if (mi_load_relaxed(&space->sealed) != 0 && space->wipes && !mi_space_is_inherited(space))
     _mi_space_set_access(space, MI_ACCESS_WRITE);
   _mi_space_pages_each(space, clear_page, &clear);
   for (size_t bin = 0; bin < MI_BIN_COUNT; bin++) mi_store_relaxed(&space->current[bin], (mi_page_t*)NULL);
-  for (size_t i = 0; space->withheld != NULL && i < MI_QUARANTINE; i++)
-    mi_store_relaxed(&space->withheld[i], (void*)NULL);
   mi_store_relaxed(&space->idle, (int64_t)0);
   mi_store_relaxed(&space->stamp, _mi_fork_stamp);  // what comes now is of this process
+  if (!ends) _mi_space_leave(space);
 }
 
 // --- access --------------------------------------------------------------------------------------------------------

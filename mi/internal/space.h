@@ -63,7 +63,7 @@ struct mi_space_s {
   _Atomic(mi_space_segment_t*) cursor;  // the segment where the last search ended
   _Atomic(int64_t) idle;                // pages without live blocks
   _Atomic(uint32_t) sealed;             // 0: blocks may be used; else 1 + mi_access_t
-  _Atomic(uint32_t) lock;               // of protect
+  _Atomic(uint32_t) lock;               // of who has the whole: a change of access, a reset, the end, a collect of all
   uint32_t opened;                      // how often, less how often sealed
   _Atomic(uint8_t) stamp;               // _mi_fork_stamp of the process that may use what is in it
   mi_space_t* next;                     // of all that live, or of those in quarantine (vault.c)
@@ -101,7 +101,12 @@ mi_hidden const char* _mi_space_refusal(const mi_space_t* space);
 // --- the whole (space.c) -------------------------------------------------------------------------------------------
 // Pages without blocks go back; with `force`, blocks come out of quarantine first.
 mi_hidden void _mi_space_collect(mi_space_t* space, bool force);
-// All blocks go. Nobody else uses the heap. `ends`: and the memory is shut next (_mi_vault_shut).
+// Who has the heap to itself waits for a collect of all spaces to be through with this one.
+mi_hidden void _mi_space_enter(mi_space_t* space);
+mi_hidden bool _mi_space_try_enter(mi_space_t* space);
+mi_hidden void _mi_space_leave(mi_space_t* space);
+// All blocks go. Nobody else uses the heap. `ends`: and the memory is shut next (_mi_vault_shut); no collect of all
+// looks at it any more.
 mi_hidden void _mi_space_clear(mi_space_t* space, bool ends);
 // Changes what may be done with the blocks' memory. False: the system refused, and all is as it was.
 mi_hidden bool _mi_space_set_access(mi_space_t* space, mi_access_t access);
@@ -132,6 +137,8 @@ mi_hidden mi_space_segment_t* _mi_vault_claim(mi_space_t* space, size_t count, s
 mi_hidden void _mi_vault_enter(mi_space_t* space);
 mi_hidden void _mi_vault_shut(mi_space_t* space);  // its blocks are gone: every access faults from now on
 mi_hidden void _mi_vault_bury(mi_space_t* space);  // so is everything else, but for handle and name
+// A forced collect of all spaces that live, or of those with secrets, but for who has one to itself at the moment.
+mi_hidden void _mi_vault_collect(bool secrets_only);
 // What `p` leads to, if that is not a page: the memory of a heap that ended, or of a space, where no page is. Ends the
 // program then.
 mi_hidden void _mi_vault_accuse(const void* p, const char* function);

@@ -309,8 +309,13 @@ static uint32_t thread_end(mi_thread_t* thread) {
 
 void _mi_thread_exit(mi_thread_t* thread) {
   if (thread->callback_depth > 0 || thread->visits != NULL) return;  // not from inside a callback or a visitor
-  uint32_t untold = thread_end(thread);
-  _mi_freed_twice_tell(&untold);  // if the callback allocates, the thread gets another record
+  const uint32_t untold = thread_end(thread);
+  if (mi_likely(untold == 0)) return;
+  mi_thread_t* const other = mi_thread();  // the callback may allocate, and is known there as one that runs
+  if (other == NULL) return;
+  other->untold += untold;
+  other->alarm = true;
+  _mi_freed_twice_tell(other, &_mi_heap_main);
 }
 
 void _mi_threads_want_collect(mi_thread_t* self) {

@@ -89,8 +89,8 @@ typedef enum mi_kind_e {
 } mi_kind_t;
 
 // A page slot: two cache lines. The first is the owner's alone; the second is what other threads read or write. A page
-// with a policy is a bit page: it has no lists, `recycled` counts the blocks that it handed out, and its state is not
-// in `thread_free` (bit_page.c).
+// with a policy is a bit page: it has no lists, `recycled` counts the blocks that it handed out and those in `avail`
+// that are to be next, and its state is not in `thread_free` (bit_page.c).
 //   live blocks = used - length(thread_free);  used + length(free) + length(local_free) = capacity <= reserved
 struct mi_page_s {
   // --- owner only (the thread in `owner`, or who claimed the page, see free.c)
@@ -113,9 +113,9 @@ struct mi_page_s {
   uint8_t in_full;         // is on the full list: copy of MI_OWNER_FULL
   uint8_t pinned;          // visits that count themselves in `used`
   int8_t delayed;          // blocks on the theap's delayed list, less the one that `in_full` without DELAYED stands for
-  uint8_t dry;             // was found without a free block, and stays in its queue for a turn (page.c)
+  uint8_t dry;             // was left by a search, and stays in its queue for a turn (page.c); `free` is empty
   uint16_t depth;          // marks of the heap that are older than its blocks (page.c: marks)
-  uint64_t recycled;       // blocks that came back to `free` from the other lists: see stats.h
+  uint64_t recycled;       // blocks that came back to `free` from the other lists, or to `avail`: see stats.h
   // --- shared
   _Atomic(mi_tid_t) owner __attribute__((aligned(MI_CACHE_LINE)));  // owner's id | flags; written by the owner only
   _Atomic(mi_thread_free_t) thread_free;

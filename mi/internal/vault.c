@@ -10,9 +10,10 @@
 // MI_QUARANTINE_HEAPS heaps and MI_QUARANTINE_BYTES of address space (fewer where address space is limited). Who frees
 // a block of one of them, or uses its handle, is told which heap that was, and the program ends.
 //
-// One lock guards both lists. It is taken when such a heap is made or ends, before a program is told of its mistake,
-// and around a fork; never to allocate or free. In the child of a fork, memory of secrets is closed at once:
-// MADV_DONTFORK left holes, where the child would map something else.
+// One lock guards both lists. It is taken when such a heap is made or ends, by a forced collect of everything, before a
+// program is told of its mistake, and around a fork; never to free, and to allocate only when there is no memory. In
+// the child of a fork, memory of secrets is closed at once: MADV_DONTFORK left holes, where the child would map
+// something else.
 #include <errno.h>
 #include <string.h>
 
@@ -235,6 +236,21 @@ void _mi_vault_bury(mi_space_t* space) {
   buried_segments += space->buried;
   while (buried_count > MI_QUARANTINE_HEAPS || buried_segments > MI_QUARANTINE_BYTES >> MI_SEGMENT_SHIFT)
     quarantine_pop();
+  leave();
+}
+
+// A space whose lock is had does not leave the list: its end waits for the lock, and never gives it back.
+void _mi_vault_collect(bool secrets_only) {
+  enter();
+  for (mi_space_t* space = living; space != NULL; space = space->next) {
+    if ((secrets_only && !space->is_secret) || mi_space_is_inherited(space) || !_mi_space_try_enter(space)) continue;
+    leave();
+    // What stopped in its end when this process was forked stays as it is.
+    if (mi_load_acquire(&space->heap->home.id) == space->id && mi_load_relaxed(&space->heap->state) == MI_HEAP_OPEN)
+      _mi_space_collect(space, true);
+    enter();
+    _mi_space_leave(space);
+  }
   leave();
 }
 

@@ -717,6 +717,60 @@ TEST_P(QuarantinedIsolated, ItEndsWithAForcedCollectAndAtALimit) {
   mi_heap_destroy(heap);
 }
 
+TEST_P(QuarantinedIsolated, ItEndsInAllHeapsWithAForcedCollectOfEverything) {
+  mi_heap_t* heaps[] = {New(), New(), New()};
+  for (mi_heap_t* heap : heaps) {
+    void* p = mi_heap_malloc(heap, 5000);
+    mi_free(p);
+    EXPECT_GT(mi_heap_used(heap), 0u);
+  }
+  ASSERT_TRUE(mi_heap_protect(heaps[1], MI_PROTECT_READ));
+  mi_collect(false);
+  EXPECT_GT(mi_heap_used(heaps[0]), 0u);
+  mi_collect(true);
+  EXPECT_EQ(mi_heap_used(heaps[0]), 0u);
+  EXPECT_GT(mi_heap_used(heaps[1]), 0u) << "it is sealed";
+  EXPECT_EQ(mi_heap_used(heaps[2]), 0u);
+  ASSERT_TRUE(mi_heap_protect(heaps[1], MI_PROTECT_READ_WRITE));
+  mi_collect(true);
+  EXPECT_EQ(mi_heap_used(heaps[1]), 0u);
+  for (mi_heap_t* heap : heaps) {
+    EXPECT_TRUE(mi_heap_check(heap));
+    mi_heap_destroy(heap);
+  }
+}
+
+TEST_P(QuarantinedIsolated, HeapsComeAreResetAndSealedAndEndWhileEverythingIsCollected) {
+  std::atomic<bool> stop{false};
+  std::thread collector([&] {
+    while (!stop.load()) mi_collect(true);
+  });
+  InThreads(2, [&](int t) {
+    for (int round = 0; round < Scaled(200); round++) {
+      mi_heap_t* heap = New();
+      for (int part = 0; part < 3; part++) {
+        std::vector<void*> blocks;
+        for (int i = 0; i < 20; i++) {
+          void* p = mi_heap_malloc(heap, static_cast<size_t>(100 + 50 * t));
+          ASSERT_NE(p, nullptr);
+          Fill(p, 100, static_cast<uint64_t>(i));
+          blocks.push_back(p);
+        }
+        for (int i = 0; i < 10; i++) mi_free(blocks[static_cast<size_t>(i)]);
+        if (part == 0) {
+          ASSERT_TRUE(mi_heap_protect(heap, MI_PROTECT_READ));
+          ASSERT_TRUE(mi_heap_protect(heap, MI_PROTECT_READ_WRITE));
+        }
+        for (int i = 10; i < 20; i++) ASSERT_TRUE(Holds(blocks[static_cast<size_t>(i)], 100, static_cast<uint64_t>(i)));
+        if (part == 1) mi_heap_reset(heap);
+      }
+      mi_heap_destroy(heap);
+    }
+  });
+  stop = true;
+  collector.join();
+}
+
 TEST_P(QuarantinedIsolated, OfLargeBlocksOnlyTheAddressStays) {
   if (IsSecret()) GTEST_SKIP() << "locked memory stays";
   mi_heap_t* heap = New();

@@ -197,6 +197,44 @@ TEST(SecretHeap, GrowsToTheLimitOfLockedMemoryAndShrinksAgain) {
   }
 }
 
+TEST(SecretHeap, WhatOtherHeapsHaveInQuarantineDoesNotKeepItFromLockedMemory) {
+  if (kSanitized) GTEST_SKIP() << "a sanitizer makes mlock do nothing";
+  constexpr size_t kLimit = 256 * kKiB;
+  for (bool file : {true, false}) {
+    EXPECT_EQ(InRestricted([&] { return BecomeOrdinary(kLimit) && (file || RefuseCall(SYS_memfd_secret, ENOSYS)); },
+                           [&] {
+                             const uint32_t flags = MI_HEAP_SECRET | MI_HEAP_QUARANTINE;
+                             mi_heap_t* one = NewApart(flags, "one", MI_PROTECTED_SWAP);
+                             mi_heap_t* other = NewApart(flags, "other", MI_PROTECTED_SWAP);
+                             if (one == nullptr || other == nullptr) return 1;
+                             ErrorRecorder errors;
+                             std::vector<void*> keys;
+                             while (LockedBytes() + 64 * kKiB <= kLimit) {
+                               keys.push_back(mi_heap_malloc(one, 4000));
+                               if (keys.back() == nullptr) return 2;
+                             }
+                             void* const kept = keys.back();
+                             memset(kept, 0x5a, 4000);
+                             keys.pop_back();
+                             for (void* p : keys) mi_free(p);
+                             if (LockedBytes() + 64 * kKiB < kLimit) return 3;
+                             for (int i = 0; i < 20; i++) {
+                               void* p = mi_heap_malloc(other, 4000);
+                               if (p == nullptr) return 4;
+                               memset(p, 0xa5, 4000);
+                             }
+                             if (errors.total() != 0) return 5;
+                             for (int i = 0; i < 4000; i++) {
+                               if (static_cast<char*>(kept)[i] != 0x5a) return 6;
+                             }
+                             if (!mi_heap_check(one) || !mi_heap_check(other)) return 7;
+                             return 0;
+                           }),
+              0)
+        << (file ? "with files" : "without");
+  }
+}
+
 TEST(SecretHeap, TenThousandKeysShareFewPages) {
   mi_heap_t* heap = NewSecret();
   const size_t locked = LockedBytes(), mappings = MappingCount();

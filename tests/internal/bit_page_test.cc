@@ -2,10 +2,14 @@
 // owner's free is gone through instruction by instruction, and the other thread's comes in after each in turn. And what
 // the error callback may do that is told of such a free.
 #include <sched.h>
+#include <string.h>
 
+#include <algorithm>
 #include <atomic>
+#include <functional>
 #include <set>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -38,10 +42,17 @@ void OnTrap(int, siginfo_t*, void* context) {
 }
 
 // Another thread's, which began while the page was there: when that is gone it only looks at the number.
+bool ok;
 void FreeByAnother() {
   if (probe_bits_generation(block) != generation) return;
   came = true;
-  probe_bits_free_remote(block);
+  ok = probe_bits_free_remote(block);
+}
+// The first half of that.
+void TakeByAnother() {
+  if (probe_bits_generation(block) != generation) return;
+  came = true;
+  ok = probe_bits_take_live(block);
 }
 
 void FreeByOwner() {
@@ -62,7 +73,11 @@ void FreeTwice(void* p, long steps, void (*other)(), Free free) {
   TrapFlag(false);
 }
 
-TEST(BitPageTest, ADoubleFreeThatMeetsThePagesEndLeavesNothingBehind) {
+// `late`: the other thread tells of its free only when the owner's is over.
+class BitPageFreeTest : public ::testing::TestWithParam<bool> {};
+
+TEST_P(BitPageFreeTest, ADoubleFreeThatMeetsThePagesEndLeavesNothingBehind) {
+  const bool late = GetParam();
   const TrapHandler trap(&OnTrap);
   ErrorRecorder errors;
   constexpr size_t kSize = 73 * 4096 - 16;  // little padding to be compared
@@ -73,13 +88,15 @@ TEST(BitPageTest, ADoubleFreeThatMeetsThePagesEndLeavesNothingBehind) {
     void* p = mi_heap_malloc(heap, kSize);
     ASSERT_NE(p, nullptr);
     errors.Forget();
-    FreeTwice(p, steps, &FreeByAnother, &mi_free);
+    ok = true;
+    FreeTwice(p, steps, late ? &TakeByAnother : &FreeByAnother, &mi_free);
     const bool in_time = came;
+    if (in_time && late && ok) ok = probe_bits_tell(p);
     ASSERT_TRUE(probe_delayed_frees_lead_to_pages(heap)) << "after " << steps << " instructions";
     mi_heap_t* other = NewAdvisedHeap();
     void* q = mi_heap_malloc(other, kSize);
     mi_heap_collect(heap, true);
-    EXPECT_EQ(errors.count(EAGAIN), in_time ? 1 : 0) << "after " << steps << " instructions";
+    EXPECT_EQ(errors.count(EAGAIN) + !ok, in_time ? 1 : 0) << "after " << steps << " instructions";
     EXPECT_TRUE(mi_heap_check(heap));
     EXPECT_TRUE(mi_heap_check(other));
     mi_free(q);
@@ -90,6 +107,8 @@ TEST(BitPageTest, ADoubleFreeThatMeetsThePagesEndLeavesNothingBehind) {
   }
   EXPECT_GT(most, 20) << "the page was there for longer";
 }
+
+INSTANTIATE_TEST_SUITE_P(Late, BitPageFreeTest, ::testing::Bool());
 
 // The other way round: the other thread found the block live, and the owner's free, which ends the page, comes in after
 // each instruction of what it does then.
@@ -110,8 +129,8 @@ TEST_P(BitPageEndTest, TheSecondFreeIsNoticedAlsoWhenThePageHasEnded) {
     mi_free(first);
     const uint64_t before = probe_bits_generation(p);
     errors.Forget();
-    bool ok = true;
-    FreeTwice(p, steps, &FreeByOwner, [&ok](void* twice) { ok = probe_bits_free_remote(twice); });
+    ok = true;
+    FreeTwice(p, steps, &FreeByOwner, [](void* twice) { ok = probe_bits_free_remote(twice); });
     in_time = came;
     ended += in_time && probe_bits_generation(p) != before;
     mi_heap_collect(heap, true);
@@ -198,6 +217,18 @@ class Allocates {
   std::vector<void*> blocks_;
 };
 
+// The error callback, as a function of the test's.
+class Told {
+ public:
+  explicit Told(std::function<void(int)> act) : act_(std::move(act)) {
+    mi_register_error([](int err, void* arg) { static_cast<Told*>(arg)->act_(err); }, this);
+  }
+  ~Told() { mi_register_error(nullptr, nullptr); }
+
+ private:
+  std::function<void(int)> act_;
+};
+
 class BitPageErrorTest : public ::testing::Test {
  protected:
   static constexpr size_t kSize = 64;
@@ -210,10 +241,9 @@ class BitPageErrorTest : public ::testing::Test {
   }
   void TearDown() override { mi_heap_destroy(heap_); }
 
-  // By the calling thread and another one, neither of which saw the other.
+  // By the calling thread and another one, neither of which saw the other: what the other one wrote is overwritten.
   void FreeTwice(size_t i) {
-    mi_free(blocks_[i]);
-    probe_bits_free_remote(blocks_[i]);
+    ASSERT_TRUE(probe_bits_free_unseen(blocks_[i]));
     blocks_.erase(blocks_.begin() + static_cast<long>(i));
   }
   // Nothing that is in use is handed out.
@@ -276,22 +306,193 @@ TEST_F(BitPageErrorTest, TheCallbackMayAllocateAtTheEndOfTheThread) {
   ExpectSound(error.blocks());
 }
 
-TEST_F(BitPageErrorTest, TheCallbackMayFreeTheBlockThatWasOverrun) {
-  static void* overrun;
-  static int told;
-  char* p = static_cast<char*>(Opaque(mi_heap_malloc(heap_, 50)));
-  overrun = p;
-  told = 0;
-  mi_register_error(
-      [](int err, void*) {
-        EXPECT_EQ(err, EFAULT);
-        if (told++ == 0) mi_free(overrun);
-      },
-      nullptr);
-  p[50]++;
+// What the callback of a late report does is done by what it is given.
+struct Late {
+  std::function<void()> act;
+  int depth = 0, deepest = 0, told = 0, refused = 0;
+
+  static void Told(int err, void* arg) {
+    Late* self = static_cast<Late*>(arg);
+    if (err != EAGAIN) {
+      self->refused += err == EINVAL;
+      return;
+    }
+    self->told++;
+    self->deepest = std::max(self->deepest, ++self->depth);
+    self->act();
+    self->depth--;
+  }
+  explicit Late(std::function<void()> what) : act(std::move(what)) { mi_register_error(&Told, this); }
+  ~Late() { mi_register_error(nullptr, nullptr); }
+};
+
+TEST_F(BitPageErrorTest, ACallbackDoesNotBeginInsideAnother) {
+  std::vector<void*> made;
+  Late late([&] {
+    for (int i = 0; i < 200; i++) made.push_back(mi_heap_malloc(heap_, kSize));
+    mi_heap_collect(heap_, true);
+    mi_collect(true);
+    void* const p = mi_heap_malloc(heap_, kSize);
+    mi_free(p);
+  });
+  FreeTwice(20);
+  FreeTwice(30);
+  FreeTwice(40);
+  mi_heap_collect(heap_, false);
+  EXPECT_EQ(late.told, 3);
+  EXPECT_EQ(late.deepest, 1);
+  ExpectSound(made);
+}
+
+TEST_F(BitPageErrorTest, WhatACallbackFreesTwiceIsToldOfAfterIt) {
+  Late late([&] {
+    if (late.told > 2) return;
+    FreeTwice(20);
+    mi_heap_collect(heap_, true);
+  });
+  FreeTwice(20);
+  mi_heap_collect(heap_, false);
+  EXPECT_EQ(late.told, 1);
+  for (int i = 0; i < 2; i++) blocks_.push_back(mi_heap_malloc(heap_, kSize));
+  for (int i = 0; i < 5000 && late.told < 3; i++) blocks_.push_back(mi_heap_malloc(heap_, kSize));
+  EXPECT_EQ(late.told, 3);
+  EXPECT_EQ(late.deepest, 1);
+  ExpectSound({});
+}
+
+TEST_F(BitPageErrorTest, TheHeapThatIsAllocatedFromDoesNotEndInTheCallback) {
+  Late late([this] {
+    mi_heap_destroy(heap_);
+    mi_heap_delete(heap_);
+  });
+  for (int round = 1; round <= 20; round++) {
+    FreeTwice(20);
+    for (int i = 0; i < 5000 && late.told < round; i++) blocks_.push_back(mi_heap_malloc(heap_, kSize));
+    ASSERT_EQ(late.told, round);
+    ASSERT_EQ(late.refused, 2 * round);
+  }
+  void* p = mi_heap_malloc(heap_, kSize);
+  FreeTwice(20);
+  for (int i = 0; i < 5000 && late.told < 21; i++) p = mi_heap_realloc(heap_, p, i % 2 == 0 ? 500 : kSize);
+  ASSERT_EQ(late.told, 21);
+  ASSERT_EQ(late.refused, 42);
+  blocks_.push_back(p);
+  ExpectSound({});
+}
+
+TEST_F(BitPageErrorTest, OtherHeapsMayEndInTheCallback) {
+  mi_heap_t* other = NewAdvisedHeap();
+  void* const p = mi_heap_malloc(other, kSize);
+  memset(p, 1, kSize);
+  Late late([&] { mi_heap_destroy(std::exchange(other, nullptr)); });
+  FreeTwice(20);
+  mi_heap_collect(heap_, false);
+  EXPECT_EQ(late.told, 1);
+  EXPECT_EQ(late.refused, 0);
+  EXPECT_EQ(other, nullptr);
+  ExpectSound({});
+}
+
+TEST_F(BitPageErrorTest, AtTheEndOfTheThreadACallbackDoesNotBeginInsideAnotherEither) {
+  Late late([&late] {
+    mi_heap_t* const heap = NewAdvisedHeap();
+    void* const p = mi_heap_malloc(heap, kSize);
+    mi_free(p);
+    if (late.told < 5) probe_bits_free_remote(p);
+    mi_heap_collect(heap, true);
+    mi_heap_destroy(heap);
+  });
+  std::thread([this] {
+    std::vector<void*> mine;
+    for (int i = 0; i < kLive; i++) mine.push_back(mi_heap_malloc(heap_, kSize));
+    blocks_.insert(blocks_.end(), mine.begin(), mine.end());
+    FreeTwice(kLive + 20);
+    FreeTwice(kLive + 30);
+  }).join();
+  EXPECT_EQ(late.told, 6);
+  EXPECT_EQ(late.deepest, 1);
+  ExpectSound({});
+}
+
+// An overrun block, and a callback that is told of that when the block is freed or resized.
+class OverrunTest : public BitPageErrorTest {
+ protected:
+  char* MakeOverrun() {
+    char* p = static_cast<char*>(Opaque(mi_heap_malloc(heap_, 50)));
+    p[50]++;
+    return p;
+  }
+  // Frees the block, and has it from the heap again.
+  void FreeAndTakeAgain(void* p) {
+    mi_free(p);
+    for (int i = 0; i < 2000; i++) {
+      blocks_.push_back(mi_heap_malloc(heap_, 50));
+      if (blocks_.back() == p) break;
+    }
+  }
+};
+
+TEST_F(OverrunTest, ABlockThatTheCallbackOfItsFreeGetsAnewIsItsOwn) {
+  char* const p = MakeOverrun();
+  std::vector<int> told;
+  Told report([&](int err) {
+    told.push_back(err);
+    if (err == EFAULT) FreeAndTakeAgain(p);
+  });
   mi_free(p);
-  mi_register_error(nullptr, nullptr);
-  EXPECT_EQ(told, 2);
+  EXPECT_EQ(told, (std::vector<int>{EFAULT, EAGAIN}));
+  EXPECT_EQ(blocks_.back(), p);
+  ExpectSound({});
+}
+
+TEST_F(OverrunTest, OneThatTheCallbackOfItsReallocGetsAnewIsItsOwn) {
+  for (const size_t size : {size_t{400}, size_t{52}}) {  // moves; stays
+    char* const p = MakeOverrun();
+    std::vector<int> told;
+    Told report([&](int err) {
+      told.push_back(err);
+      if (err == EFAULT) FreeAndTakeAgain(p);
+    });
+    void* const q = mi_heap_realloc(heap_, p, size);
+    if (q == p) {
+      EXPECT_EQ(told, (std::vector<int>{EFAULT}));
+    } else {
+      EXPECT_EQ(told, (std::vector<int>{EFAULT, EAGAIN}));
+      blocks_.push_back(q);
+    }
+  }
+  ExpectSound({});
+}
+
+TEST_F(OverrunTest, ItIsToldOfOnce) {
+  std::vector<int> told;
+  Told report([&](int err) { told.push_back(err); });
+  blocks_.push_back(mi_heap_realloc(heap_, MakeOverrun(), 400));
+  EXPECT_EQ(told, (std::vector<int>{EFAULT}));
+  char* const p = MakeOverrun();
+  EXPECT_EQ(mi_expand(p, 40), p);
+  EXPECT_EQ(told, (std::vector<int>{EFAULT, EFAULT}));
+  mi_free(p);
+  EXPECT_EQ(told, (std::vector<int>{EFAULT, EFAULT}));
+  ExpectSound({});
+}
+
+TEST_F(BitPageErrorTest, ABlockThatADeferredFreeFreesWhileItIsResizedIsNotFreedAgain) {
+  static void* resized;
+  resized = nullptr;
+  mi_heap_register_deferred_free(
+      heap_, [](mi_heap_t*, bool, unsigned long long, void*) { mi_free(std::exchange(resized, nullptr)); }, nullptr);
+  std::vector<int> told;
+  Told report([&](int err) { told.push_back(err); });
+  while (told.empty() && blocks_.size() < 20000) {
+    void* const p = mi_heap_malloc(heap_, kSize);
+    resized = p;
+    void* const q = mi_heap_realloc(heap_, p, 700);
+    ASSERT_NE(q, nullptr);
+    blocks_.push_back(q);
+  }
+  EXPECT_EQ(told, (std::vector<int>{EAGAIN}));
+  mi_heap_register_deferred_free(heap_, nullptr, nullptr);
   ExpectSound({});
 }
 

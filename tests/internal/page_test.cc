@@ -252,6 +252,48 @@ TEST(FullListTest, APageWithBlocksAfterItsTurnServesWithoutHavingBeenThere) {
   });
 }
 
+TEST(FullListTest, APageThatServedInItsTurnGetsAnotherOne) {
+  InThread([] {
+    mi_theap_t* theap = probe_theap_main();
+    std::vector<void*> blocks = FillOnePage(80);
+    const probe_page_t page = PageOf(blocks[0]);
+    mi_free(mi_malloc(80));  // another page: this one waits
+    mi_collect(true);        // and is the only one again
+    ASSERT_EQ(probe_queue_length(theap, page.bin), 1u);
+    for (int i = 0; i < 10; i++) {
+      mi_free(blocks.back());
+      blocks.pop_back();
+    }
+    for (int i = 0; i < 10; i++) {
+      blocks.push_back(mi_malloc(80));
+      EXPECT_EQ(PageOf(blocks.back()).slot, page.slot) << i;
+    }
+    blocks.push_back(mi_malloc(80));
+    EXPECT_NE(PageOf(blocks.back()).slot, page.slot);
+    EXPECT_FALSE(PageAt(page.slot).in_full);
+    EXPECT_TRUE(mi_heap_check(mi_heap_main()));
+    FreeAll(blocks);
+  });
+}
+
+TEST(FullListTest, APageInWhichACollectFindsBlocksWaitsForNoTurn) {
+  InThread([] {
+    std::vector<void*> blocks = FillOnePage(80);
+    const probe_page_t page = PageOf(blocks[0]);
+    void* const second = mi_malloc(80);
+    EXPECT_TRUE(mi_heap_check(mi_heap_main()));
+    for (int i = 0; i < 10; i++) {
+      mi_free(blocks.back());
+      blocks.pop_back();
+    }
+    mi_collect(false);
+    EXPECT_EQ(PageAt(page.slot).free, 10u);
+    EXPECT_TRUE(mi_heap_check(mi_heap_main()));
+    mi_free(second);
+    FreeAll(blocks);
+  });
+}
+
 // A page of larger blocks may be long: what waits for a turn must not keep much.
 TEST(FullListTest, OnlyPagesOfBlocksOfUpToEightKiBWaitForATurn) {
   InThread([] {

@@ -34,17 +34,21 @@ size_t probe_round_up(size_t x, size_t power_of_two);
 void probe_free_halfway(void* p, bool told);
 void probe_free_go_on(void* p, bool told);  // to its end
 // Of a block in the first slice of a bit page: the number of the page among those in its slice; a free of it by a
-// thread that found it live some time ago, false if that reports a double free; do the calling thread's delayed frees
-// of the heap lead to pages of its theap only?
+// thread that found it live some time ago, false if that reports a double free; the two halves of that, of which the
+// second is of the block that was taken last; a free by the calling thread between the two that does not see the first;
+// do the calling thread's delayed frees of the heap lead to pages of its theap only?
 uint64_t probe_bits_generation(const void* p);
 bool probe_bits_free_remote(const void* p);
+bool probe_bits_take_live(const void* p);
+bool probe_bits_tell(const void* p);
+bool probe_bits_free_unseen(void* p);
 bool probe_same_page(const void* p, const void* q);
 bool probe_delayed_frees_lead_to_pages(mi_heap_t* heap);
 // The last bytes of a block that ends there, of 16 at least; `edges`: as in the secure build. There was a page with a
 // policy before.
-void probe_padding_write(uint8_t* end, size_t padding, bool edges);
-bool probe_padding_is_whole(const uint8_t* end, size_t padding, bool edges);
-size_t probe_padding_breach(const uint8_t* end, size_t padding, bool edges);  // it is not whole
+void probe_padding_write(uint8_t* end, size_t padding, bool edge);
+bool probe_padding_is_whole(const uint8_t* end, size_t padding, bool edge);
+size_t probe_padding_breach(const uint8_t* end, size_t padding);  // it is not whole
 // Summaries that were about to be set: no segment is marked in either.
 void probe_summaries_forget(void);
 // Handles that were counted as returned to the calling thread, and were not pushed.
@@ -90,6 +94,7 @@ bool probe_segment_of(const void* p, probe_segment_t* segment);  // false: in no
 bool probe_segments_claim(size_t count, size_t alignment, size_t phase, probe_segment_t* first);
 void probe_segments_release(size_t arena, size_t index, size_t count);
 void probe_purge(bool force);
+void probe_purge_step(void);     // what a slow path does
 typedef struct probe_counts_s {  // of slices, roughly: threads keep back up to 15 each
   long held, used;
 } probe_counts_t;

@@ -6,7 +6,9 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "mi/mimalloc-stats.h"
 #include "tests/internal/probe.h"
+#include "tests/single_steps.h"
 #include "tests/test_support.h"
 
 namespace mi_test {
@@ -323,6 +325,99 @@ TEST(PurgeTest, FreeSlicesReadAsZeroAfterAForcedPurgeAndHeldOnesKeepTheirBytes) 
   EXPECT_GT(checked, 20u);
   for (const probe_run_t& run : kept) probe_slices_release(&run);
 }
+
+mi_stats_t Stats() {
+  mi_stats_t stats{};
+  stats.size = sizeof(stats);
+  stats.version = MI_STAT_VERSION;
+  EXPECT_TRUE(mi_stats_get(&stats));
+  return stats;
+}
+
+int64_t CommittedBytes() { return Stats().committed.current; }
+
+// What is due at a tick goes in pieces, one for each slow path: of many short runs of slices, and of a huge block's
+// segments. The next tick, which waits for nothing, is far away.
+int TickGoesInPieces(bool huge) {
+  constexpr long kLong = 1000000;
+  mi_option_set(mi_option_purge_delay, kLong);
+  std::vector<probe_run_t> runs(huge ? 0 : 600);
+  probe_huge_t block{};
+  if (huge && !probe_huge_claim(30 * kMiB, 1, 0, &block)) return 1;
+  for (probe_run_t& run : runs) {
+    if (!probe_slices_claim(1, &run)) return 2;
+  }
+  const int64_t before = CommittedBytes();
+  size_t freed = (huge ? 8 * 64 : 0);
+  if (huge) probe_huge_release(&block);
+  for (size_t i = 0; i < runs.size(); i += 2, freed++) probe_slices_release(&runs[i]);
+  // The first tick only notes what is free.
+  mi_option_set(mi_option_purge_delay, 2);
+  probe_segment_t segment{};
+  while (segment.aged == 0) {
+    probe_purge_step();
+    if (!probe_segment_of(huge ? block.run + 1 : runs[0].start + 1, &segment)) return 3;
+  }
+  if (CommittedBytes() != before) return 4;
+  mi_option_set(mi_option_purge_delay, kLong);
+  size_t pieces = 0;
+  const int64_t after = before - static_cast<int64_t>(freed * kSlice);
+  for (int64_t committed = before; committed > after;) {
+    const int64_t calls = Stats().purge_calls.total;
+    probe_purge_step();
+    if (Stats().purge_calls.total - calls > 17) return 5;  // the last one of a segment's head
+    const int64_t now = CommittedBytes();
+    if (committed - now > static_cast<int64_t>(17 * kSlice)) return 6;
+    pieces += (now != committed);
+    committed = now;
+  }
+  return pieces >= freed / 17 ? 0 : 7;
+}
+
+TEST(PurgeTest, OneStepOfATickCallsTheSystemAFewTimesAndTakesALittle) {
+  EXPECT_EQ(InChild([] { return TickGoesInPieces(false); }), 0);
+  EXPECT_EQ(InChild([] { return TickGoesInPieces(true); }), 0);
+}
+
+#if defined(__x86_64__)
+long purge_steps;
+probe_run_t purge_run;
+bool purge_came;  // in time
+
+void PurgeOnTrap(int, siginfo_t*, void* context) {
+  if (--purge_steps > 0) return;
+  StopSteps(context);
+  purge_came = (BitsOf(purge_run, &probe_segment_t::backed) != 0);
+  probe_purge(true);
+}
+
+// Another thread's purge comes in while one is under way: after its look at the slices, too, which it finds as they
+// were when it takes them.
+TEST(PurgeTest, WhatTwoPurgesFindIsCountedOnce) {
+  if (kSanitized) GTEST_SKIP() << "goes through the code instruction by instruction";
+  const TrapHandler trap(&PurgeOnTrap);
+  probe_run_t kept;  // the segment stays in use
+  ASSERT_TRUE(probe_slices_claim(1, &kept));
+  probe_purge(true);
+  const int64_t committed = CommittedBytes();
+  const probe_counts_t before = probe_counts();
+  long steps = 1;
+  for (purge_came = true; purge_came; steps += 3) {
+    ASSERT_TRUE(probe_slices_claim(20, &purge_run));
+    probe_slices_release(&purge_run);
+    purge_came = false;
+    purge_steps = steps;
+    TrapFlag(true);
+    probe_purge(true);
+    TrapFlag(false);
+    ASSERT_EQ(CommittedBytes(), committed) << "after " << steps << " instructions";
+  }
+  EXPECT_GT(steps, 100) << "the purge was under way for longer";
+  EXPECT_NEAR(static_cast<double>(probe_counts().held - before.held), 0, 15);
+  probe_slices_release(&kept);
+  probe_purge(true);
+}
+#endif
 
 TEST(PurgeTest, ASegmentWithoutASliceInUseGoesBackToTheArenaHeaderAndAll) {
   // 63 slices in one run: a segment to itself.
