@@ -19,6 +19,7 @@ and `internal = True` gives them to a binary. mi_cc_test(gtest_main = False) lea
 Tags: tsan        run under ThreadSanitizer by .ci/run: all tests with threads
       no_sanitizer  not run under any sanitizer (measures memory, counts instructions, reserves too much)
       no_secure   not run in the secure build (is about regions, free lists, or calls that are the same in every run)
+      suite       //tests/options runs it with libraries of other build options: no part of the step `secure` of .ci/run
       once        says nothing about the compiled code (models, formatting, installation): run in one configuration only
       exclusive   alone on the machine; manual: not in //...
 A shell test is a native sh_test, with the tag `once` if it fits. Programs are found in out/bin after a build.

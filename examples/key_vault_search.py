@@ -1,8 +1,8 @@
-"""Looks for private keys in a core file: key_vault_search.py CORE REVEALED
+"""Looks for private keys in a core file: key_vault_search.py CORE REVEALED [--partial]
 
 REVEALED is what key_vault --reveal wrote: lines of a kind and hexadecimal digits. Ends with 1, and says what was found,
-if the memory in the file holds anything of a key, or if it does not hold the control. Registers are no memory: what the
-file's notes hold of the instant in which the thread was stopped is counted, and no failure.
+if the memory in the file holds anything of a key, or (but for --partial) if it does not hold the control. Registers are
+no memory: what the file's notes hold of the instant in which the thread was stopped is counted, and no failure.
 """
 
 import struct
@@ -41,7 +41,8 @@ def pieces(core):
 
 
 def main():
-    core_path, revealed = sys.argv[1:]
+    core_path, revealed = sys.argv[1:3]
+    is_partial = (sys.argv[3:] == ["--partial"])
     memory, notes = pieces(open(core_path, "rb").read())
     found, looked, in_registers, controls = [], 0, 0, 0
     for kind, needle in needles(revealed):
@@ -57,7 +58,7 @@ def main():
           (looked, sum(map(len, memory)), len(found), in_registers, "found" if controls == 1 else "NOT found"))
     for line in found[:10]:
         print("  " + line)
-    return 0 if controls == 1 and not found and looked > 50 and memory and notes else 1
+    return 0 if (controls == 1 or is_partial) and not found and looked > 50 and memory and notes else 1
 
 
 sys.exit(main())

@@ -32,8 +32,8 @@ mi_always_inline void* mi_fast_malloc(size_t size, mi_malloc_slow_fun* slow) {
   mi_theap_t* const theap = _mi_tls.theap;
 #if MI_SECURE
   if (mi_guarded_tick()) return slow(size, theap, false);
-  void* const p = mi_bits_pop_direct(theap, size);
-  return (mi_likely(p != NULL) ? p : slow(size, theap, false));
+  mi_page_t* const page = mi_bits_direct_page(theap, size);
+  return (mi_likely(page != NULL) ? mi_bits_pop_direct(page, size) : slow(size, theap, false));
 #else
   if (mi_guarded_tick() || mi_unlikely(size > MI_DIRECT_SIZE_MAX)) return slow(size, theap, false);
   mi_page_t* const page = theap->direct[(size + 7) / 8];
@@ -47,8 +47,8 @@ mi_always_inline void* mi_fast_zalloc(size_t size, mi_malloc_slow_fun* slow) {
   mi_theap_t* const theap = _mi_tls.theap;
 #if MI_SECURE
   if (mi_guarded_tick()) return slow(size, theap, true);
-  void* const p = mi_bits_pop_direct(theap, size);
-  return (mi_likely(p != NULL) ? memset(p, 0, size + (size == 0)) : slow(size, theap, true));
+  mi_page_t* const page = mi_bits_direct_page(theap, size);
+  return (mi_likely(page != NULL) ? memset(mi_bits_pop_direct(page, size), 0, size) : slow(size, theap, true));
 #else
   if (mi_guarded_tick() || mi_unlikely(size > MI_DIRECT_SIZE_MAX)) return slow(size, theap, true);
   mi_page_t* const page = theap->direct[(size + 7) / 8];
@@ -64,45 +64,43 @@ mi_always_inline void* mi_fast_zalloc(size_t size, mi_malloc_slow_fun* slow) {
 }
 
 #if MI_SECURE
-// The page of a class in which a live block begins at p, and the block's number. NULL: another case, or none of ours.
+// The page in which a live block of up to 1 KiB begins at p whose slack its state holds, and the block's number. NULL:
+// another case, or none of ours. Nothing is looked at but bits until it is known that a page is there.
 mi_always_inline mi_page_t* mi_secure_find(const void* p, size_t* index) {
-  mi_page_t* page;
-  if (mi_unlikely(!mi_span_slot(p, &page) || page->policy == 0 || page->kind != MI_PAGE_CLASS)) return NULL;
-  const mi_bits_t* const bits = page->bits;
-  *index = mi_bits_number(page, bits, p);
-  if (mi_unlikely(*index >= page->reserved)) return NULL;
-  return (mi_likely(mi_bits_state(bits, *index) == MI_BLOCK_LIVE) ? page : NULL);
+  mi_bits_t* bits;
+  if (mi_unlikely(!mi_bits_around(p, &bits))) return NULL;
+  *index = mi_bits_number(bits, p);
+  if (mi_unlikely(*index >= bits->count)) return NULL;
+  return (mi_likely((uint8_t)(mi_load_acquire(&bits->states[*index]) - 1) <= MI_SLACK_MAX) ? bits->page : NULL);
 }
 
-// The same of a page of the calling thread, for a block of up to 1 KiB whose padding is as it was written.
+// The same of a page of the calling thread, for a block whose padding is as it was written.
 mi_always_inline mi_page_t* mi_secure_find_own(const void* p, size_t* index) {
   mi_page_t* const page = mi_secure_find(p, index);
   if (mi_unlikely(page == NULL)) return NULL;
   const mi_tid_t other = mi_load_relaxed(&page->owner) ^ _mi_tls.tid;
-  if (mi_unlikely((other & ~MI_OWNER_FULL) != 0 || *index >= page->bits->direct)) return NULL;
-  const size_t slack = mi_bits_narrow_slack(page->bits, *index);
-  if (mi_unlikely(slack == MI_SLACK_WIDE)) return NULL;
+  if (mi_unlikely((other & ~MI_OWNER_FULL) != 0)) return NULL;
   if (MI_SECURE < 4) return page;
-  return (mi_likely(mi_padding_edges_are_whole((const uint8_t*)p + page->block_size, slack)) ? page : NULL);
+  const size_t slack = mi_bits_slack(page->bits, *index);
+  return (mi_likely(mi_padding_edge_is_whole((const uint8_t*)p + page->block_size, slack)) ? page : NULL);
 }
 
 // Frees what is a live block of up to 1 KiB of a page of the calling thread that is not full; `size`: if it was asked
 // for as so many bytes, unless NULL. False: another case, or something is wrong with it; nothing happened. An owner
 // word that is the thread's, with no flags, is that of a page of a theap without a policy of its own.
 mi_always_inline bool mi_secure_free(void* p, const size_t* size) {
-  mi_page_t* page;
-  if (mi_unlikely(!mi_span_slot(p, &page) || mi_load_relaxed(&page->owner) != _mi_tls.tid)) return false;
-  mi_bits_t* const bits = page->bits;
-  const size_t index = mi_bits_number(page, bits, p);
-  if (mi_unlikely(index >= bits->direct)) return false;
-  mi_bit_word_t* const word = &bits->words[index / 64];
-  const uint64_t live = mi_load_relaxed(&word->live);
-  if (mi_unlikely(((live & ~mi_load_relaxed(&word->remote)) >> (index & 63) & 1) == 0)) return false;
-  const size_t slack = mi_bits_narrow_slack(bits, index);
-  if (mi_unlikely(slack == MI_SLACK_WIDE)) return false;
+  mi_bits_t* bits;
+  if (mi_unlikely(!mi_bits_around(p, &bits))) return false;
+  const size_t index = mi_bits_number(bits, p);
+  if (mi_unlikely(index >= bits->count)) return false;
+  mi_page_t* const page = bits->page;
+  if (mi_unlikely(mi_load_relaxed(&page->owner) != _mi_tls.tid)) return false;
+  mi_state_t* const state = &bits->states[index];
+  const size_t slack = (size_t)mi_load_relaxed(state) - 1;
+  if (mi_unlikely(slack > MI_SLACK_MAX)) return false;
   if (size != NULL && mi_unlikely(page->block_size - slack != *size + (*size == 0))) return false;
-  if (MI_SECURE >= 4 && mi_unlikely(!mi_padding_edges_are_whole((uint8_t*)p + page->block_size, slack))) return false;
-  mi_store_relaxed(&word->live, live & ~((uint64_t)1 << (index & 63)));
+  if (MI_SECURE >= 4 && mi_unlikely(!mi_padding_edge_is_whole((uint8_t*)p + page->block_size, slack))) return false;
+  mi_store_relaxed(state, MI_STATE_FREE);
   if (mi_unlikely(--page->used == 0)) _mi_page_retire(page);
   return true;
 }
@@ -188,7 +186,7 @@ mi_always_inline void* mi_fast_realloc(void* p, size_t newsize, bool* done) {
   size_t index;
   mi_page_t* const page = mi_secure_find_own(p, &index);
   if (mi_unlikely(page == NULL)) return NULL;
-  const size_t size = page->block_size - mi_bits_narrow_slack(page->bits, index);
+  const size_t size = page->block_size - mi_bits_slack(page->bits, index);
   const bool fits = (newsize >= page->block_size / 2 && mi_bits_fits(page, page->bits, newsize));
 #else
   mi_page_t* const page = mi_fast_page(p);

@@ -95,7 +95,7 @@ static inline void* theap_next_word(mi_theap_t* theap, size_t size, bool zero) {
   void* const p = _mi_bits_pop_next(theap, size);
   if (mi_unlikely(p == NULL)) return NULL;
   mi_slow_path_passed(thread);
-  return (zero ? memset(p, 0, size + (size == 0)) : p);
+  return (zero ? memset(p, 0, size) : p);
 }
 #else
 // The direct table's page has run dry, and it or the next has blocks that the thread freed since: that page, with free
@@ -283,8 +283,10 @@ mi_noinline void* _mi_malloc_generic(size_t size, mi_theap_t* theap, bool zero) 
 
 static inline void* theap_pop(mi_theap_t* theap, size_t size, bool zero) {
 #if MI_SECURE
-  void* const p = mi_bits_pop_direct(theap, size);
-  return (p != NULL && zero ? memset(p, 0, size + (size == 0)) : p);
+  mi_page_t* const direct = mi_bits_direct_page(theap, size);
+  if (mi_unlikely(direct == NULL)) return NULL;
+  void* const p = mi_bits_pop_direct(direct, size);
+  return (zero ? memset(p, 0, size) : p);
 #endif
   if (mi_unlikely(size > MI_DIRECT_SIZE_MAX)) return NULL;
   mi_page_t* const page = theap->direct[(size + 7) / 8];

@@ -225,16 +225,17 @@ static bool check_bits(check_t* check, const mi_page_t* page) {
     return page_breach(check, page, "a page with a policy, and a list of free blocks");
   uint32_t quarantined = 0;
   for (size_t w = 0; w < mi_bits_word_count(page); w++) {
-    mi_bit_word_t* const word = &bits->words[w];
-    const uint64_t live = mi_load_acquire(&word->live), remote = mi_load_acquire(&word->remote);
+    const uint64_t remote = mi_load_acquire(mi_bits_remote(bits, w)), gone = mi_bits_in_state(bits, w, MI_STATE_REMOTE);
+    const uint64_t taken = mi_bits_taken(bits, w), out = mi_bits_withheld(bits, w);
     const size_t left = (page->capacity > 64 * w ? page->capacity - 64 * w : 0);
     const uint64_t inside = (left == 0 ? 0 : mi_run_mask(0, left < 64 ? left : 64));
-    if (((live | word->fresh | word->old) & ~inside) != 0)
+    if (((taken | out) & ~inside) != 0)
       return page_breach(check, page, "a block beyond %u was handed out", page->capacity);
-    if ((live & (word->fresh | word->old)) != 0 || (word->fresh & word->old) != 0)
-      return page_breach(check, page, "a block is in use and in quarantine");
-    if ((remote & ~live) != 0) return page_breach(check, page, "a block that is not in use was freed");
-    quarantined += (uint32_t)__builtin_popcountll(word->fresh | word->old);
+    if ((taken & out) != 0) return page_breach(check, page, "a block is in use and in quarantine");
+    if ((remote & ~gone) != 0) return page_breach(check, page, "a block that is not in use was freed");
+    if (bits->current == &bits->states[64 * w] && (bits->avail & (taken | out)) != 0)
+      return page_breach(check, page, "a block that is to be handed out is not free");
+    quarantined += (uint32_t)__builtin_popcountll(out);
   }
   if (quarantined != bits->quarantined)
     return page_breach(check, page, "%u blocks are in quarantine, not %u", quarantined, bits->quarantined);

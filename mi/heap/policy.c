@@ -168,7 +168,7 @@ static mi_cold void report_overflow(report_t* report, const char* function, cons
                                     const mi_bits_t* bits, size_t index, uint8_t* block) {
   const size_t size = mi_bits_size(page, bits, index), padding = padding_of(page, bits, size);
   uint8_t* const end = block + size + padding;
-  const size_t at = _mi_padding_breach(end, padding, !mi_policy_is_generic(page->policy));
+  const size_t at = _mi_padding_breach(end, padding);
   report_later(report, page, EFAULT, "%s: overflow: byte %zu of the block %p of %zu bytes was written", function,
                size + at, (const void*)block, size);
   _mi_padding_write(end, padding);
@@ -232,9 +232,7 @@ void* _mi_policy_serve(mi_theap_t* theap, const mi_request_t* r) {
   const size_t size = r->size + (r->size == 0), need = with_padding(theap, size);
   if ((r->offset == 0 || r->alignment <= 1) && alignment <= MI_CLASS_SIZE_MAX && need <= MI_CLASS_SIZE_MAX) {
     // A class size is a multiple of every power of two up to its step, and blocks lie at multiples of it.
-    size_t room = (r->alignment <= 1 ? (need < 16 ? 16 : need) : mi_round_up(need, alignment));
-    // Small blocks of the secure build are not 16 bytes larger than what they are for.
-    if (!mi_policy_is_generic(theap->policy) && room <= 128 && room - size > 15) room = mi_round_up(144, alignment);
+    const size_t room = (r->alignment <= 1 ? (need < 16 ? 16 : need) : mi_round_up(need, alignment));
     if (room <= MI_CLASS_SIZE_MAX) {
       mi_page_t* const page = _mi_theap_bit_page(theap, mi_bin_of(room));
       return (mi_unlikely(page == NULL) ? NULL : block_make(theap, page, size, r->zero));
@@ -253,16 +251,20 @@ void* _mi_policy_serve(mi_theap_t* theap, const mi_request_t* r) {
 
 // Frees what was found to be a live block. `heap`: see block_free.
 static inline void block_end(mi_page_t* page, mi_bits_t* bits, size_t index, uint8_t* block, mi_heap_t* heap) {
-  if (mi_unlikely((page->policy & MI_POLICY_WIPES) != 0)) _mi_wipe(block, page->block_size - bits->inside);
+  const uint32_t policy = page->policy;
+  const size_t size = page->block_size, room = size - bits->inside;
   if ((mi_load_relaxed(&page->owner) & ~MI_OWNER_FLAGS) == _mi_tls.tid) {
+    if (mi_unlikely((policy & MI_POLICY_WIPES) != 0)) _mi_wipe(block, room);
     _mi_bits_free_local(page, bits, index);
     mi_freed_twice_tell(_mi_tls.thread, heap);
-  } else {
-    const uint32_t policy = page->policy;
-    const size_t size = page->block_size;
-    if (mi_likely(_mi_bits_free_remote(page, bits, index))) return;
-    misuse(NULL, policy, EAGAIN, FREED_TWICE, (void*)block, size);
+    return;
   }
+  mi_taken_t taken;
+  if (mi_likely(_mi_bits_take_live(bits, index, &taken))) {
+    if (mi_unlikely((policy & MI_POLICY_WIPES) != 0)) _mi_wipe(block, room);
+    if (mi_likely(_mi_bits_tell(bits, &taken))) return;
+  }
+  misuse(NULL, policy, EAGAIN, FREED_TWICE, (void*)block, size);
 }
 
 static mi_cold void overrun_end(mi_page_t* page, mi_bits_t* bits, size_t index, uint8_t* block, mi_heap_t* heap) {
@@ -361,17 +363,11 @@ size_t _mi_policy_usable(mi_page_t* page, const void* p) {
 
 // --- resizing ----------------------------------------------------------------------------------------------------
 
-// May the caller note another size of a block? Where two blocks share a byte for it, only who has the page: it writes
-// the neighbour's at any time.
-static inline bool may_note(const mi_page_t* page, const mi_bits_t* bits) {
-  return bits->slack_bits != 4 || (mi_load_relaxed(&page->owner) & ~MI_OWNER_FLAGS) == _mi_tls.tid;
-}
-
 // May a block of the page become one of `size` bytes where it is? Not if another class would serve it, and of blocks
 // alone in their pages not if half of it were unused.
 static bool fits_in_place(const mi_page_t* page, const mi_bits_t* bits, size_t size) {
   const size_t need = mi_policy_need(page->policy, size);
-  if (!mi_bits_fits(page, bits, need) || !may_note(page, bits)) return false;
+  if (!mi_bits_fits(page, bits, need)) return false;
   if (bits->magic == 0) return need > MI_CLASS_SIZE_MAX && need >= page->block_size / 2;
   return need >= page->block_size / 2;
 }
@@ -460,8 +456,7 @@ void* _mi_policy_expand(mi_page_t* page, void* p, size_t newsize) {
   if (mi_unlikely(!block_is_whole(page, bits, index, p))) return overrun_expand(page, p, index, newsize);
   if (newsize == 0) newsize = 1;
   const size_t need = mi_policy_need(page->policy, newsize);
-  // The one for its room, the other for what can be noted of it.
-  if (!mi_bits_fits(page, bits, need) || !mi_bits_fits(page, bits, newsize) || !may_note(page, bits)) return NULL;
+  if (!mi_bits_fits(page, bits, need)) return NULL;
   block_resize(page, bits, index, p, newsize, false);
   return p;
 }

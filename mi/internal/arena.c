@@ -20,9 +20,6 @@
 #include "mi/internal/track.h"
 
 _Atomic(mi_arena_t*) _mi_arenas[MI_ARENAS_MAX];
-#if MI_SECURE
-_Atomic(uint8_t)* _mi_span_kind;
-#endif
 mi_span_t _mi_span = {1, 0};  // a `low` of 1 before there is an arena: NULL is in no span, whatever the size
 
 mi_arena_t* _mi_arena_of(const void* p, size_t* segment_index) {
@@ -71,9 +68,7 @@ static size_t header_segments(size_t segments, bool is_foreign) {
 // What mi_free takes for the span. A block may start at its first byte: its slot would be in the segment before.
 static void span_publish(const mi_arena_t* arena) {
   const size_t own = header_segments(arena->segment_count, arena->is_foreign);
-#if MI_SECURE
-  _mi_span_kind = arena->kind + own;
-#endif
+  if (MI_SECURE) _mi_bits_are_span(arena, own);
   mi_span_publish((uintptr_t)mi_arena_segment(arena, own), (arena->segment_count - own) << MI_SEGMENT_SHIFT);
 }
 
@@ -197,11 +192,13 @@ static bool arena_grow(size_t count) {
       if (_mi_option(mi_option_allow_large_os_pages) != 0) _mi_os_allow_large_pages(start, goal);
       const mi_area_t area = {.start = start, .size = goal, .is_zero = true, .numa_node = -1};
       mi_arena_t* const arena = arena_format(&area);
-      if (arena == NULL) {
+      // What may be the span has bits from the first on in the secure build: mi_free looks at them, whatever it frees.
+      if (arena == NULL || (MI_SECURE && !_mi_bits_reserve(arena))) {
         _mi_os_unreserve(start, goal);
         return false;
       }
       if (!arena_publish(arena, n, false)) {
+        _mi_bits_unmap(arena);
         _mi_os_unreserve(start, goal);
         return true;
       }

@@ -24,9 +24,6 @@ typedef struct mi_span_s {
 #endif
 } mi_span_t;
 mi_hidden extern mi_span_t _mi_span;
-#if MI_SECURE
-mi_hidden extern _Atomic(uint8_t)* _mi_span_kind;  // of the span's segments; written before the span is
-#endif
 // Nothing is, where every free is checked: each then takes the slow path, which needs no span.
 static inline bool mi_span_offset(const void* p, size_t* offset) {
   *offset = (uintptr_t)p - _mi_span.low;
@@ -91,6 +88,7 @@ typedef struct mi_want_s {
   size_t expected;   // bytes of them that are likely to be used; 0: not known
   mi_arena_t* only;  // as above
   bool guard;        // the page is to end with one (_mi_slices_guard)
+  bool bare;         // and has no other now: the system does not take them away
 } mi_want_t;
 // Takes them for a page and returns the slot of the first; `*zero` tells whether all are known to be zero. Tries the
 // thread's current segment first. NULL: no memory.

@@ -1,32 +1,38 @@
-// Bit pages: pages of heaps with a policy. Their free blocks hold nothing, neither links nor marks: which block is
-// handed out, freed by another thread or in quarantine is told by bits, out of line, in memory that no block is near.
-// So there is no list that an overflow could lead astray, nothing to encode, no pointer to be read in a free block, and
-// every free can be checked before the block is touched. What was asked for is kept beside the bits.
+// Bit pages: pages of heaps with a policy. Their free blocks hold nothing, neither links nor marks: the state of each
+// block is a byte, out of line, in memory that no block is near. So there is no list that an overflow could lead
+// astray, nothing to encode, no pointer to be read in a free block, and every free can be checked before the block is
+// touched. The byte of a block that is handed out also says what was asked for.
 //
 // The state of such a page (full, delayed, abandoned, listed) is a word as page->thread_free is for others, and page.c
-// treats both alike (mi_page_word). Instead of a list it has MI_SIGNAL: others set bits since the last collect.
+// treats both alike (mi_page_word). Instead of a list it has MI_SIGNAL: others freed blocks since the last collect.
 //
-// Remote free: (1) read the word's generation, (2) set the block's bit in `remote`, (3) see that somebody will look.
-//  * Until (2) the block is live for the page's owner, which keeps the page. After (2) the owner may find the bit and
-//    release the page at once, and the slice may be another page, of any heap, a moment later. So after (2) the freer
-//    touches nothing but the word, which is type-stable: its memory is the slice's for ever. Each page that begins in
-//    the slice gets a generation of its own, and every CAS of the freer names the generation that it read before (2):
-//    it can change the word of that page only, and while the word has that generation and is DELAYED or ABANDONED,
-//    there is the page.
-//  * (3) is: MI_SIGNAL is set, nothing to do. NORMAL or DELAYING: set it by CAS. DELAYED: make it DELAYING, put the
+// Who writes what. A block's state is written by who has the page, with plain stores, and by the one who frees it from
+// outside, with a CAS from live to REMOTE: a block that is free, or that another thread freed, is not freed again. The
+// owner's own free loads, compares and stores: the next paragraphs say what comes of a CAS in between.
+//
+// Remote free: (1) read the word's generation, (2) make the state REMOTE, (3) set the block's bit in `remote`, (4) see
+// that somebody will look.
+//  * Until (3) the block is not free for the page's owner, which keeps the page: the collect frees blocks that are
+//    REMOTE and have their bit. After (3) the owner may find the bit and release the page at once, and the slice may be
+//    another page, of any heap, a moment later. So after (3) the freer touches nothing but the word, which is
+//    type-stable: its memory is the slice's for ever. Each page that begins in the slice gets a generation of its own,
+//    and every CAS of the freer names the generation that it read before (2): it can change the word of that page only,
+//    and while the word has that generation and is DELAYED or ABANDONED, there is the page.
+//  * (4) is: MI_SIGNAL is set, nothing to do. NORMAL or DELAYING: set it by CAS. DELAYED: make it DELAYING, put the
 //    page on its theap's delayed list (through `queued`: once), make it NORMAL. ABANDONED: make it NORMAL, and own it.
 //  * The collect clears MI_SIGNAL first and looks at the bits then; a freer sets its bit first and looks at MI_SIGNAL
 //    then. All four are sequentially consistent: no bit is left without a signal.
 //  * A page that is `queued` is not released, abandoned or forgotten until the theap drained its list: queued counts as
 //    DELAYING (page_is_delaying).
 //
-// Double frees. The owner's free finds the block's `live` bit clear, or its `remote` bit set. Another's free finds the
-// same, or its fetch_or finds the bit set. If the two come at the same moment and neither sees the other, the collect
-// or the next use of the block finds a `remote` bit of a block that is not live: it is reported before the block is
-// handed out again. If the owner's free ends the page, all `remote` bits are set until another page begins in the
-// slice: the end takes what was set before, and who sets a bit after that finds it set. No live block has a bit there
-// then, so that no free which is right meets it. (Model double_free.) Not noticed is who found the block live and sets
-// its bit when another page has begun there: that is a free of an address that is in use again.
+// Double frees. The owner's free finds that the state is not live; another's finds the same, or its CAS does. Only if
+// the CAS comes between the owner's load and store neither sees the other: then the state is FREE, and the other
+// thread's bit is one of a block that is not REMOTE. The collect finds that, or the next use of the block; or, if the
+// owner's free ends the page, its end: all `remote` bits are set until another page begins in the slice, the end takes
+// what was set before, and who sets a bit after that finds it set. No live block has a bit there then, so that no free
+// which is right meets it. A bit that comes later still, to a block that was handed out again or to another page, is
+// again one of a block that is not REMOTE: it is reported, and frees nothing. (Model double_free.) Not noticed is whose
+// CAS comes when the address is in use again: that is a free of a live block.
 //
 // Quarantine. A block that is freed has a bit in `fresh`, and goes to `old` and then out as the page is looked at,
 // each time when the theap has seen MI_QUARANTINE frees since. So it is not handed out again before as many.
@@ -36,10 +42,11 @@
 // go out in the order of their addresses, from a random one on, and word follows word; blocks of more than 1 KiB become
 // available one at a time, at random among those that were in use before, or among all if none of those is free.
 //
-// Cost. A free and an allocation of the secure build touch two lines of the page's slot, one of its head, and the line
-// of the block's word, which holds the slack of small blocks too. They divide nothing, draw no numbers, and have no
-// branch that depends on the size of the padding or the width of the slack: programs whose sizes are mixed spent more
-// time on such branches, which no processor foresees, than on everything else.
+// Cost. A free and an allocation of the secure build touch two lines of the page's slot, one of its head, the line of
+// the state, and that of the block in which the padding begins; in two and in five branches, none of which depends on
+// sizes, and without a division or a random number: programs whose sizes are mixed spent more time on branches that no
+// processor foresees than on everything else. A free finds the page by its head, which lies at a multiple of the
+// slice's number: what lies in the slices themselves, whatever it is, is not read.
 #include "mi/internal/bit_page.h"
 
 #include <string.h>
@@ -51,18 +58,25 @@
 #include "mi/internal/stats.h"
 
 // --- where the bits are -----------------------------------------------------------------------------------------
-// As much address space as an arena needs is reserved beside it when its first such page is made, with a margin that
-// nobody can write to, and made writable in address order.
+// As much address space as an arena needs is reserved beside it when its first such page is made, or with the arena in
+// the secure build: first the near stretches of all slices, then the far ones, each with a margin that nobody can write
+// to. It is made writable in address order.
 
 _Atomic(uintptr_t) _mi_span_bits;
 _Atomic(uint64_t) _mi_padding_pattern[MI_PADDING_WORDS] __attribute__((aligned(MI_CACHE_LINE)));
 const mi_bits_t _mi_bits_empty;
+size_t _mi_bits_stride = MI_BITS_SMALL;
 
 #define MARGIN MI_SLICE_SIZE
 #define COMMIT_SEGMENTS ((size_t)4)
+#define NEAR_STRIDE (MI_SLICES_PER_SEGMENT * MI_BITS_SMALL)  // per segment
+#define FAR_STRIDE (MI_SLICES_PER_SEGMENT * MI_BITS_LARGE)
 
+static size_t near_size(const mi_arena_t* arena) {
+  return mi_round_up(arena->segment_count, COMMIT_SEGMENTS) * NEAR_STRIDE + MARGIN;
+}
 static size_t area_size(const mi_arena_t* arena) {
-  return mi_round_up(arena->segment_count, COMMIT_SEGMENTS) * MI_BITS_STRIDE + 2 * MARGIN;
+  return near_size(arena) + mi_round_up(arena->segment_count, COMMIT_SEGMENTS) * FAR_STRIDE + 2 * MARGIN;
 }
 
 static uint8_t* arena_bits(mi_arena_t* arena) {
@@ -77,28 +91,51 @@ static uint8_t* arena_bits(mi_arena_t* arena) {
   return seen;
 }
 
+bool _mi_bits_reserve(mi_arena_t* arena) { return arena_bits(arena) != NULL; }
+
+void _mi_bits_are_span(const mi_arena_t* arena, size_t first) {
+  mi_store_relaxed(&_mi_span_bits, (uintptr_t)mi_load_acquire(&arena->bits) + first * NEAR_STRIDE);
+}
+
 void _mi_bits_unmap(mi_arena_t* arena) {
   uint8_t* const bits = mi_load_acquire(&arena->bits);
   if (bits != NULL) _mi_os_unreserve(bits - MARGIN, area_size(arena));
 }
 
 // Fills the pattern, unless it is there. Threads that come at the same time do so together: each word is that of who is
-// first. The last ones repeat the first ones, and come last.
+// first.
 static void padding_begin(void) {
   // Acquire: all other words, which who stored it had stored or seen.
   if (mi_likely(mi_load_acquire(&_mi_padding_pattern[MI_PADDING_WORDS - 1]) != 0)) return;
-  const size_t period = MI_PADDING_PERIOD / sizeof(uint64_t);
-  for (size_t i = 0; i < period; i++) {
+  for (size_t i = 0; i < MI_PADDING_WORDS; i++) {
     uint64_t none = 0, word = _mi_os_random();
     for (size_t shift = 0; shift < 64; shift += 8)
       if ((word >> shift & 0xff) == 0) word |= (uint64_t)1 << shift;
+    // Release: who finds the last one finds all. Nothing is stored over what others may read already.
     mi_cas_strong_acq_rel(&_mi_padding_pattern[i], &none, word);
   }
-  // Release: who finds the last one finds all. Nothing is stored over what others may read already.
-  for (size_t i = period; i < MI_PADDING_WORDS; i++) {
-    uint64_t none = 0;
-    mi_cas_strong_acq_rel(&_mi_padding_pattern[i], &none, mi_load_relaxed(&_mi_padding_pattern[i - period]));
+}
+
+// The stretches of slice `slice` of segment `index`.
+static mi_bits_t* near_stretch(uint8_t* bits, size_t index, size_t slice) {
+  return (mi_bits_t*)(bits + index * NEAR_STRIDE + slice * MI_BITS_SMALL);
+}
+static uint8_t* far_stretch(const mi_arena_t* arena, uint8_t* bits, size_t index, size_t slice) {
+  return bits + near_size(arena) + index * FAR_STRIDE + slice * MI_BITS_LARGE;
+}
+
+// Makes the bits of the segments up to `index` writable.
+static bool bits_commit(mi_arena_t* arena, uint8_t* bits, size_t index) {
+  size_t ready = mi_load_acquire(&arena->bits_ready);
+  if (mi_likely(index < ready)) return true;
+  const size_t end = mi_round_up(index + 1, COMMIT_SEGMENTS), count = end - ready;
+  uint8_t *const far = far_stretch(arena, bits, 0, 0), *const area_end = bits - MARGIN + area_size(arena);
+  if (!_mi_os_commit_next(bits + ready * NEAR_STRIDE, count * NEAR_STRIDE, far) ||
+      !_mi_os_commit_next(far + ready * FAR_STRIDE, count * FAR_STRIDE, area_end))
+    return false;
+  while (ready < end && !mi_cas_weak_acq_rel(&arena->bits_ready, &ready, end)) {
   }
+  return true;
 }
 
 // The head of a slice's bits, writable; NULL: no memory.
@@ -108,20 +145,13 @@ static mi_bits_t* bits_make(const mi_page_t* page) {
   uint8_t* const bits = arena_bits(arena);
   if (bits == NULL) return NULL;
   padding_begin();
-  size_t ready = mi_load_acquire(&arena->bits_ready);
-  if (index >= ready) {
-    const size_t end = mi_round_up(index + 1, COMMIT_SEGMENTS);
-    const uint8_t* const area_end = bits - MARGIN + area_size(arena);
-    if (!_mi_os_commit_next(bits + ready * MI_BITS_STRIDE, (end - ready) * MI_BITS_STRIDE, area_end)) return NULL;
-    while (ready < end && !mi_cas_weak_acq_rel(&arena->bits_ready, &ready, end)) {
-    }
-  }
-  uint8_t* const head = bits + index * MI_BITS_STRIDE + mi_page_slice(page) * MI_BITS_SMALL;
+  if (!bits_commit(arena, bits, index)) return NULL;
+  mi_bits_t* const head = near_stretch(bits, index, mi_page_slice(page));
+  head->far = far_stretch(arena, bits, index, mi_page_slice(page));
   size_t offset;
-  if (mi_span_offset(page, &offset) && mi_load_relaxed(&_mi_span_bits) == 0) {
-    mi_store_relaxed(&_mi_span_bits, (uintptr_t)bits + (index - (offset >> MI_SEGMENT_SHIFT)) * MI_BITS_STRIDE);
-  }
-  return (mi_bits_t*)head;
+  if (mi_span_offset(page, &offset) && mi_load_relaxed(&_mi_span_bits) == 0)
+    _mi_bits_are_span(arena, index - (offset >> MI_SEGMENT_SHIFT));
+  return head;
 }
 
 // The same where the page cannot be in the span, or perhaps there are none. NULL: there are none.
@@ -129,22 +159,17 @@ static mi_bits_t* bits_at(const mi_segment_t* segment, size_t slice) {
   size_t index;
   mi_arena_t* const arena = _mi_arena_of((const uint8_t*)segment + 1, &index);
   if (arena == NULL || index >= mi_load_acquire(&arena->bits_ready)) return NULL;
-  return (mi_bits_t*)(mi_load_acquire(&arena->bits) + index * MI_BITS_STRIDE + slice * MI_BITS_SMALL);
+  return near_stretch(mi_load_acquire(&arena->bits), index, slice);
 }
 
 mi_bits_t* _mi_bits_elsewhere(const mi_page_t* page) { return bits_at(mi_page_segment(page), mi_page_slice(page)); }
 
-// What else belongs to the page of some bits, in the second stretch of its slice.
-static uint8_t* bits_beyond(const mi_bits_t* bits, size_t slice) {
-  return (uint8_t*)bits + (MI_SLICES_PER_SEGMENT - slice) * MI_BITS_SMALL + slice * MI_BITS_LARGE;
-}
-
 void* _mi_bits_beside_make(const mi_page_t* page) {
-  mi_bits_t* const head = bits_make(page);
-  return (head == NULL ? NULL : bits_beyond(head, mi_page_slice(page)));
+  const mi_bits_t* const head = bits_make(page);
+  return (head == NULL ? NULL : head->far);
 }
 
-void* _mi_bits_beside(const mi_page_t* page) { return bits_beyond(_mi_bits_elsewhere(page), mi_page_slice(page)); }
+void* _mi_bits_beside(const mi_page_t* page) { return _mi_bits_elsewhere(page)->far; }
 
 void _mi_bits_forget(const mi_segment_t* segment, size_t slice) {
   const size_t last = (slice == 0 ? MI_SLICES_PER_SEGMENT - 1 : slice);
@@ -169,19 +194,12 @@ static mi_cold void found_freed_twice(mi_page_t* page, mi_bits_t* bits, size_t w
 
 // --- the life of a page -----------------------------------------------------------------------------------------
 
-// Slack beyond a byte, of blocks that a page has few of, and whose words are not there. There is none in smaller
-// blocks.
+// Smaller blocks' slack is never wider than a state holds.
 #define WIDE_FROM ((size_t)256)
-static uint16_t* wide_slacks(const mi_bits_t* bits) { return (uint16_t*)bits_beyond(bits, mi_page_slice(bits->page)); }
-size_t _mi_bits_wide_slack(const mi_bits_t* bits, size_t index) {
-  return (bits->page->block_size <= WIDE_FROM ? MI_SLACK_WIDE : wide_slacks(bits)[index]);
-}
-void _mi_bits_set_wide_slack(const mi_bits_t* bits, size_t index, size_t slack) {
-  if (bits->page->block_size > WIDE_FROM) wide_slacks(bits)[index] = (uint16_t)slack;
-}
 
-// The slack of a block of more than 1 KiB that was never handed out.
-#define UNTOUCHED 0xffff
+// In a page of blocks of more than 1 KiB, those that were handed out before.
+#define WIDE_BLOCKS ((size_t)64)
+static inline uint64_t* touched(const mi_bits_t* bits) { return (uint64_t*)(bits->wide + WIDE_BLOCKS); }
 
 // Modulo 2^64. An odd number is its own inverse modulo 8; each step doubles the bits that are right.
 static uint64_t inverse_of(uint64_t odd) {
@@ -190,40 +208,41 @@ static uint64_t inverse_of(uint64_t odd) {
   return inverse;
 }
 
+static void bits_clear(mi_bits_t* bits, size_t blocks) {
+  memset((void*)bits->states, 0, mi_round_up(blocks, 64));
+  memset((void*)mi_bits_remote(bits, 0), 0, MI_BITS_REMOTE(mi_round_up(blocks, 64)));
+}
+
 bool _mi_bits_begin(mi_page_t* page, uint32_t policy) {
   mi_bits_t* const bits = bits_make(page);
   if (mi_unlikely(bits == NULL)) return false;
-  const size_t size = page->block_size, reserved = page->reserved;
-  const size_t head = sizeof(mi_bits_t);
-  const size_t words = mi_bits_word_count(page) * sizeof(mi_bit_word_t);
+  const size_t size = page->block_size, reserved = page->reserved, rounded = mi_round_up(reserved, 64);
   const bool single = mi_page_is_single(page);
-  // Blocks of 24 bytes and less are never 16 larger than what was asked for, nor are those of up to 128 in the secure
-  // build: only a byte of padding always would make them so, and alignment, of which _mi_policy_serve takes care.
-  const bool is_plain = (MI_SECURE != 0 && !mi_policy_is_generic(policy)), is_small = (size <= (is_plain ? 128 : 24));
-  bits->slack_bits = (single ? 0 : is_small ? 4 : size <= MI_DIRECT_SIZE_MAX ? 8 : 16);
-  bits->slack_pair = is_small;
-  bits->slack_mask = (is_small ? 15 : 255);
-  bits->direct = (uint16_t)(single || bits->slack_bits == 16 ? 0 : reserved);
-  const size_t slack = (is_small ? 0 : (bits->slack_bits * reserved + 7) / 8);
-  uint8_t *const near = (uint8_t*)bits + head, *const beyond = bits_beyond(bits, mi_page_slice(page));
-  const bool is_near = (head + words <= MI_BITS_SMALL);
-  mi_assert((is_near || (is_small && words <= MI_BITS_LARGE)) && slack <= MI_BITS_LARGE);
   bits->page = page;
   page->bits = bits;
-  bits->words = (mi_bit_word_t*)(is_near ? near : beyond);
-  bits->slack = (is_small ? bits->words->slack : head + words + slack <= MI_BITS_SMALL ? near + words : beyond);
-  if (bits->slack_bits == 16) memset(bits->slack, 0xff, slack);  // UNTOUCHED
+  bits->start = page->start;
+  bits->is_far = (reserved > MI_BITS_NEAR);
+  uint8_t* const near = (uint8_t*)(bits + 1);
+  bits->states =
+      (mi_state_t*)(bits->is_far ? bits->far + MI_BITS_REMOTE(MI_BITS_FAR) : near + MI_BITS_REMOTE(MI_BITS_NEAR));
+  bits->wide = (uint16_t*)(bits->states + rounded);
+  bits->is_wide = (!single && size > MI_DIRECT_SIZE_MAX);
+  mi_assert(reserved <= MI_BITS_FAR &&
+            (single || size < WIDE_FROM || rounded + reserved * sizeof(uint16_t) <= MI_BITS_NEAR));
+  mi_assert(!bits->is_wide || reserved <= WIDE_BLOCKS);
+  if (bits->is_wide) *touched(bits) = 0;
   bits->magic = (single ? 0 : (((uint64_t)1 << 40) + size - 1) / size);
   bits->shift = (uint8_t)mi_ctz(size);
   bits->inverse = (single ? 0 : inverse_of(size >> bits->shift));
-  bits->in_order = is_plain;
+  bits->in_order = (MI_SECURE != 0 && !mi_policy_is_generic(policy));
   bits->quarantined = 0;
   bits->guard = 0;
   bits->stamp = 0;
   bits->avail = 0;
   bits->current = NULL;
   bits->inside = 0;
-  memset(bits->words, 0, words);
+  bits_clear(bits, reserved);
+  if ((policy & MI_POLICY_QUARANTINE) != 0) memset(mi_bits_waiting(bits, 0), 0, MI_BITS_WAITING(rounded));
   mi_store_relaxed(&bits->queued, 0u);
   mi_store_relaxed(&bits->policy, policy);
   for (size_t i = 1; !single && i < page->slices; i++) {  // for who frees a block in them when the page is gone
@@ -233,6 +252,7 @@ bool _mi_bits_begin(mi_page_t* page, uint32_t policy) {
   // A freer of the slice's former page may still look at the word: it finds another generation.
   const mi_thread_free_t word = mi_load_relaxed(&bits->word);
   mi_store_release(&bits->word, (word & ~(MI_GENERATION_ONE - 1)) + MI_GENERATION_ONE + MI_NORMAL);
+  bits->count = (uint16_t)(single ? 0 : reserved);
   return true;
 }
 
@@ -240,12 +260,12 @@ void _mi_bits_drop(mi_page_t* page) {
   mi_bits_t* const bits = mi_bits_of(page);
   if ((page->policy & MI_POLICY_WIPES) != 0) {
     for (size_t i = 0; i < page->capacity; i++) {
-      const mi_bit_word_t* const word = &bits->words[i / 64];
-      if ((mi_load_relaxed(&((mi_bit_word_t*)word)->live) >> (i % 64) & 1) != 0)
+      if (mi_load_relaxed(&bits->states[i]) != MI_STATE_FREE)
         _mi_wipe(page->start + i * page->block_size, page->block_size);
     }
   }
-  memset(bits->words, 0, mi_bits_word_count(page) * sizeof(mi_bit_word_t));
+  if (bits->quarantined != 0) memset(mi_bits_waiting(bits, 0), 0, MI_BITS_WAITING(mi_round_up(page->reserved, 64)));
+  bits_clear(bits, page->reserved);
   bits->avail = 0;
   bits->quarantined = 0;
   mi_store_relaxed(&bits->queued, 0u);
@@ -262,41 +282,40 @@ void _mi_bits_end(mi_page_t* page) {
   const size_t used = (page->worn ? page->reserved : page->capacity);  // others were never handed out
   const size_t words = (used + 63) / 64;
   for (size_t w = 0; w < words; w++) {
-    const uint64_t twice = mi_exchange_seq_cst(&bits->words[w].remote, ~(uint64_t)0);
+    const uint64_t twice = mi_exchange_seq_cst(mi_bits_remote(bits, w), ~(uint64_t)0);
     if (mi_unlikely(twice != 0)) found_freed_twice(page, bits, w, twice);
   }
 }
 
 // --- padding ----------------------------------------------------------------------------------------------------
 
-// How much of `padding` bytes from `at` on is in one period of the pattern.
-static size_t padding_run(const uint8_t* at, size_t padding) {
-  const size_t left = MI_PADDING_PERIOD - ((uintptr_t)at & (MI_PADDING_PERIOD - 1));
-  return (left < padding ? left : padding);
+// Where in the pattern it begins.
+static inline size_t padding_skip(size_t padding) {
+  return (padding < MI_PADDING_EDGE ? MI_PADDING_EDGE - padding : 0);
 }
 
 void _mi_padding_write(uint8_t* end, size_t padding) {
-  for (size_t run; padding > 0; padding -= run) {
-    run = padding_run(end - padding, padding);
-    memcpy(end - padding, mi_padding_at(end - padding), run);
+  const size_t skip = padding_skip(padding);
+  for (size_t at = 0; at < padding; at += MI_PADDING_EDGE) {
+    const size_t left = padding - at, run = (left < MI_PADDING_EDGE ? left : MI_PADDING_EDGE);
+    memcpy(end - left, (const uint8_t*)_mi_padding_pattern + skip, run);
   }
 }
 
 bool _mi_padding_is_whole(const uint8_t* end, size_t padding) {
-  for (size_t run; padding > 0; padding -= run) {
-    run = padding_run(end - padding, padding);
-    if (mi_unlikely(memcmp(end - padding, mi_padding_at(end - padding), run) != 0)) return false;
+  const size_t skip = padding_skip(padding);
+  for (size_t at = 0; at < padding; at += MI_PADDING_EDGE) {
+    const size_t left = padding - at, run = (left < MI_PADDING_EDGE ? left : MI_PADDING_EDGE);
+    if (mi_unlikely(memcmp(end - left, (const uint8_t*)_mi_padding_pattern + skip, run) != 0)) return false;
   }
   return true;
 }
 
-size_t _mi_padding_breach(const uint8_t* end, size_t padding, bool edges) {
-  const uint8_t* const start = end - padding;
+size_t _mi_padding_breach(const uint8_t* end, size_t padding) {
+  const uint8_t *const start = end - padding, *const pattern = (const uint8_t*)_mi_padding_pattern;
+  const size_t skip = padding_skip(padding);
   size_t at = 0;
-  while (start[at] == *mi_padding_at(start + at)) {
-    at++;
-    if (edges && at == MI_PADDING_EDGE && padding > 2 * MI_PADDING_EDGE) at = padding - MI_PADDING_EDGE;
-  }
+  while (start[at] == pattern[(skip + at) % MI_PADDING_EDGE]) at++;
   return at;
 }
 
@@ -309,8 +328,7 @@ void _mi_wipe(void* p, size_t size) {
 
 static inline uint64_t free_bits(const mi_page_t* page, const mi_bits_t* bits, size_t w) {
   const size_t left = page->capacity - 64 * w;
-  const uint64_t taken = mi_load_relaxed(&bits->words[w].live) | mi_bits_withheld(bits, w);
-  return ~taken & mi_run_mask(0, left < 64 ? left : 64);
+  return mi_bits_in_state(bits, w, MI_STATE_FREE) & ~mi_bits_withheld(bits, w) & mi_run_mask(0, left < 64 ? left : 64);
 }
 
 mi_noinline bool _mi_bits_extend(mi_theap_t* theap, mi_page_t* page) {
@@ -327,13 +345,16 @@ mi_noinline bool _mi_bits_extend(mi_theap_t* theap, mi_page_t* page) {
   return true;
 }
 
+static inline size_t current_word(const mi_bits_t* bits) { return (size_t)(bits->current - bits->states) / 64; }
+
 // A block that is to be handed out was freed by another thread at the moment when the owner freed it.
-static void check_available(mi_page_t* page, mi_bits_t* bits) {
-  mi_bit_word_t* const word = bits->current;
-  const uint64_t twice = mi_load_relaxed(&word->remote) & bits->avail;
-  if (mi_likely(twice == 0)) return;
-  mi_fetch_and_acq_rel(&word->remote, ~twice);
-  found_freed_twice(page, bits, (size_t)(word - bits->words), twice);
+static mi_cold void available_freed_twice(mi_page_t* page, mi_bits_t* bits, size_t w, uint64_t twice) {
+  mi_fetch_and_acq_rel(mi_bits_remote(bits, w), ~twice);
+  found_freed_twice(page, bits, w, twice);
+}
+static inline void check_available(mi_page_t* page, mi_bits_t* bits, size_t w) {
+  const uint64_t twice = mi_load_relaxed(mi_bits_remote(bits, w)) & bits->avail;
+  if (mi_unlikely(twice != 0)) available_freed_twice(page, bits, w, twice);
 }
 
 // The free blocks of the next word, from `w` on, that has some, as one of the `count` does.
@@ -345,18 +366,17 @@ static inline uint64_t next_free(const mi_page_t* page, const mi_bits_t* bits, s
 
 static inline void begin_word(mi_theap_t* theap, mi_page_t* page, mi_bits_t* bits, size_t w, uint64_t avail) {
   bits->avail = avail;
-  bits->current = &bits->words[w];
+  bits->current = &bits->states[64 * w];
   bits->base = page->start + 64 * w * page->block_size;
-  bits->slack_base = bits->slack + 64 * w;
-  check_available(page, bits);
-  const size_t blocks = (size_t)__builtin_popcountll(bits->avail);
+  check_available(page, bits, w);
+  const size_t blocks = mi_popcount(avail);
   page->recycled += blocks;
   theap->supplied_blocks += blocks;
   theap->supplied_bytes += blocks * page->block_size;
 }
 
 void _mi_bits_take_back(mi_theap_t* theap, const mi_page_t* page) {
-  const size_t blocks = (size_t)__builtin_popcountll(mi_bits_of(page)->avail), bytes = blocks * page->block_size;
+  const size_t blocks = mi_popcount(mi_bits_of(page)->avail), bytes = blocks * page->block_size;
   // Those that came before the last deferred_free are counted there.
   theap->supplied_blocks -= (blocks < theap->supplied_blocks ? blocks : theap->supplied_blocks);
   theap->supplied_bytes -= (bytes < theap->supplied_bytes ? bytes : theap->supplied_bytes);
@@ -373,37 +393,33 @@ static inline bool may_be_fresh(const mi_page_t* page, const mi_bits_t* bits) {
 
 uint8_t* _mi_bits_pop_next(mi_theap_t* theap, size_t size) {
   if (mi_unlikely(size > MI_DIRECT_SIZE_MAX || mi_load_relaxed(&_mi_is_corrupt))) return NULL;
-  const size_t wanted = size + (size == 0);
-  mi_page_t* const page = theap->direct[(wanted + 7) / 8];
+  mi_page_t* const page = theap->direct[(size + 7) / 8];
   mi_bits_t* const bits = page->bits;
   if (page->used - page->pinned >= page->capacity || bits->avail != 0 || bits->current == NULL) return NULL;
   if (may_be_fresh(page, bits)) {  // _mi_bits_refill may add some
     if (mi_theap_random(theap) >> 32 < ((uint64_t)1 << 32) / MI_FRESH_EVERY) return NULL;
   }
   const size_t count = ((size_t)page->capacity + 63) / 64;
-  size_t w = (size_t)(bits->current - bits->words);
+  size_t w = current_word(bits);
   if (mi_unlikely(w >= count)) return NULL;
-  uint64_t avail = next_free(page, bits, count, &w);
+  const uint64_t avail = next_free(page, bits, count, &w);
   begin_word(theap, page, bits, w, avail);
-  avail = bits->avail;
-  return (mi_unlikely(avail == 0) ? NULL : mi_bits_hand_out(page, bits, avail, mi_ctz(avail), wanted, true));
+  return mi_bits_pop_direct(page, size);
 }
 
 // Blocks of more than 1 KiB are made available one by one, any of those that were handed out before, or else any: all
 // are added to a page at once or by eight, and a program that always has one of them would touch all.
-static uint64_t choose_one(const mi_bits_t* bits, size_t w, uint64_t avail, uint64_t from_start) {
-  uint64_t used = 0;
-  for (uint64_t rest = avail; rest != 0; rest &= rest - 1) {
-    if (((const uint16_t*)bits->slack)[64 * w + mi_ctz(rest)] != UNTOUCHED) used |= rest & (0 - rest);
-  }
-  const uint64_t from = (used != 0 ? used : avail), next = ((from & from_start) != 0 ? from & from_start : from);
-  return next & (0 - next);
+static uint64_t choose_one(const mi_bits_t* bits, uint64_t avail, uint64_t from_start) {
+  const uint64_t used = avail & *touched(bits), from = (used != 0 ? used : avail);
+  const uint64_t next = ((from & from_start) != 0 ? from & from_start : from), one = next & (0 - next);
+  *touched(bits) |= one;
+  return one;
 }
 
 void _mi_bits_refill(mi_theap_t* theap, mi_page_t* page) {
   mi_bits_t* const bits = mi_bits_of(page);
   if (mi_unlikely(bits->avail != 0)) {
-    check_available(page, bits);
+    check_available(page, bits, current_word(bits));
     return;
   }
   const uint64_t random = mi_random_next(theap->thread);
@@ -413,14 +429,14 @@ void _mi_bits_refill(mi_theap_t* theap, mi_page_t* page) {
   const size_t count = ((size_t)page->capacity + 63) / 64;
   // In order from where the last one was; else any.
   const bool begins = (bits->current == NULL);
-  const size_t last = (begins ? 0 : (size_t)(bits->current - bits->words));
+  const size_t last = (begins ? 0 : current_word(bits));
   size_t w = (bits->in_order && last < count ? last : (random >> 16 & 0xffff) * count >> 16);
   uint64_t avail = next_free(page, bits, count, &w);
   if (bits->in_order) {
     const size_t left = page->capacity - 64 * w, blocks = (left < 64 ? left : 64);
     const uint64_t from_start = ~(uint64_t)0 << ((random >> 32 & 0xffff) * blocks >> 16);
-    if (bits->slack_bits == 16) {
-      avail = choose_one(bits, w, avail, from_start);
+    if (bits->is_wide) {
+      avail = choose_one(bits, avail, from_start);
     } else if (begins && (avail & from_start) != 0) {
       avail &= from_start;  // those before it come next
     }
@@ -436,9 +452,9 @@ static bool page_quarantines(const mi_page_t* page, const mi_theap_t* theap) {
 
 // Blocks in `bits` of word `w` go into quarantine.
 static void quarantine_add(mi_theap_t* theap, mi_page_t* page, mi_bits_t* bits, size_t w, uint64_t freed) {
-  const uint32_t count = (uint32_t)__builtin_popcountll(freed);
+  const uint32_t count = (uint32_t)mi_popcount(freed);
   if (bits->quarantined == 0) bits->stamp = theap->frees;
-  bits->words[w].fresh |= freed;
+  mi_bits_waiting(bits, w)->fresh |= freed;
   bits->quarantined += count;
   theap->frees += count;
   if (page->block_size < MI_QUARANTINE_PURGE_FROM) return;
@@ -457,12 +473,12 @@ void _mi_bits_release_old(mi_page_t* page, bool all) {
   uint32_t out = 0;
   const size_t count = mi_bits_word_count(page);
   for (size_t w = 0; w < count; w++) {
-    mi_bit_word_t* const word = &bits->words[w];
+    mi_waiting_t* const word = mi_bits_waiting(bits, w);
     if (all) {
       word->old |= word->fresh;
       word->fresh = 0;
     }
-    out += (uint32_t)__builtin_popcountll(word->old);
+    out += (uint32_t)mi_popcount(word->old);
     word->old = word->fresh;
     word->fresh = 0;
     if (all) word->old = 0;
@@ -482,12 +498,10 @@ bool _mi_bits_is_due(const mi_page_t* page) {
 
 void _mi_bits_free_local(mi_page_t* page, mi_bits_t* bits, size_t index) {
   mi_theap_t* const theap = mi_load_relaxed(&page->theap);
-  mi_bit_word_t* const word = &bits->words[index / 64];
-  const uint64_t mask = (uint64_t)1 << (index % 64);
-  mi_store_relaxed(&word->live, mi_load_relaxed(&word->live) & ~mask);
+  mi_store_relaxed(&bits->states[index], MI_STATE_FREE);
   const bool quarantine = page_quarantines(page, theap);
   if (mi_unlikely(quarantine)) {
-    quarantine_add(theap, page, bits, index / 64, mask);
+    quarantine_add(theap, page, bits, index / 64, (uint64_t)1 << (index % 64));
     if (bits->magic != 0) _mi_bits_release_old(page, false);
   }
   if (!quarantine || bits->magic == 0) page->used--;
@@ -496,13 +510,14 @@ void _mi_bits_free_local(mi_page_t* page, mi_bits_t* bits, size_t index) {
 
 #if MI_SECURE
 bool _mi_bits_free_plain(void* p, const size_t* size) {
-  mi_page_t* page;
-  // No other flag: a page of a theap without a policy of its own.
-  if (!mi_span_slot(p, &page) || ((mi_load_relaxed(&page->owner) ^ _mi_tls.tid) & ~MI_OWNER_FULL) != 0) return false;
-  if (page->kind != MI_PAGE_CLASS) return false;
-  mi_bits_t* const bits = page->bits;
-  size_t index;
-  if (mi_unlikely(mi_bits_find(page, bits, p, &index) != MI_BLOCK_LIVE)) return false;
+  mi_bits_t* bits;
+  // In a page with a policy of its own, the owner has another flag.
+  if (!mi_bits_around(p, &bits)) return false;
+  const size_t index = mi_bits_number(bits, p);
+  if (index >= bits->count) return false;
+  mi_page_t* const page = bits->page;
+  if (((mi_load_relaxed(&page->owner) ^ _mi_tls.tid) & ~MI_OWNER_FULL) != 0) return false;
+  if (mi_unlikely(mi_bits_state(bits, index) != MI_BLOCK_LIVE)) return false;
   const size_t slack = mi_bits_slack(bits, index);
   if (size != NULL && mi_unlikely(page->block_size - slack != *size + (*size == 0))) return false;
   if (mi_unlikely(!mi_page_padding_is_whole(page, (uint8_t*)p + page->block_size, slack))) return false;
@@ -513,20 +528,29 @@ bool _mi_bits_free_plain(void* p, const size_t* size) {
 
 // --- freeing by others ------------------------------------------------------------------------------------------
 
-bool _mi_bits_free_remote(mi_page_t* page, mi_bits_t* bits, size_t index) {
-  mi_bit_word_t* const word = &bits->words[index / 64];
-  const uint64_t mask = (uint64_t)1 << (index % 64);
-  const mi_thread_free_t generation = MI_GENERATION(mi_load_acquire(&bits->word));
-  // From here on only the word is ours to look at.
-  if (mi_unlikely((mi_fetch_or_seq_cst(&word->remote, mask) & mask) != 0)) return false;
+bool _mi_bits_take_live(mi_bits_t* bits, size_t index, mi_taken_t* taken) {
+  mi_state_t* const state = &bits->states[index];
+  *taken = (mi_taken_t){.remote = mi_bits_remote(bits, index / 64),
+                        .mask = (uint64_t)1 << (index % 64),
+                        .generation = MI_GENERATION(mi_load_acquire(&bits->word))};
+  uint8_t seen = mi_load_relaxed(state);
+  do {
+    if (mi_unlikely(seen == MI_STATE_FREE || seen == MI_STATE_REMOTE)) return false;
+  } while (!mi_cas_weak_acq_rel(state, &seen, MI_STATE_REMOTE));
+  return true;
+}
+
+bool _mi_bits_tell(mi_bits_t* bits, const mi_taken_t* taken) {
+  // From here on only the word is ours to look at, and what is constant for the slice.
+  if (mi_unlikely((mi_fetch_or_seq_cst(taken->remote, taken->mask) & taken->mask) != 0)) return false;
   mi_thread_free_t tf = mi_load_seq_cst(&bits->word);
   for (;;) {
-    if (MI_GENERATION(tf) != generation || (tf & MI_SIGNAL) != 0) return true;
+    if (MI_GENERATION(tf) != taken->generation || (tf & MI_SIGNAL) != 0) return true;
     switch (MI_STATE(tf)) {
       case MI_DELAYED: {
         // Acquire: page->theap as it was when the page became full.
         if (!mi_cas_weak_acq_rel(&bits->word, &tf, MI_WITH_STATE(tf, MI_DELAYING))) continue;
-        mi_theap_t* const theap = mi_load_relaxed(&page->theap);
+        mi_theap_t* const theap = mi_load_relaxed(&bits->page->theap);
         // In one order with the drain's: either it sees our bit, or we see that it is not queued any more.
         if (mi_exchange_acq_rel(&bits->queued, 1u) == 0) {
           mi_block_t* head = mi_load_relaxed(&theap->delayed_free);
@@ -543,7 +567,7 @@ bool _mi_bits_free_remote(mi_page_t* page, mi_bits_t* bits, size_t index) {
       case MI_ABANDONED:
         // Acquire: what the former owner left.
         if (!mi_cas_weak_acq_rel(&bits->word, &tf, MI_WITH_STATE(tf, MI_NORMAL) | MI_SIGNAL)) continue;
-        _mi_page_claimed(page);
+        _mi_page_claimed(bits->page);
         return true;
       default:  // NORMAL, DELAYING
         if (mi_cas_weak_acq_rel(&bits->word, &tf, tf | MI_SIGNAL)) return true;
@@ -554,12 +578,13 @@ bool _mi_bits_free_remote(mi_page_t* page, mi_bits_t* bits, size_t index) {
 
 // Takes what others freed in one word. Returns how many blocks.
 static uint32_t collect_word(mi_theap_t* theap, mi_page_t* page, mi_bits_t* bits, size_t w) {
-  mi_bit_word_t* const word = &bits->words[w];
-  if (mi_load_seq_cst(&word->remote) == 0) return 0;
-  const uint64_t freed = mi_exchange_seq_cst(&word->remote, (uint64_t)0);
-  const uint64_t live = mi_load_relaxed(&word->live), gone = freed & live;
-  mi_store_relaxed(&word->live, live & ~gone);
-  const uint32_t count = (uint32_t)__builtin_popcountll(gone);
+  _Atomic(uint64_t)* const remote = mi_bits_remote(bits, w);
+  if (mi_load_seq_cst(remote) == 0) return 0;
+  const uint64_t freed = mi_exchange_seq_cst(remote, (uint64_t)0);
+  const uint64_t gone = freed & mi_bits_in_state(bits, w, MI_STATE_REMOTE);
+  for (uint64_t rest = gone; rest != 0; rest &= rest - 1)
+    mi_store_relaxed(&bits->states[64 * w + mi_ctz(rest)], MI_STATE_FREE);
+  const uint32_t count = (uint32_t)mi_popcount(gone);
   const bool quarantine = page_quarantines(page, theap);
   if (mi_unlikely(quarantine)) quarantine_add(theap, page, bits, w, gone);
   if (!quarantine || bits->magic == 0) page->used -= count;
@@ -603,8 +628,8 @@ size_t _mi_bits_live(const mi_page_t* page) {
   const size_t words = mi_bits_word_count(page);
   size_t count = 0;
   for (size_t w = 0; w < words; w++) {
-    mi_bit_word_t* const word = &bits->words[w];
-    count += (size_t)__builtin_popcountll(mi_load_relaxed(&word->live) & ~mi_load_acquire(&word->remote));
+    const uint64_t gone = mi_bits_in_state(bits, w, MI_STATE_REMOTE);
+    count += mi_popcount(mi_bits_taken(bits, w) & ~gone);
   }
   return count;
 }
@@ -614,9 +639,8 @@ uint32_t _mi_bits_used(const mi_page_t* page) {
   const size_t words = mi_bits_word_count(page);
   size_t count = 0;
   for (size_t w = 0; w < words; w++) {
-    mi_bit_word_t* const word = &bits->words[w];
     const uint64_t out = (bits->magic == 0 ? 0 : mi_bits_withheld(bits, w));
-    count += (size_t)__builtin_popcountll(mi_load_relaxed(&word->live) | out);
+    count += mi_popcount(mi_bits_taken(bits, w) | out);
   }
   return (uint32_t)count;
 }
@@ -632,7 +656,12 @@ void _mi_bits_settle(mi_theap_t* theap, mi_page_t* page) {
   bool listed = false, freed = false;
   for (const mi_block_t* link = mi_load_acquire(&theap->delayed_free); link != NULL; link = link->next)
     if (link == &bits->link) listed = true;
-  for (size_t w = 0; w < mi_bits_word_count(page); w++) freed |= (mi_load_acquire(&bits->words[w].remote) != 0);
+  for (size_t w = 0; w < mi_bits_word_count(page); w++) {
+    const uint64_t gone = mi_bits_in_state(bits, w, MI_STATE_REMOTE);  // of some of which the bit was not set yet
+    if (gone == 0) continue;
+    mi_fetch_or_acq_rel(mi_bits_remote(bits, w), gone);
+    freed = true;
+  }
   if (page->in_full && freed && !listed) {
     tf = mi_word_base(page, tf);
     bits->link.next = mi_load_relaxed(&theap->delayed_free);

@@ -28,7 +28,19 @@
 static inline size_t mi_msb(size_t x) {  // index of the highest bit set; x > 0
   return 63u - (size_t)__builtin_clzl(x);
 }
-static inline size_t mi_ctz(uint64_t x) { return (size_t)__builtin_ctzll(x); }
+static inline size_t mi_ctz(uint64_t x) { return (unsigned)__builtin_ctzll(x); }
+// How many bits are set. Without the processor's instruction for it, which not every processor has, compilers call a
+// function of theirs.
+static inline size_t mi_popcount(uint64_t x) {
+#ifdef __POPCNT__
+  return (unsigned)__builtin_popcountll(x);
+#else
+  x -= x >> 1 & UINT64_C(0x5555555555555555);
+  x = (x & UINT64_C(0x3333333333333333)) + (x >> 2 & UINT64_C(0x3333333333333333));
+  x = (x + (x >> 4)) & UINT64_C(0x0f0f0f0f0f0f0f0f);
+  return (size_t)(x * UINT64_C(0x0101010101010101) >> 56);
+#endif
+}
 static inline size_t mi_round_up(size_t x, size_t power_of_two) { return (x + power_of_two - 1) & ~(power_of_two - 1); }
 static inline bool mi_is_power_of_two(size_t x) { return x != 0 && (x & (x - 1)) == 0; }
 

@@ -204,6 +204,12 @@ static bool page_init_policy(mi_theap_t* theap, uint8_t policy, mi_page_t* page,
     mi_slots_forget_policy(page, 0, page->slices == 0 ? 1 : page->slices);
     return true;
   }
+  // Until it has its policy, who walks all pages takes it for one with lists. What the former page left of them leads
+  // to where the guard is now.
+  page->free = NULL;
+  if (page->policy == 0) page->local_free = NULL;
+  page->used = page->capacity = 0;
+  mi_stores_in_order();
   page_set_kind(theap, page, kind);
   if (!_mi_bits_begin(page, policy)) return false;
   page->policy = policy;
@@ -306,8 +312,9 @@ static size_t page_slices(const mi_theap_t* theap, size_t size, size_t expected)
   return (slices < most ? slices : most);
 }
 
+// `bare`: of slices without guards that the system would have to take away, which it does not.
 #define MI_COLORED_PAGES 32
-static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
+static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin, bool bare) {
   const bool is_counted = (theap->policy == 0 && !theap->is_internal);
   const size_t size = mi_bin_size(bin), expected = (is_counted ? mi_load_relaxed(&class_used[bin]) * MI_KiB : 0);
   const size_t slices = page_slices(theap, size, expected);
@@ -319,7 +326,7 @@ static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
     zero = page->fresh_zero;
     if (!zero) atomic_fetch_sub_explicit(&kept->warm, 1u, memory_order_relaxed);
   } else {
-    const mi_want_t want = {slices, expected, theap->arena, mi_policy_guards(theap->policy, false)};
+    const mi_want_t want = {slices, expected, theap->arena, mi_policy_guards(theap->policy, false), bare};
     page = theap_claim_slices(theap, &want, &zero);
     if (page == NULL) return NULL;
     made = true;
@@ -330,7 +337,7 @@ static mi_page_t* page_fresh(mi_theap_t* theap, size_t bin) {
     page->start = (uint8_t*)mi_page_segment(page) + mi_page_slice(page) * MI_SLICE_SIZE;
     if (mi_unlikely(page_may_have_guard(theap)) && !page_guard(theap->policy, page, false, &guard)) {
       _mi_slices_release(page, 0);
-      return NULL;
+      return (bare ? NULL : page_fresh(theap, bin, true));
     }
     page->reserved = (uint32_t)((slices * MI_SLICE_SIZE - guard) / size);
   }
@@ -395,6 +402,7 @@ static uint8_t* huge_guard_of(const mi_page_t* page) {
 static void page_return_slices(mi_page_t* page) {
   mi_page_uncharge(page);
   mi_gauge_sub(&_mi_stats.pages, 1);
+  if (mi_unlikely(page->policy != 0)) mi_bits_leave(page);
   if (mi_unlikely(page->guard != 0)) {
     _mi_guard_withhold(page);
     return;
@@ -1103,7 +1111,7 @@ static mi_page_t* theap_find_page(mi_theap_t* theap, size_t bin) {
   page = theap_reclaim_useful(theap, bin);
   if (page == NULL) {
     if (refused || !mi_theap_has_room(theap, mi_bin_size(bin))) return NULL;
-    page = page_fresh(theap, bin);
+    page = page_fresh(theap, bin, false);
     if (page == NULL) return NULL;
     if (mi_unlikely(!page_has_free(page))) {  // other threads took the room
       page_release(theap, page);
@@ -1153,7 +1161,7 @@ mi_page_t* _mi_theap_bit_page(mi_theap_t* theap, size_t bin) {
   if (page == NULL) page = _mi_upcalls.reclaim(theap, bin);
   if (page == NULL) {
     if (refused || !mi_theap_has_room(theap, mi_bin_size(bin))) return NULL;
-    page = page_fresh(theap, bin);
+    page = page_fresh(theap, bin, false);
     if (page == NULL) return NULL;
   }
   if (mi_unlikely(!bit_page_serves(theap, page))) {  // other threads took the room
@@ -1224,9 +1232,9 @@ static void page_cut(mi_page_t* page, size_t slices) {
   _mi_slices_release(&page[slices], 0);
 }
 
-// `policy`: of the page, which is the theap's but for guarded blocks.
-static void* solo_alloc(mi_theap_t* theap, uint8_t policy, mi_arena_t* arena, size_t size, size_t alignment,
-                        size_t offset, bool zero) {
+// `policy`: of the page, which is the theap's but for guarded blocks. `bare`: as in page_fresh.
+static void* solo_alloc_in(mi_theap_t* theap, uint8_t policy, mi_arena_t* arena, size_t size, size_t alignment,
+                           size_t offset, bool zero, bool bare) {
   bool is_zero;
   mi_page_t* page;
   if (size == 0) size = 1;
@@ -1241,7 +1249,7 @@ static void* solo_alloc(mi_theap_t* theap, uint8_t policy, mi_arena_t* arena, si
   const size_t room_for_guard = (mi_policy_guards(policy, true) ? MI_OS_PAGE : 0);
   if (size <= MI_SOLO_SIZE_MAX - room_for_guard && slack <= MI_SOLO_SIZE_MAX - room_for_guard - size) {
     const size_t slices = (size + slack + room_for_guard + MI_SLICE_SIZE - 1) >> MI_SLICE_SHIFT;
-    const mi_want_t want = {slices, 0, arena, room_for_guard != 0};
+    const mi_want_t want = {slices, 0, arena, room_for_guard != 0, bare};
     page = theap_claim_slices(theap, &want, &is_zero);
     if (page == NULL) return solo_failed(theap, charged);
     uint8_t* const start = (uint8_t*)mi_page_segment(page) + mi_page_slice(page) * MI_SLICE_SIZE;
@@ -1253,7 +1261,8 @@ static void* solo_alloc(mi_theap_t* theap, uint8_t policy, mi_arena_t* arena, si
     size_t guard = 0;
     if (mi_unlikely(page_may_have_guard(theap)) && !page_guard(policy, page, true, &guard)) {
       _mi_slices_release(page, 0);
-      return solo_failed(theap, charged);
+      solo_failed(theap, charged);
+      return (bare ? NULL : solo_alloc_in(theap, policy, arena, size - inside, alignment, offset - inside, zero, true));
     }
     const size_t room = page->slices * MI_SLICE_SIZE - guard - (size_t)(page->start - start);
     if (page->block_size > room) page->block_size = room;
@@ -1279,12 +1288,17 @@ static void* solo_alloc(mi_theap_t* theap, uint8_t policy, mi_arena_t* arena, si
     mi_bits_t* const bits = mi_bits_of(page);
     bits->inside = (uint16_t)inside;
     page->recycled = 1;
-    mi_store_relaxed(&bits->words[0].live, (uint64_t)1);
+    mi_store_relaxed(&bits->states[0], MI_STATE_WIDE);
   }
   if (mi_unlikely(page->block_size != charged)) mi_theap_add(theap, (int64_t)page->block_size - (int64_t)charged);
   solo_begin(theap, page);
   if (zero && !is_zero) memset(page->start, 0, page->block_size);
   return page->start + inside;
+}
+
+static void* solo_alloc(mi_theap_t* theap, uint8_t policy, mi_arena_t* arena, size_t size, size_t alignment,
+                        size_t offset, bool zero) {
+  return solo_alloc_in(theap, policy, arena, size, alignment, offset, zero, false);
 }
 
 void* _mi_theap_alloc_solo(mi_theap_t* theap, size_t size, size_t alignment, size_t offset, bool zero) {

@@ -10,10 +10,12 @@
 #define MI_BIN_DIRECT_LAST (MI_BIN_EVEN + 24)  // mi_bin_of(MI_DIRECT_SIZE_MAX)
 
 // The first entry of the direct table that leads to the class: it serves for those below it that have no pages, too.
+// The secure build's first entry stays empty: blocks of no bytes have one, of which its fast paths know nothing.
 static inline size_t mi_direct_low(const mi_theap_t* theap, size_t bin) {
   size_t below = bin - 1;
   if (below > 0 && mi_theap_bin(theap, below) != below) below--;
-  return (below == 0 ? 0 : mi_bin_size(below) / 8 + 1);
+  if (below == 0) return (MI_SECURE ? 1 : 0);
+  return mi_bin_size(below) / 8 + 1;
 }
 
 // direct[w] serves sizes of 8 * w bytes (and up to 7 fewer): it is the first page of the size's queue.

@@ -387,23 +387,24 @@ static void slices_taken(mi_thread_t* thread, mi_arena_t* arena, size_t index, u
 }
 
 // The lowest run of free slices, best one that has guards where it is to have them already (`guard`: behind the last
-// slice; else nowhere), so that putting it to use takes no call of the system; then one without any.
-static size_t slices_choose(uint64_t free, uint64_t guarded, size_t count, bool guard) {
+// slice; else nowhere), so that putting it to use takes no call of the system; then one without any; with any at last.
+static size_t slices_choose(uint64_t free, uint64_t guarded, const mi_want_t* want) {
+  const size_t count = want->count;
   if (mi_likely((free & guarded) == 0)) return mi_find_run(free, count, 1);
   const uint64_t bare = free & ~guarded;
-  if (guard) {
+  if (want->guard) {
     const uint64_t before = (count == 1 ? ~(uint64_t)0 : mi_run_starts(bare, count - 1));
     const uint64_t fits = before & (free & guarded) >> (count - 1);
     if (fits != 0) return mi_ctz(fits);
   }
   const size_t at = mi_find_run(bare, count, 1);
-  return (at < MI_SLICES_PER_SEGMENT ? at : mi_find_run(free, count, 1));
+  return (at < MI_SLICES_PER_SEGMENT || want->bare ? at : mi_find_run(free, count, 1));
 }
 
 // What uses a part of a slice gets the highest, and stays out of the way of long runs.
 static size_t slices_pick(uint64_t free, uint64_t guarded, const mi_want_t* want, int part) {
-  if (part == MI_PART_MOST) return slices_choose(free, guarded, want->count, want->guard);
-  if ((free & ~guarded) != 0) free &= ~guarded;
+  if (part == MI_PART_MOST) return slices_choose(free, guarded, want);
+  if ((free & ~guarded) != 0 || want->bare) free &= ~guarded;
   return (free == 0 ? MI_SLICES_PER_SEGMENT : mi_msb(free));
 }
 
@@ -529,11 +530,12 @@ bool _mi_slices_guard(mi_page_t* page, bool on, bool dear, size_t* guard) {
   return true;
 }
 
-// Takes a segment from the arena and makes it NORMAL, with the caller's run claimed from the start.
-static mi_page_t* segment_open(mi_thread_t* thread, const mi_want_t* want, bool* zero) {
+// Takes a segment from the arena and makes it NORMAL, with the caller's run claimed; with none, *page NULL, if it is
+// to be bare, and there is none in this one. False: no memory.
+static bool segment_open_one(mi_thread_t* thread, const mi_want_t* want, mi_page_t** page, bool* zero) {
   mi_arena_t* arena;
   size_t index;
-  if (!_mi_segments_claim(1, 0, 0, want->only, false, &arena, &index)) return NULL;
+  if (!_mi_segments_claim(1, 0, 0, want->only, false, &arena, &index)) return false;
   mi_segment_info_t* const info = &arena->info[index];
   mi_segment_t* const segment = (mi_segment_t*)mi_arena_segment(arena, index);
   if ((mi_load_relaxed(&info->dirty) & 1) != 0) memset(segment, 0, sizeof(*segment));
@@ -544,14 +546,23 @@ static mi_page_t* segment_open(mi_thread_t* thread, const mi_want_t* want, bool*
   if (MI_SECURE >= 2) guard_begin(arena, index, 0, true);
   if (mi_unlikely(mi_load_relaxed(&arena->bits_ready) != 0)) _mi_bits_forget(segment, 0);
   mi_store_release(&arena->kind[index], (uint8_t)MI_SEGMENT_NORMAL);
-  const uint64_t run = mi_run_mask(1, want->count);
+  const size_t at = slices_choose(MI_SLICES_ALL, mi_load_relaxed(&info->guarded), want);
+  const uint64_t run = (mi_likely(at < MI_SLICES_PER_SEGMENT) ? mi_run_mask(at, want->count) : 0);
   (void)slices_begin(info, run, zero);
   held_taken(thread, run | 1, backed);
   thread->segment_arena = arena;
   thread->segment_index = index;
   if ((MI_SLICES_ALL & ~run) != 0) slices_give(arena, index, MI_SLICES_ALL & ~run);
   mark_purgeable(arena, index);  // a tick that saw the word 0 took the mark away
-  return &segment->slot[1];
+  *page = (mi_likely(run != 0) ? &segment->slot[at] : NULL);
+  return true;
+}
+
+static mi_page_t* segment_open(mi_thread_t* thread, const mi_want_t* want, bool* zero) {
+  mi_page_t* page = NULL;
+  while (segment_open_one(thread, want, &page, zero) && mi_unlikely(page == NULL)) {
+  }
+  return page;
 }
 
 static void slots_mark_tail(mi_page_t* page, size_t from, size_t count) {

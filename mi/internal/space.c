@@ -144,8 +144,8 @@ static void block_check(const mi_page_t* page, size_t index, const uint8_t* p, c
   _mi_corruption(
       EFAULT,
       "%s: overflow: byte %zu of the block %p of %zu bytes was written (class %zu, heap %p \"%s\", thread %u)\n",
-      function, size + _mi_padding_breach(end, padding, false), (const void*)p, size, page->block_size,
-      (void*)space->heap, space->name, _mi_os_thread_id());
+      function, size + _mi_padding_breach(end, padding), (const void*)p, size, page->block_size, (void*)space->heap,
+      space->name, _mi_os_thread_id());
 }
 
 // --- live blocks where there is a quarantine -----------------------------------------------------------------------

@@ -86,10 +86,13 @@ static inline bool area_holds(const area_t* area, const mi_block_t* block) {
   return (uintptr_t)block - area->start <= area->size - sizeof(mi_block_t) && (uintptr_t)block % sizeof(void*) == 0;
 }
 
+// A list is followed while the page is the owner's: when its slices are another's, there may be guards in them.
 static MI_RACY uint64_t free_length(const area_t* area, const mi_page_t* page, uint64_t both) {
+  const mi_tid_t owner = mi_load_acquire(&page->owner);
   const mi_block_t* a = mi_racy(page->free);
   const mi_block_t* b = mi_racy(page->local_free);
   for (uint64_t n = 0; n < both; n++) {
+    if (mi_load_acquire(&page->owner) != owner) return n;
     if (a == NULL || !area_holds(area, a)) return n;
     if (b == NULL || !area_holds(area, b)) return both - n;
     a = mi_racy(a->next);
@@ -114,17 +117,20 @@ static MI_RACY void tally_space(mi_tally_t* tally, mi_page_t* page, size_t bin, 
   *(bin == MI_BIN_SOLO ? &tally->single_bytes : &tally->bytes) += live * size;
 }
 
-// A bit page: nothing of it is followed but its bits, which stay readable.
+// A bit page: nothing of it is followed but its bits, which stay readable. Its figures are not of one moment: what its
+// owner is about to count makes none of them less than nothing, and no free of another thread.
 static MI_RACY void tally_bits(mi_tally_t* tally, const mi_page_t* page, size_t bin, uint64_t size) {
-  const uint64_t avail = (uint64_t)__builtin_popcountll(mi_racy(mi_bits_of(page)->avail));
-  const uint64_t made = mi_racy(page->recycled) - avail, live = _mi_bits_live(page);
+  mi_bits_t* const bits = mi_bits_of(page);
+  const uint64_t avail = (uint64_t)__builtin_popcountll(mi_racy(bits->avail)), supplied = mi_racy(page->recycled);
+  const uint64_t made = (supplied > avail ? supplied - avail : 0), live = _mi_bits_live(page);
   const uint64_t used = (uint64_t)mi_racy(page->used) - mi_racy(page->pinned);
   tally->made[bin] += made;
   tally->live[bin] += live;
   (bin == MI_BIN_SOLO ? (tally->single_bytes_made += made * size) : (tally->bytes_made += made * size));
   (bin == MI_BIN_SOLO ? (tally->single_bytes += live * size) : (tally->bytes += live * size));
-  const uint64_t waiting = live + mi_racy(mi_bits_of(page)->quarantined);
-  if (used > waiting) tally->remote_frees += used - waiting;  // not collected yet
+  const uint64_t waiting = live + mi_racy(bits->quarantined);
+  const bool by_others = (mi_load_relaxed(&bits->word) & MI_SIGNAL) != 0 || mi_load_relaxed(&bits->queued) != 0;
+  if (by_others && used > waiting) tally->remote_frees += used - waiting;  // not collected yet
 }
 
 MI_RACY void _mi_tally_page(mi_tally_t* tally, mi_page_t* page, bool blocks) {
@@ -137,7 +143,7 @@ MI_RACY void _mi_tally_page(mi_tally_t* tally, mi_page_t* page, bool blocks) {
     tally_space(tally, page, bin, size, blocks);
     return;
   }
-  const mi_thread_free_t tf = mi_load_relaxed(mi_page_word(page));
+  const mi_thread_free_t tf = mi_load_relaxed(policy == 0 ? &page->thread_free : &mi_bits_of(page)->word);
   size_t slices = mi_racy(page->slices);
   if (at + slices > MI_SLICES_PER_SEGMENT) slices = MI_SLICES_PER_SEGMENT - at;
   tally->used += mi_round_up(capacity * size, MI_OS_PAGE);

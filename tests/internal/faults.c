@@ -274,17 +274,18 @@ static bool is_partly_free(const mi_page_t* page) {
 // The number of a block that is not in use.
 static size_t free_block(const mi_page_t* page) {
   size_t i = 0;
-  while ((mi_load_relaxed(&page->bits->words[i / 64].live) >> (i % 64) & 1) != 0) i++;
+  while (mi_load_relaxed(&page->bits->states[i]) != MI_STATE_FREE) i++;
   return i;
 }
-static bool set_bit(_Atomic(uint64_t)* word, size_t i) {
+static bool set_remote(const mi_page_t* page, size_t i) {
+  _Atomic(uint64_t)* const word = mi_bits_remote(page->bits, i / 64);
   return SET(*word, mi_load_relaxed(word) | (uint64_t)1 << (i % 64));
 }
 FAULT_PAGE(bits_used_more, is_partly_free, SET(page->used, page->used + 1))
 FAULT_PAGE(bits_used_fewer, is_partly_free, SET(page->used, page->used - 1))
-FAULT_PAGE(bits_live, is_partly_free, set_bit(&page->bits->words[free_block(page) / 64].live, free_block(page)))
-FAULT_PAGE(bits_beyond, is_partly_free, set_bit(&page->bits->words[page->capacity / 64].live, page->capacity))
-FAULT_PAGE(bits_remote, is_partly_free, set_bit(&page->bits->words[free_block(page) / 64].remote, free_block(page)))
+FAULT_PAGE(bits_live, is_partly_free, SET(page->bits->states[free_block(page)], 1))
+FAULT_PAGE(bits_beyond, is_partly_free, SET(page->bits->states[page->capacity], 1))
+FAULT_PAGE(bits_remote, is_partly_free, set_remote(page, free_block(page)))
 FAULT_PAGE(bits_quarantined, is_partly_free, SET(page->bits->quarantined, page->bits->quarantined + 1))
 #endif
 

@@ -1,5 +1,4 @@
-// mi/internal/bit_page.c: the padding behind blocks, whole and by its edges, for every length and every place of it in
-// the pattern's period.
+// mi/internal/bit_page.c: the padding behind blocks, whole and by its edge, for every length and at every place.
 #include <cstring>
 #include <vector>
 
@@ -11,7 +10,7 @@ namespace mi_test {
 namespace {
 
 constexpr size_t kEdge = 16;
-constexpr size_t kLongest = 600;  // more than two periods
+constexpr size_t kLongest = 600;  // many times the pattern
 constexpr uint8_t kBlock = 0;     // the pattern has no such byte
 
 class PaddingTest : public testing::TestWithParam<bool> {
@@ -26,64 +25,64 @@ class PaddingTest : public testing::TestWithParam<bool> {
   }
   void TearDown() override { mi_heap_destroy(heap_); }
 
-  // Ends of blocks, at all multiples of 16 in two periods.
+  // Ends of blocks, at multiples of 8.
   static std::vector<size_t> Ends() {
     std::vector<size_t> ends;
-    for (size_t end = kLongest + kEdge; end <= kLongest + kEdge + 512; end += 16) ends.push_back(end);
+    for (size_t end = kLongest + kEdge; end <= kLongest + kEdge + 256; end += 8) ends.push_back(end);
     return ends;
   }
-  static bool IsInEdges(size_t at, size_t padding) { return at < kEdge || at + kEdge >= padding; }
+  static bool IsInEdge(size_t at) { return at < kEdge; }
 
   alignas(256) uint8_t memory_[2048];
   mi_heap_t* heap_ = nullptr;
 };
 
 TEST_P(PaddingTest, IsWrittenWhereItBelongsAndNowhereElse) {
-  const bool edges = GetParam();
+  const bool edge = GetParam();
   for (const size_t end : Ends()) {
     for (size_t padding = 0; padding <= kLongest; padding++) {
       std::memset(memory_, kBlock, sizeof(memory_));
-      probe_padding_write(memory_ + end, padding, edges);
+      probe_padding_write(memory_ + end, padding, edge);
       const size_t start = end - padding;
       for (size_t i = start; i < end; i++) {
-        const bool written = (!edges || IsInEdges(i - start, padding));
+        const bool written = (!edge || IsInEdge(i - start));
         ASSERT_EQ(memory_[i] != kBlock, written) << "byte " << i - start << " of " << padding;
       }
-      // Of a block that nobody has yet, up to 15 bytes before.
-      const size_t before = (edges && padding > 0 && padding < kEdge ? kEdge - padding : 0);
+      // Of a block that nobody has yet, up to 16 bytes before.
+      const size_t before = (edge && padding < kEdge ? kEdge - padding : 0);
       for (size_t i = 0; i < start - before; i++) ASSERT_EQ(memory_[i], kBlock) << "padding " << padding;
       for (size_t i = end; i < sizeof(memory_); i++) ASSERT_EQ(memory_[i], kBlock) << "padding " << padding;
-      ASSERT_TRUE(probe_padding_is_whole(memory_ + end, padding, edges)) << padding;
+      ASSERT_TRUE(probe_padding_is_whole(memory_ + end, padding, edge)) << padding;
     }
   }
 }
 
 TEST_P(PaddingTest, EveryWrittenByteOfItCounts) {
-  const bool edges = GetParam();
+  const bool edge = GetParam();
   for (const size_t end : Ends()) {
     for (size_t padding = 1; padding <= 80; padding++) {
       std::memset(memory_, kBlock, sizeof(memory_));
-      probe_padding_write(memory_ + end, padding, edges);
+      probe_padding_write(memory_ + end, padding, edge);
       const size_t start = end - padding;
       for (size_t at = 0; at < padding; at++) {
         const uint8_t former = memory_[start + at];
         memory_[start + at] ^= 0x10;
-        const bool counts = (!edges || IsInEdges(at, padding));
-        ASSERT_EQ(probe_padding_is_whole(memory_ + end, padding, edges), !counts) << at << " of " << padding;
+        const bool counts = (!edge || IsInEdge(at));
+        ASSERT_EQ(probe_padding_is_whole(memory_ + end, padding, edge), !counts) << at << " of " << padding;
         if (counts) {
-          ASSERT_EQ(probe_padding_breach(memory_ + end, padding, edges), at) << padding;
+          ASSERT_EQ(probe_padding_breach(memory_ + end, padding), at) << padding;
         }
         memory_[start + at] = former;
       }
       // The program's bytes, and those behind the block, do not.
       memory_[start - 1] ^= 0x10;
       memory_[end] ^= 0x10;
-      ASSERT_TRUE(probe_padding_is_whole(memory_ + end, padding, edges)) << padding;
+      ASSERT_TRUE(probe_padding_is_whole(memory_ + end, padding, edge)) << padding;
     }
   }
 }
 
-TEST_P(PaddingTest, WholePaddingIsWholeByItsEdges) {
+TEST_P(PaddingTest, WholePaddingIsWholeByItsEdge) {
   for (const size_t end : Ends()) {
     for (size_t padding = 0; padding <= kLongest; padding++) {
       std::memset(memory_, kBlock, sizeof(memory_));
@@ -93,8 +92,8 @@ TEST_P(PaddingTest, WholePaddingIsWholeByItsEdges) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(WholeAndByEdges, PaddingTest, testing::Bool(),
-                         [](const testing::TestParamInfo<bool>& edges) { return edges.param ? "Edges" : "Whole"; });
+INSTANTIATE_TEST_SUITE_P(WholeAndByEdge, PaddingTest, testing::Bool(),
+                         [](const testing::TestParamInfo<bool>& edge) { return edge.param ? "Edge" : "Whole"; });
 
 }  // namespace
 }  // namespace mi_test

@@ -159,7 +159,7 @@ static size_t remote_count(mi_page_t* page) {
   const mi_bits_t* const bits = mi_bits_of(page);
   size_t n = 0;
   for (size_t w = 0; w < ((size_t)page->capacity + 63) / 64; w++)
-    n += (size_t)__builtin_popcountll(mi_load_acquire(&bits->words[w].remote));
+    n += (size_t)__builtin_popcountll(mi_load_acquire(mi_bits_remote(bits, w)));
   return n;
 }
 
@@ -168,10 +168,8 @@ static size_t free_count(const mi_page_t* page) {
   if (page->policy == 0) return list_length(page->free) + list_length(page->local_free);
   const mi_bits_t* const bits = mi_bits_of(page);
   size_t taken = 0;
-  for (size_t i = 0; i < page->capacity; i++) {
-    const mi_bit_word_t* const word = &bits->words[i / 64];
-    taken += ((mi_load_relaxed(&((mi_bit_word_t*)word)->live) | word->fresh | word->old) >> (i % 64)) & 1;
-  }
+  for (size_t w = 0; w < mi_bits_word_count(page); w++)
+    taken += mi_popcount(mi_bits_taken(bits, w) | mi_bits_withheld(bits, w));
   return page->capacity - taken;
 }
 
@@ -280,6 +278,13 @@ bool probe_theap_is_sound(const mi_theap_t* theap) {
 }
 
 void probe_abandoned_sweep(mi_heap_t* heap) { _mi_abandoned_sweep(heap, false); }
+
+size_t probe_abandoned_depth(mi_heap_t* heap, size_t bin, const void* slot) {
+  size_t depth = 0;
+  for (mi_page_t* page = _mi_abandoned_first(heap, bin); page != NULL && page != slot; depth++)
+    page = mi_load_relaxed(&page->listed_next);
+  return depth;
+}
 
 probe_slot_t probe_slot_at(void* slot) {
   probe_slot_t s;
@@ -424,8 +429,9 @@ void probe_free_halfway(void* p, bool told) {
   mi_page_t* const page = _mi_page_of_any(p);
   if (page->policy != 0) {
     mi_bits_t* const bits = mi_bits_of(page);
-    const size_t index = (mi_page_is_single(page) ? 0 : mi_bits_number(page, bits, p));
-    mi_fetch_or_seq_cst(&bits->words[index / 64].remote, (uint64_t)1 << (index % 64));
+    const size_t index = (mi_page_is_single(page) ? 0 : mi_bits_number(bits, p));
+    mi_store_relaxed(&bits->states[index], MI_STATE_REMOTE);
+    mi_fetch_or_seq_cst(mi_bits_remote(bits, index / 64), (uint64_t)1 << (index % 64));
     mi_store_relaxed(&bits->word, MI_WITH_STATE(mi_load_relaxed(&bits->word), MI_DELAYING));
     if (told) bits_tell(page, bits);
     return;
@@ -451,26 +457,36 @@ static mi_bits_t* bits_of(const void* p) { return mi_bits_of(mi_slot_of(p)); }
 
 uint64_t probe_bits_generation(const void* p) { return MI_GENERATION(mi_load_acquire(&bits_of(p)->word)); }
 bool probe_same_page(const void* p, const void* q) { return _mi_page_of_any(p) == _mi_page_of_any(q); }
-bool probe_bits_free_remote(const void* p) {
-  mi_page_t* const page = bits_of(p)->page;
+static size_t bits_index(const void* p) {
   size_t index;
-  (void)mi_bits_find(page, bits_of(p), p, &index);
-  return _mi_bits_free_remote(page, bits_of(p), index);
+  (void)mi_bits_find(bits_of(p)->page, bits_of(p), p, &index);
+  return index;
+}
+static mi_taken_t taken;
+bool probe_bits_take_live(const void* p) { return _mi_bits_take_live(bits_of(p), bits_index(p), &taken); }
+bool probe_bits_tell(const void* p) { return _mi_bits_tell(bits_of(p), &taken); }
+bool probe_bits_free_remote(const void* p) { return probe_bits_take_live(p) && probe_bits_tell(p); }
+bool probe_bits_free_unseen(void* p) {
+  mi_bits_t* const bits = bits_of(p);
+  mi_state_t* const state = &bits->states[bits_index(p)];
+  const uint8_t live = mi_load_relaxed(state);
+  if (!probe_bits_take_live(p)) return false;
+  mi_store_relaxed(state, live);  // the owner has read it already
+  mi_free(p);
+  return _mi_bits_tell(bits, &taken);
 }
 
-void probe_padding_write(uint8_t* end, size_t padding, bool edges) {
-  if (edges) {
-    mi_padding_write_edges(end, padding);
+void probe_padding_write(uint8_t* end, size_t padding, bool edge) {
+  if (edge) {
+    mi_padding_write_edge(end, padding);
   } else {
     _mi_padding_write(end, padding);
   }
 }
-bool probe_padding_is_whole(const uint8_t* end, size_t padding, bool edges) {
-  return (edges ? mi_padding_edges_are_whole(end, padding) : _mi_padding_is_whole(end, padding));
+bool probe_padding_is_whole(const uint8_t* end, size_t padding, bool edge) {
+  return (edge ? mi_padding_edge_is_whole(end, padding) : _mi_padding_is_whole(end, padding));
 }
-size_t probe_padding_breach(const uint8_t* end, size_t padding, bool edges) {
-  return _mi_padding_breach(end, padding, edges);
-}
+size_t probe_padding_breach(const uint8_t* end, size_t padding) { return _mi_padding_breach(end, padding); }
 
 bool probe_delayed_frees_lead_to_pages(mi_heap_t* heap) {
   mi_theap_t* const theap = mi_load_relaxed(&heap->home.theap);

@@ -34,17 +34,21 @@ size_t probe_round_up(size_t x, size_t power_of_two);
 void probe_free_halfway(void* p, bool told);
 void probe_free_go_on(void* p, bool told);  // to its end
 // Of a block in the first slice of a bit page: the number of the page among those in its slice; a free of it by a
-// thread that found it live some time ago, false if that reports a double free; do the calling thread's delayed frees
-// of the heap lead to pages of its theap only?
+// thread that found it live some time ago, false if that reports a double free; the two halves of that, of which the
+// second is of the block that was taken last; a free by the calling thread between the two that does not see the first;
+// do the calling thread's delayed frees of the heap lead to pages of its theap only?
 uint64_t probe_bits_generation(const void* p);
 bool probe_bits_free_remote(const void* p);
+bool probe_bits_take_live(const void* p);
+bool probe_bits_tell(const void* p);
+bool probe_bits_free_unseen(void* p);
 bool probe_same_page(const void* p, const void* q);
 bool probe_delayed_frees_lead_to_pages(mi_heap_t* heap);
 // The last bytes of a block that ends there, of 16 at least; `edges`: as in the secure build. There was a page with a
 // policy before.
-void probe_padding_write(uint8_t* end, size_t padding, bool edges);
-bool probe_padding_is_whole(const uint8_t* end, size_t padding, bool edges);
-size_t probe_padding_breach(const uint8_t* end, size_t padding, bool edges);  // it is not whole
+void probe_padding_write(uint8_t* end, size_t padding, bool edge);
+bool probe_padding_is_whole(const uint8_t* end, size_t padding, bool edge);
+size_t probe_padding_breach(const uint8_t* end, size_t padding);  // it is not whole
 // Summaries that were about to be set: no segment is marked in either.
 void probe_summaries_forget(void);
 // Handles that were counted as returned to the calling thread, and were not pushed.
@@ -162,6 +166,7 @@ size_t probe_theap_page_count(const mi_theap_t* theap);
 size_t probe_delayed_length(mi_theap_t* theap);
 bool probe_theap_is_sound(const mi_theap_t* theap);  // links, direct table and counts agree
 void probe_abandoned_sweep(mi_heap_t* heap);
+size_t probe_abandoned_depth(mi_heap_t* heap, size_t bin, const void* slot);  // pages above it in its stack
 
 typedef struct probe_slot_s {
   void* slot;  // NULL: the part has no theap

@@ -2,8 +2,8 @@
  * Remote frees of a bit page's blocks, full pages and the exit of the owning thread, for one page that changes hands,
  * and for the pages that come after it in the same slot.
  *
- * Holds: the word (generation, MI_SIGNAL and state), the bits `live` and `remote`, `queued` and the theap's delayed
- * list, the owner's collect, to-full and drain, the free of a block by another thread in all four states, the end of a
+ * Holds: the word (generation, MI_SIGNAL and state), the states of the blocks, the bits `remote`, `queued` and the theap's
+ * delayed list, the owner's collect, to-full and drain, the free of a block by another thread in all four states, the end of a
  * page, the exit of a thread, and the adoption of the page by a second thread with a theap of its own. Does not hold:
  * the list of abandoned pages and the LISTED bit (abandoned.pml), quarantine, several words of bits, several pages: the
  * delayed list is a flag. Every access to a shared word is one step; what only one thread can see is folded into it.
@@ -17,6 +17,8 @@
 // MUTANT SIGNAL_FIRST | empty_page_is_found | the freer looks at the signal before it sets its bit
 // MUTANT COLLECT_FIRST | empty_page_is_found | the collect looks at the bits before it clears the signal
 // MUTANT COLLECT_BY_STORE | empty_page_is_released | the collect takes the bits with a load and a store
+// MUTANT COLLECT_BY_STATE | block_comes_back_once | the collect takes blocks by their state, whether they have a bit or not
+// MUTANT BIT_FIRST | block_comes_back_once | the freer sets the bit before the state
 // MUTANT FULL_WITH_SIGNAL | empty_page_is_found | NORMAL becomes DELAYED although others set bits
 // MUTANT NORMAL_BY_STORE | empty_page_is_found | DELAYING becomes NORMAL with a load and a store
 // MUTANT NO_DELAYING | theap_outlives | a DELAYED page becomes NORMAL before it is on the theap's list
@@ -46,7 +48,8 @@ byte generation; /* bits->word: three parts of one word */
 bool signal;
 byte state;
 byte remote;      /* freed by others since the last collect */
-byte live;        /* handed out, as far as the owner knows */
+byte live;        /* blocks whose state is not FREE: handed out, as far as the owner knows */
+byte gone;        /* and those of them whose state is REMOTE */
 bool queued;
 bool delayed[2];  /* the page is on theap->delayed_free */
 bool theap_ok[2]; /* the theap's memory is valid */
@@ -94,13 +97,18 @@ inline forget() {
   d_step { g = 0; s = 0; n = 0; f = 0; ok = false }
 }
 
-/* Bits that are not of live blocks are reported as freed twice: there are none. */
+/* Bits of blocks in another state are reported as freed twice: there are none. Of a block that has its bit nobody else
+ * changes the state. */
 inline take_bits() {
 #ifdef COLLECT_BY_STORE
   f = remote;
-  d_step { remote = 0; CLAIM((f & ~live) == 0, block_comes_back_once); live = live & ~f; f = 0 }
+  d_step { remote = 0; CLAIM((f & ~gone) == 0, block_comes_back_once); live = live & ~f; gone = gone & ~f; f = 0 }
 #else
-  d_step { CLAIM((remote & ~live) == 0, block_comes_back_once); live = live & ~remote; remote = 0 }
+#ifdef COLLECT_BY_STATE
+  d_step { remote = 0; live = live & ~gone; gone = 0 }
+#else
+  d_step { CLAIM((remote & ~gone) == 0, block_comes_back_once); live = live & ~remote; gone = gone & ~remote; remote = 0 }
+#endif
 #endif
 }
 
@@ -269,8 +277,20 @@ inline remote_free() {
 #endif
   d_step {
     assert(hold[b] == me + 1 && page_there);
+    CLAIM((live & BIT(b)) != 0 && (gone & BIT(b)) == 0, block_comes_back_once);
+#ifdef BIT_FIRST
+    remote = remote | BIT(b)
+#else
+    hold[b] = 0; gone = gone | BIT(b)
+#endif
+  }
+  d_step {
+#ifdef BIT_FIRST
+    hold[b] = 0; gone = gone | BIT(b); b = 0
+#else
     CLAIM((remote & BIT(b)) == 0, block_comes_back_once);
-    hold[b] = 0; remote = remote | BIT(b); b = 0
+    remote = remote | BIT(b); b = 0
+#endif
   }
 #ifdef GENERATION_LATE
   mine = generation;
@@ -408,7 +428,7 @@ inline take_a_held_block() {
 inline local_free() {
   d_step {
     CLAIM(owns(me), one_owner);
-    CLAIM((live & BIT(b)) != 0 && (remote & BIT(b)) == 0, block_comes_back_once);
+    CLAIM((live & BIT(b)) != 0 && (gone & BIT(b)) == 0 && (remote & BIT(b)) == 0, block_comes_back_once);
     hold[b] = 0; live = live & ~BIT(b); b = 0
   }
   unfull();
@@ -437,7 +457,7 @@ proctype owner_thread(byte me) {
     atomic { slow_path(); CLAIM(!page_there, empty_page_is_found_by_the_next_slow_path) }
   :: atomic { me == 0 && !page_there && budget[0] > 0 && pages < 2 -> /* a new page in the same slot */
       page_there = true; owner = 1; page_theap = 0; live = 0; pages++; generation++;
-      CLAIM(remote == 0 && !queued && !signal && state == NORMAL, page_outlives_its_freers) }
+      CLAIM(remote == 0 && gone == 0 && !queued && !signal && state == NORMAL, page_outlives_its_freers) }
   :: holds_none(me) && !claimed && (me == 0 || exited[0]) -> break
   od;
   thread_exit();

@@ -2,22 +2,28 @@
  * Two frees of one block of a bit page at the same moment: is the second one noticed, exactly once, and never one that
  * is right?
  *
- * Holds: the bits `live` and `remote` of one block, its free by the page's owner and by two other threads, each after
- * it found the block live, the owner's collect, the use of the block for something else, the end of the page, and the
+ * Holds: the state of one block and its bit `remote`, its free by the page's owner and by two other threads, each after it
+ * found the block live, the owner's collect, the use of the block for something else, the end of the page, and the
  * beginning of another page in its place. Does not hold: signals, states and generations of the page's word
  * (bit_page.pml): the owner looks at the bits now and then, and in the end. Every access to a shared word is one step.
  *
  * Thread 0 is the owner. Which of the three threads free the block, one or two of them, is chosen at the beginning.
  */
-// STATES 2000
+// STATES 3000
 // MUTANT END_BY_LOAD | second_free_is_noticed | the page's end looks at the bits and leaves them clear
 // MUTANT END_BY_STORE | second_free_is_noticed | the page's end sets the bits after it looked, in two steps
-// MUTANT HAND_OUT_UNSEEN | second_free_is_noticed | a block that is handed out again is not looked at
-// MUTANT COLLECT_UNSEEN | second_free_is_noticed | the collect does not compare the bits with the live blocks
+// MUTANT COLLECT_UNSEEN | second_free_is_noticed | the collect does not compare the bits with the states
+// MUTANT COLLECT_ANY | block_in_use_stays | the collect frees whatever has a bit
 // MUTANT FETCH_UNSEEN | second_free_is_noticed | a freer does not look at what its bit was before
+// MUTANT TAKE_BY_STORE | second_free_is_noticed | a freer stores the state after it looked, in two steps
+// MUTANT BIT_FIRST | right_free_is_not_reported | a freer sets the bit before the state
 // MUTANT BEGIN_KEEPS | right_free_is_not_reported | the bits of a page that begins are still set
 
-bool live = true, remote;
+#define FREE 0
+#define LIVE 1
+#define REMOTE 2
+byte state = LIVE; /* of the block */
+bool remote;
 
 /* What the program does not have: bookkeeping of the claims. */
 bool frees[3];     /* the threads that free the block */
@@ -26,46 +32,83 @@ bool there = true; /* the page */
 byte uses;         /* how often the address was handed out again */
 byte reports;      /* of a double free */
 bool is_double; /* two threads free it */
-bool is_late;   /* a bit was set when the address was in use again */
+bool is_late;   /* the block was taken from the live ones when the address was in use again */
 
 #define CLAIM(condition, name) assert((condition) || name)
-bool second_free_is_noticed, right_free_is_not_reported;
+bool second_free_is_noticed, right_free_is_not_reported, block_in_use_stays;
 
-/* A free by another thread. If the address was handed out again before its bit is set, it is late: nothing tells it
- * from a free of the new block. */
+/* Takes the block from the live ones, if it is one. If the address was handed out again before, it is late: nothing tells
+ * it from a free of the new block. */
+inline take() {
+#ifdef TAKE_BY_STORE
+  ok = (state == LIVE);
+  if
+  :: ok -> d_step { state = REMOTE; is_late = is_late || uses != 0 }
+  :: else
+  fi
+#else
+  d_step {
+    ok = (state == LIVE);
+    if
+    :: ok -> state = REMOTE; is_late = is_late || uses != 0
+    :: else
+    fi
+  }
+#endif
+}
+
+/* Sets its bit, and looks at what that was. */
+inline tell() {
+  d_step { former = remote; remote = true }
+  if
+#ifndef FETCH_UNSEEN
+  :: former -> reports++
+#endif
+  :: else
+  fi
+}
+
+/* A free by another thread. */
 proctype freer(byte me) {
-  bool former;
+  bool former, ok;
   if
   :: frees[me] ->
-    former = live && !remote;
+    ok = (state == LIVE);
     if
-    :: !former -> reports++
+    :: !ok -> reports++
     :: else ->
-      d_step { former = remote; remote = true; is_late = is_late || uses != 0 }
+#ifdef BIT_FIRST
+      tell();
+      take()
+#else
+      take();
       if
-#ifndef FETCH_UNSEEN
-      :: former -> reports++
-#endif
-      :: else
+      :: !ok -> reports++
+      :: else -> tell()
       fi
+#endif
     fi
   :: else
   fi;
   done[me] = true
 }
 
-/* What others freed. */
+/* What others freed: bits of blocks in another state are of double frees. */
 inline collect() {
   d_step { f = remote; remote = false }
   d_step {
     if
 #ifndef COLLECT_UNSEEN
-    :: f && !live -> reports++
+    :: f && state != REMOTE -> reports++
 #endif
     :: else
     fi;
     if
-    :: f -> live = false
+#ifdef COLLECT_ANY
+    :: f -> state = FREE
+#else
+    :: f && state == REMOTE -> state = FREE
+#endif
     :: else
     fi;
     f = false
@@ -76,13 +119,11 @@ inline hand_out() {
   d_step {
     uses++;
     if
-#ifndef HAND_OUT_UNSEEN
     :: remote -> remote = false; reports++
-#endif
     :: else
     fi
   }
-  live = true
+  state = LIVE
 }
 
 inline end_page() {
@@ -110,7 +151,7 @@ inline begin_page() {
 #ifndef BEGIN_KEEPS
     remote = false;
 #endif
-    live = true; uses++
+    state = LIVE; uses++
   }
 }
 
@@ -118,10 +159,10 @@ proctype owner() {
   bool f;
   if
   :: frees[0] ->
-    f = live && !remote;
+    f = (state == LIVE);
     if
     :: !f -> reports++
-    :: else -> live = false; f = false
+    :: else -> state = FREE; f = false
     fi
   :: else
   fi;
@@ -129,16 +170,11 @@ proctype owner() {
   done[0] = true;
   do
   :: there -> collect()
-  :: there && !live && uses == 0 -> hand_out()
-  :: there && !live -> end_page()
+  :: there && state == FREE && uses == 0 -> hand_out()
+  :: there && state == FREE -> end_page()
   :: !there && uses == 0 -> begin_page()
   :: done[1] && done[2] -> break
   od;
-  /* A block that was handed out meanwhile is met by no bit of former times. */
-  if
-  :: live && there && uses > 0 && !is_late -> CLAIM(!remote, right_free_is_not_reported)
-  :: else
-  fi;
   if
   :: there -> collect()
   :: else
@@ -146,7 +182,9 @@ proctype owner() {
   d_step {
     if
     :: is_late -> skip
-    :: else -> CLAIM(!is_double || reports == 1, second_free_is_noticed)
+    :: else ->
+      CLAIM(!is_double || reports == 1, second_free_is_noticed);
+      CLAIM(!there || uses == 0 || state == LIVE, block_in_use_stays)
     fi;
     CLAIM(is_double || reports == 0, right_free_is_not_reported)
   }
