@@ -64,25 +64,23 @@ mi_always_inline void* mi_fast_zalloc(size_t size, mi_malloc_slow_fun* slow) {
 }
 
 #if MI_SECURE
-// The page in which a live block of up to 1 KiB begins at p whose slack its state holds, and the block's number. NULL:
-// another case, or none of ours. Nothing is looked at but bits until it is known that a page is there.
-mi_always_inline mi_page_t* mi_secure_find(const void* p, size_t* index) {
+// The page in which a live block of up to 1 KiB begins at p whose slack its state holds, the block's number, and the
+// slack. NULL: another case, or none of ours. Nothing is looked at but bits until it is known that a page is there.
+mi_always_inline mi_page_t* mi_secure_find(const void* p, size_t* index, size_t* slack) {
   mi_bits_t* bits;
-  if (mi_unlikely(!mi_bits_around(p, &bits))) return NULL;
-  *index = mi_bits_number(bits, p);
-  if (mi_unlikely(*index >= bits->count)) return NULL;
-  return (mi_likely((uint8_t)(mi_load_acquire(&bits->states[*index]) - 1) <= MI_SLACK_MAX) ? bits->page : NULL);
+  if (mi_unlikely(!mi_bits_around(p, &bits, index))) return NULL;
+  *slack = (size_t)mi_load_acquire(&bits->states[*index]) - 1;
+  return (mi_likely(*slack <= MI_SLACK_MAX) ? bits->page : NULL);
 }
 
 // The same of a page of the calling thread, for a block whose padding is as it was written.
-mi_always_inline mi_page_t* mi_secure_find_own(const void* p, size_t* index) {
-  mi_page_t* const page = mi_secure_find(p, index);
+mi_always_inline mi_page_t* mi_secure_find_own(const void* p, size_t* index, size_t* slack) {
+  mi_page_t* const page = mi_secure_find(p, index, slack);
   if (mi_unlikely(page == NULL)) return NULL;
   const mi_tid_t other = mi_load_relaxed(&page->owner) ^ _mi_tls.tid;
   if (mi_unlikely((other & ~MI_OWNER_FULL) != 0)) return NULL;
   if (MI_SECURE < 4) return page;
-  const size_t slack = mi_bits_slack(page->bits, *index);
-  return (mi_likely(mi_padding_edge_is_whole((const uint8_t*)p + page->block_size, slack)) ? page : NULL);
+  return (mi_likely(mi_padding_edge_is_whole((const uint8_t*)p + page->block_size, *slack)) ? page : NULL);
 }
 
 // Frees what is a live block of up to 1 KiB of a page of the calling thread that is not full; `size`: if it was asked
@@ -90,9 +88,8 @@ mi_always_inline mi_page_t* mi_secure_find_own(const void* p, size_t* index) {
 // word that is the thread's, with no flags, is that of a page of a theap without a policy of its own.
 mi_always_inline bool mi_secure_free(void* p, const size_t* size) {
   mi_bits_t* bits;
-  if (mi_unlikely(!mi_bits_around(p, &bits))) return false;
-  const size_t index = mi_bits_number(bits, p);
-  if (mi_unlikely(index >= bits->count)) return false;
+  size_t index;
+  if (mi_unlikely(!mi_bits_around(p, &bits, &index))) return false;
   mi_page_t* const page = bits->page;
   if (mi_unlikely(mi_load_relaxed(&page->owner) != _mi_tls.tid)) return false;
   mi_state_t* const state = &bits->states[index];
@@ -169,9 +166,9 @@ mi_always_inline mi_page_t* mi_fast_page(const void* p) {
 
 mi_always_inline size_t mi_fast_usable_size(const void* p) {
 #if MI_SECURE
-  size_t index;
-  mi_page_t* const its = mi_secure_find(p, &index);
-  return (mi_likely(its != NULL) ? its->block_size - mi_bits_slack(its->bits, index) : _mi_usable_size(p));
+  size_t index, slack;
+  mi_page_t* const its = mi_secure_find(p, &index, &slack);
+  return (mi_likely(its != NULL) ? its->block_size - slack : _mi_usable_size(p));
 #else
   const mi_page_t* const page = mi_fast_page(p);
   return (mi_likely(page != NULL) ? page->block_size : _mi_usable_size(p));
@@ -183,10 +180,10 @@ mi_always_inline size_t mi_fast_usable_size(const void* p) {
 mi_always_inline void* mi_fast_realloc(void* p, size_t newsize, bool* done) {
   *done = false;
 #if MI_SECURE
-  size_t index;
-  mi_page_t* const page = mi_secure_find_own(p, &index);
+  size_t index, slack;
+  mi_page_t* const page = mi_secure_find_own(p, &index, &slack);
   if (mi_unlikely(page == NULL)) return NULL;
-  const size_t size = page->block_size - mi_bits_slack(page->bits, index);
+  const size_t size = page->block_size - slack;
   const bool fits = (newsize >= page->block_size / 2 && mi_bits_fits(page, page->bits, newsize));
 #else
   mi_page_t* const page = mi_fast_page(p);
@@ -200,7 +197,7 @@ mi_always_inline void* mi_fast_realloc(void* p, size_t newsize, bool* done) {
 #if MI_SECURE
   if (fits && newsize != size) {
     mi_bits_set_size(page, page->bits, index, newsize);
-    if (mi_page_pads(page)) _mi_padding_write((uint8_t*)p + page->block_size, page->block_size - newsize);
+    mi_page_pad_live(page, (uint8_t*)p + page->block_size, page->block_size - newsize);
   }
 #endif
   if (fits) return p;

@@ -95,16 +95,19 @@ static mi_cold __attribute__((format(printf, 4, 5))) void misuse(const mi_page_t
 
 // Why `p`, which lies in a page with a policy, is no live block.
 static mi_cold void misuse_pointer(const char* function, const mi_page_t* page, const void* p, mi_block_state_t state) {
-  const mi_bits_t* const bits = mi_bits_of(page);
+  mi_bits_t* const bits = mi_bits_of(page);
   const bool frees = (strncmp(function, "mi_free", 7) == 0);
   const size_t index = (bits->magic == 0 ? 0 : mi_bits_index(page, bits, p));
   if (state == MI_BLOCK_FREED && (bits->magic == 0 || index < page->capacity)) {
     misuse(page, page->policy, EAGAIN, "%s: %s %p, a block of %zu bytes", function,
            frees ? "double free of" : "use after free of", p, page->block_size);
-  } else if (index < page->capacity && mi_bits_state(bits, index) == MI_BLOCK_LIVE) {
+    return;
+  }
+  const uint8_t its = (index < page->capacity ? mi_load_acquire(&bits->states[index]) : MI_STATE_FREE);
+  if (mi_state_is_live(its)) {
     const uint8_t* const block = mi_bits_block(page, bits, index);
     misuse(page, page->policy, EINVAL, "%s: invalid pointer %p: %zd bytes into the block %p of %zu bytes", function, p,
-           (const uint8_t*)p - block, (const void*)block, mi_bits_size(page, bits, index));
+           (const uint8_t*)p - block, (const void*)block, mi_bits_size(page, bits, index, its));
   } else {
     misuse(page, page->policy, EINVAL, "%s: invalid pointer %p: no block starts there", function, p);
   }
@@ -148,9 +151,10 @@ static inline size_t padding_of(const mi_page_t* page, const mi_bits_t* bits, si
 }
 
 // Was anything written behind a live block?
-static inline bool block_is_whole(const mi_page_t* page, const mi_bits_t* bits, size_t index, const uint8_t* block) {
-  const size_t size = mi_bits_size(page, bits, index), padding = padding_of(page, bits, size);
-  return mi_page_padding_is_whole(page, block + size + padding, padding);
+static inline bool block_is_whole(const mi_page_t* page, const mi_bits_t* bits, const mi_found_t* found,
+                                  const uint8_t* block) {
+  const size_t padding = padding_of(page, bits, found->size);
+  return mi_page_padding_is_whole(page, block + found->size + padding, padding);
 }
 
 static mi_cold __attribute__((format(printf, 4, 5))) void report_later(report_t* report, const mi_page_t* page,
@@ -165,13 +169,13 @@ static mi_cold __attribute__((format(printf, 4, 5))) void report_later(report_t*
 // might free the block, get it anew from the heap, and have it freed. What is behind it is as it was, so that nobody
 // reports it again.
 static mi_cold void report_overflow(report_t* report, const char* function, const mi_page_t* page,
-                                    const mi_bits_t* bits, size_t index, uint8_t* block) {
-  const size_t size = mi_bits_size(page, bits, index), padding = padding_of(page, bits, size);
+                                    const mi_bits_t* bits, const mi_found_t* found, uint8_t* block) {
+  const size_t size = found->size, padding = padding_of(page, bits, size);
   uint8_t* const end = block + size + padding;
   const size_t at = _mi_padding_breach(end, padding);
   report_later(report, page, EFAULT, "%s: overflow: byte %zu of the block %p of %zu bytes was written", function,
                size + at, (const void*)block, size);
-  _mi_padding_write(end, padding);
+  mi_page_pad_live(page, end, padding);
 }
 
 // --- allocation ------------------------------------------------------------------------------------------------
@@ -243,34 +247,37 @@ void* _mi_policy_serve(mi_theap_t* theap, const mi_request_t* r) {
   if (mi_unlikely(p == NULL)) return NULL;
   mi_page_t* const page = _mi_page_of_any(p);
   mi_bits_set_size(page, page->bits, 0, size);
-  _mi_padding_write(page->start + page->block_size, padding_of(page, page->bits, size));
+  mi_page_pad_live(page, page->start + page->block_size, padding_of(page, page->bits, size));
   return p;
 }
 
 // --- freeing -----------------------------------------------------------------------------------------------------
 
-// Frees what was found to be a live block. `heap`: see block_free.
-static inline void block_end(mi_page_t* page, mi_bits_t* bits, size_t index, uint8_t* block, mi_heap_t* heap) {
+// Frees what was found to be a live block. `heap`: see block_free. In a heap that wipes, the block is the caller's
+// alone before it is written to, whoever frees it too at the moment.
+static inline void block_end(mi_page_t* page, mi_bits_t* bits, const mi_found_t* found, uint8_t* block,
+                             mi_heap_t* heap) {
   const uint32_t policy = page->policy;
   const size_t size = page->block_size, room = size - bits->inside;
-  if ((mi_load_relaxed(&page->owner) & ~MI_OWNER_FLAGS) == _mi_tls.tid) {
-    if (mi_unlikely((policy & MI_POLICY_WIPES) != 0)) _mi_wipe(block, room);
-    _mi_bits_free_local(page, bits, index);
-    mi_freed_twice_tell(_mi_tls.thread, heap);
-    return;
-  }
-  mi_taken_t taken;
-  if (mi_likely(_mi_bits_take_live(bits, index, &taken))) {
-    if (mi_unlikely((policy & MI_POLICY_WIPES) != 0)) _mi_wipe(block, room);
-    if (mi_likely(_mi_bits_tell(bits, &taken))) return;
+  const bool wipes = (policy & MI_POLICY_WIPES) != 0;
+  const bool is_own = ((mi_load_relaxed(&page->owner) & ~MI_OWNER_FLAGS) == _mi_tls.tid);
+  if ((is_own && !wipes) || mi_likely(_mi_bits_change(bits, found, MI_STATE_REMOTE))) {
+    if (mi_unlikely(wipes)) _mi_wipe(block, room);
+    if (is_own) {
+      _mi_bits_free_local(page, bits, found->index);
+      mi_freed_twice_tell(_mi_tls.thread, heap);
+      return;
+    }
+    if (mi_likely(_mi_bits_tell(bits, found))) return;
   }
   misuse(NULL, policy, EAGAIN, FREED_TWICE, (void*)block, size);
 }
 
-static mi_cold void overrun_end(mi_page_t* page, mi_bits_t* bits, size_t index, uint8_t* block, mi_heap_t* heap) {
+static mi_cold void overrun_end(mi_page_t* page, mi_bits_t* bits, const mi_found_t* found, uint8_t* block,
+                                mi_heap_t* heap) {
   report_t report;
-  report_overflow(&report, "mi_free", page, bits, index, block);
-  block_end(page, bits, index, block, heap);
+  report_overflow(&report, "mi_free", page, bits, found, block);
+  block_end(page, bits, found, block, heap);
   report_say(&report);
 }
 
@@ -292,16 +299,16 @@ static void block_free(void* p, mi_heap_t* heap) {
     return;
   }
   mi_bits_t* const bits = mi_bits_of(page);
-  size_t index;
-  const mi_block_state_t state = mi_bits_find(page, bits, p, &index);
+  mi_found_t found;
+  const mi_block_state_t state = mi_bits_find(page, bits, p, &found);
   if (mi_unlikely(state != MI_BLOCK_LIVE)) {
     misuse_pointer("mi_free", page, p, state);
     return;
   }
-  if (mi_likely(block_is_whole(page, bits, index, p))) {
-    block_end(page, bits, index, p, heap);
+  if (mi_likely(block_is_whole(page, bits, &found, p))) {
+    block_end(page, bits, &found, p, heap);
   } else {
-    overrun_end(page, bits, index, p, heap);
+    overrun_end(page, bits, &found, p, heap);
   }
 }
 
@@ -342,9 +349,8 @@ void _mi_free_sized_slow(void* p, size_t size) {
 
 size_t _mi_policy_size(mi_page_t* page, const void* p) {
   if (page->kind == MI_PAGE_SPACE) return _mi_space_block_size(page, p, "mi_usable_size");
-  const mi_bits_t* const bits = mi_bits_of(page);
-  size_t index;
-  return (mi_bits_find(page, bits, p, &index) == MI_BLOCK_LIVE ? mi_bits_size(page, bits, index) : 0);
+  mi_found_t found;
+  return (mi_bits_find(page, mi_bits_of(page), p, &found) == MI_BLOCK_LIVE ? found.size : 0);
 }
 
 size_t _mi_policy_usable(mi_page_t* page, const void* p) {
@@ -354,9 +360,8 @@ size_t _mi_policy_usable(mi_page_t* page, const void* p) {
   }
   const size_t size = _mi_policy_size(page, p);
   if (mi_unlikely(size == 0)) {
-    size_t index;
-    const mi_block_state_t state = mi_bits_find(page, mi_bits_of(page), p, &index);
-    misuse_pointer("mi_usable_size", page, p, state);
+    mi_found_t found;
+    misuse_pointer("mi_usable_size", page, p, mi_bits_find(page, mi_bits_of(page), p, &found));
   }
   return size;
 }
@@ -372,13 +377,19 @@ static bool fits_in_place(const mi_page_t* page, const mi_bits_t* bits, size_t s
   return need >= page->block_size / 2;
 }
 
-static void block_resize(mi_page_t* page, mi_bits_t* bits, size_t index, uint8_t* block, size_t size, bool zero) {
-  const size_t former = mi_bits_size(page, bits, index);
+// False: another thread freed the block since it was found, which is reported.
+static bool block_resize(const char* function, mi_page_t* page, mi_bits_t* bits, const mi_found_t* found,
+                         uint8_t* block, size_t size, bool zero) {
+  const size_t former = found->size;
+  if (mi_unlikely(!_mi_bits_resize(page, bits, found, size))) {
+    misuse_pointer(function, page, block, MI_BLOCK_FREED);
+    return false;
+  }
   if (size < former && (page->policy & MI_POLICY_WIPES) != 0) _mi_wipe(block + size, former - size);
   if (size > former && (zero || (page->policy & MI_POLICY_ZERO) != 0)) memset(block + former, 0, size - former);
-  mi_bits_set_size(page, bits, index, size);
   const size_t padding = padding_of(page, bits, size);
-  _mi_padding_write(block + size + padding, padding);
+  mi_page_pad_live(page, block + size + padding, padding);
+  return true;
 }
 
 // Guarded blocks, which no bits tell of, always move.
@@ -398,10 +409,10 @@ static void* guarded_realloc(mi_heap_t* heap, mi_page_t* page, void* p, size_t n
   return q;
 }
 
-static mi_cold void* overrun_realloc(mi_heap_t* heap, mi_page_t* page, void* p, size_t index, size_t newsize,
+static mi_cold void* overrun_realloc(mi_heap_t* heap, mi_page_t* page, void* p, const mi_found_t* found, size_t newsize,
                                      size_t alignment, size_t offset, bool zero) {
   report_t report;
-  report_overflow(&report, "realloc", page, mi_bits_of(page), index, p);
+  report_overflow(&report, "realloc", page, mi_bits_of(page), found, p);
   void* const q = _mi_policy_realloc(heap, page, p, newsize, alignment, offset, zero);
   report_say(&report);
   return q;
@@ -413,20 +424,21 @@ void* _mi_policy_realloc(mi_heap_t* heap, mi_page_t* page, void* p, size_t newsi
   if (page->guard != 0) return guarded_realloc(heap, page, p, newsize, alignment, offset, zero, MI_FRAME);
   if (page->kind == MI_PAGE_SPACE) return _mi_isolated_realloc(heap, page, p, newsize, alignment, offset, zero);
   mi_bits_t* const bits = mi_bits_of(page);
-  size_t index;
-  const mi_block_state_t state = mi_bits_find(page, bits, p, &index);
+  mi_found_t found;
+  const mi_block_state_t state = mi_bits_find(page, bits, p, &found);
   if (mi_unlikely(state != MI_BLOCK_LIVE)) {
     misuse_pointer("realloc", page, p, state);
     errno = EINVAL;
     return NULL;
   }
-  if (mi_unlikely(!block_is_whole(page, bits, index, p)))
-    return overrun_realloc(heap, page, p, index, newsize, alignment, offset, zero);
-  const size_t size = mi_bits_size(page, bits, index);
+  if (mi_unlikely(!block_is_whole(page, bits, &found, p)))
+    return overrun_realloc(heap, page, p, &found, newsize, alignment, offset, zero);
+  const size_t size = found.size;
   const bool aligned = (((uintptr_t)p + offset) & (alignment - 1)) == 0;
   if (aligned && newsize > 0 && fits_in_place(page, bits, newsize)) {
-    block_resize(page, bits, index, p, newsize, zero);
-    return p;
+    if (mi_likely(block_resize("realloc", page, bits, &found, p, newsize, zero))) return p;
+    errno = EINVAL;
+    return NULL;
   }
   if (heap == NULL) heap = mi_heap_of(p);
   void* const q = _mi_heap_alloc_aligned(heap, newsize, alignment, offset, zero);
@@ -436,9 +448,9 @@ void* _mi_policy_realloc(mi_heap_t* heap, mi_page_t* page, void* p, size_t newsi
   return q;
 }
 
-static mi_cold void* overrun_expand(mi_page_t* page, void* p, size_t index, size_t newsize) {
+static mi_cold void* overrun_expand(mi_page_t* page, void* p, const mi_found_t* found, size_t newsize) {
   report_t report;
-  report_overflow(&report, "mi_expand", page, mi_bits_of(page), index, p);
+  report_overflow(&report, "mi_expand", page, mi_bits_of(page), found, p);
   void* const q = _mi_policy_expand(page, p, newsize);
   report_say(&report);
   return q;
@@ -447,16 +459,15 @@ static mi_cold void* overrun_expand(mi_page_t* page, void* p, size_t index, size
 void* _mi_policy_expand(mi_page_t* page, void* p, size_t newsize) {
   if (page->kind == MI_PAGE_SPACE) return (_mi_space_resize(page, p, newsize, false, true, "mi_expand") ? p : NULL);
   mi_bits_t* const bits = mi_bits_of(page);
-  size_t index;
-  const mi_block_state_t state = mi_bits_find(page, bits, p, &index);
+  mi_found_t found;
+  const mi_block_state_t state = mi_bits_find(page, bits, p, &found);
   if (mi_unlikely(state != MI_BLOCK_LIVE)) {
     misuse_pointer("mi_expand", page, p, state);
     return NULL;
   }
-  if (mi_unlikely(!block_is_whole(page, bits, index, p))) return overrun_expand(page, p, index, newsize);
+  if (mi_unlikely(!block_is_whole(page, bits, &found, p))) return overrun_expand(page, p, &found, newsize);
   if (newsize == 0) newsize = 1;
   const size_t need = mi_policy_need(page->policy, newsize);
   if (!mi_bits_fits(page, bits, need)) return NULL;
-  block_resize(page, bits, index, p, newsize, false);
-  return p;
+  return (block_resize("mi_expand", page, bits, &found, p, newsize, false) ? p : NULL);
 }

@@ -247,8 +247,9 @@ static bool visit_bit_page(const visit_t* visit, mi_page_t* page) {
   if (!show(visit, &area, NULL, page->block_size)) return false;
   if (!visit->blocks) return true;
   for (uint32_t i = 0; i < page->capacity; i++) {
-    if (mi_bits_state(bits, i) != MI_BLOCK_LIVE) continue;
-    if (!show(visit, &area, mi_bits_block(page, bits, i), mi_bits_size(page, bits, i))) return false;
+    const uint8_t state = mi_load_acquire(&bits->states[i]);
+    if (!mi_state_is_live(state)) continue;
+    if (!show(visit, &area, mi_bits_block(page, bits, i), mi_bits_size(page, bits, i, state))) return false;
   }
   return true;
 }

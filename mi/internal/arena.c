@@ -65,10 +65,11 @@ static size_t header_segments(size_t segments, bool is_foreign) {
   return (own == 1 ? 1 : own + 1);  // the last one has zeros for slots
 }
 
-// What mi_free takes for the span. A block may start at its first byte: its slot would be in the segment before.
+// What mi_free takes for the span. A block may start at its first byte: its slot would be in the segment before. If the
+// arena has bits, who sees the span finds them.
 static void span_publish(const mi_arena_t* arena) {
   const size_t own = header_segments(arena->segment_count, arena->is_foreign);
-  if (MI_SECURE) _mi_bits_are_span(arena, own);
+  if (mi_load_acquire((_Atomic(uint8_t*)*)&arena->bits) != NULL) _mi_bits_are_span(arena, own);
   mi_span_publish((uintptr_t)mi_arena_segment(arena, own), (arena->segment_count - own) << MI_SEGMENT_SHIFT);
 }
 
@@ -195,7 +196,9 @@ static bool arena_grow(size_t count) {
       // What may be the span has bits from the first on in the secure build: mi_free looks at them, whatever it frees.
       if (arena == NULL || (MI_SECURE && !_mi_bits_reserve(arena))) {
         _mi_os_unreserve(start, goal);
-        return false;
+        if (arena == NULL || goal <= need) return false;
+        goal = mi_round_up(goal / 2 < need ? need : goal / 2, MI_SEGMENT_SIZE);
+        continue;
       }
       if (!arena_publish(arena, n, false)) {
         _mi_bits_unmap(arena);
@@ -221,9 +224,9 @@ void _mi_span_settle(void) {
   if (_mi_span.size != 0) return;
   mi_store_relaxed(&have_span, false);
   for (size_t i = 0; i < MI_ARENAS_MAX; i++) {
-    const mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[i]);
+    mi_arena_t* const arena = mi_load_acquire(&_mi_arenas[i]);
     if (arena == NULL) return;
-    if (arena->is_foreign || arena->is_exclusive) continue;
+    if (arena->is_foreign || arena->is_exclusive || (MI_SECURE && !_mi_bits_reserve(arena))) continue;
     mi_store_relaxed(&have_span, true);
     span_publish(arena);
     return;

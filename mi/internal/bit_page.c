@@ -252,7 +252,7 @@ bool _mi_bits_begin(mi_page_t* page, uint32_t policy) {
   // A freer of the slice's former page may still look at the word: it finds another generation.
   const mi_thread_free_t word = mi_load_relaxed(&bits->word);
   mi_store_release(&bits->word, (word & ~(MI_GENERATION_ONE - 1)) + MI_GENERATION_ONE + MI_NORMAL);
-  bits->count = (uint16_t)(single ? 0 : reserved);
+  mi_store_release(&bits->count, (uint16_t)(single ? 0 : reserved));
   return true;
 }
 
@@ -512,14 +512,14 @@ void _mi_bits_free_local(mi_page_t* page, mi_bits_t* bits, size_t index) {
 bool _mi_bits_free_plain(void* p, const size_t* size) {
   mi_bits_t* bits;
   // In a page with a policy of its own, the owner has another flag.
-  if (!mi_bits_around(p, &bits)) return false;
-  const size_t index = mi_bits_number(bits, p);
-  if (index >= bits->count) return false;
+  size_t index;
+  if (!mi_bits_around(p, &bits, &index)) return false;
   mi_page_t* const page = bits->page;
   if (((mi_load_relaxed(&page->owner) ^ _mi_tls.tid) & ~MI_OWNER_FULL) != 0) return false;
-  if (mi_unlikely(mi_bits_state(bits, index) != MI_BLOCK_LIVE)) return false;
-  const size_t slack = mi_bits_slack(bits, index);
-  if (size != NULL && mi_unlikely(page->block_size - slack != *size + (*size == 0))) return false;
+  const uint8_t state = mi_load_relaxed(&bits->states[index]);
+  if (mi_unlikely(!mi_state_is_live(state))) return false;
+  const size_t its = mi_bits_size(page, bits, index, state), slack = page->block_size - its;
+  if (size != NULL && mi_unlikely(its != *size + (*size == 0))) return false;
   if (mi_unlikely(!mi_page_padding_is_whole(page, (uint8_t*)p + page->block_size, slack))) return false;
   _mi_bits_free_local(page, bits, index);
   return true;
@@ -528,24 +528,35 @@ bool _mi_bits_free_plain(void* p, const size_t* size) {
 
 // --- freeing by others ------------------------------------------------------------------------------------------
 
-bool _mi_bits_take_live(mi_bits_t* bits, size_t index, mi_taken_t* taken) {
-  mi_state_t* const state = &bits->states[index];
-  *taken = (mi_taken_t){.remote = mi_bits_remote(bits, index / 64),
-                        .mask = (uint64_t)1 << (index % 64),
-                        .generation = MI_GENERATION(mi_load_acquire(&bits->word))};
-  uint8_t seen = mi_load_relaxed(state);
-  do {
-    if (mi_unlikely(seen == MI_STATE_FREE || seen == MI_STATE_REMOTE)) return false;
-  } while (!mi_cas_weak_acq_rel(state, &seen, MI_STATE_REMOTE));
+bool _mi_bits_change(const mi_bits_t* bits, const mi_found_t* found, uint8_t state) {
+  // The bits may be another page's by now, if the block was freed by another thread since it was found.
+  if (mi_unlikely(MI_GENERATION(mi_load_acquire((_Atomic(mi_thread_free_t)*)&bits->word)) != found->generation))
+    return false;
+  uint8_t seen = found->seen;
+  return mi_cas_strong_acq_rel(found->state, &seen, state);
+}
+
+bool _mi_bits_resize(mi_page_t* page, mi_bits_t* bits, const mi_found_t* found, size_t size) {
+  mi_assert(mi_bits_fits(page, bits, size));
+  const size_t slack = page->block_size - size;
+  const bool is_wide = (bits->magic == 0 || bits->is_wide || slack > MI_SLACK_MAX);
+  if (!_mi_bits_change(bits, found, (uint8_t)(is_wide ? MI_STATE_WIDE : slack + 1))) return false;
+  if (bits->magic == 0) {
+    bits->single_size = size;
+  } else if (is_wide) {
+    bits->wide[found->index] = (uint16_t)slack;
+  }
   return true;
 }
 
-bool _mi_bits_tell(mi_bits_t* bits, const mi_taken_t* taken) {
-  // From here on only the word is ours to look at, and what is constant for the slice.
-  if (mi_unlikely((mi_fetch_or_seq_cst(taken->remote, taken->mask) & taken->mask) != 0)) return false;
+bool _mi_bits_tell(mi_bits_t* bits, const mi_found_t* found) {
+  const uint64_t mask = (uint64_t)1 << (found->index % 64);
+  // From here on only the word is ours to look at, and what is constant for the slice. Who finds the bit set tells of
+  // it all the same: it may be one of another page, of which nobody was told.
+  const bool alone = (mi_fetch_or_seq_cst(found->remote, mask) & mask) == 0;
   mi_thread_free_t tf = mi_load_seq_cst(&bits->word);
   for (;;) {
-    if (MI_GENERATION(tf) != taken->generation || (tf & MI_SIGNAL) != 0) return true;
+    if (MI_GENERATION(tf) != found->generation || (tf & MI_SIGNAL) != 0) return alone;
     switch (MI_STATE(tf)) {
       case MI_DELAYED: {
         // Acquire: page->theap as it was when the page became full.
@@ -562,15 +573,15 @@ bool _mi_bits_tell(mi_bits_t* bits, const mi_taken_t* taken) {
         tf = mi_load_relaxed(&bits->word);
         while (!mi_cas_weak_acq_rel(&bits->word, &tf, MI_WITH_STATE(tf, MI_NORMAL))) {
         }
-        return true;
+        return alone;
       }
       case MI_ABANDONED:
         // Acquire: what the former owner left.
         if (!mi_cas_weak_acq_rel(&bits->word, &tf, MI_WITH_STATE(tf, MI_NORMAL) | MI_SIGNAL)) continue;
         _mi_page_claimed(bits->page);
-        return true;
+        return alone;
       default:  // NORMAL, DELAYING
-        if (mi_cas_weak_acq_rel(&bits->word, &tf, tf | MI_SIGNAL)) return true;
+        if (mi_cas_weak_acq_rel(&bits->word, &tf, tf | MI_SIGNAL)) return alone;
         continue;
     }
   }

@@ -29,22 +29,22 @@ typedef struct mi_waiting_s {
 // free. `word`, and the `remote` bits, are type-stable: they stay what they are when the page is gone, so that a freer
 // may look at them then.
 struct mi_bits_s {
-  uint64_t avail;       // of 64 blocks that lie together, those that are to be handed out next
-  uint8_t* base;        // the first of the 64
-  mi_state_t* current;  // and its state; NULL: there are none yet
-  mi_state_t* states;   // constant while the page lives, as all below to `far`
-  uint64_t inverse;     // modulo 2^64 of what is odd in the block size; 0: the page has one block
-  uint8_t* start;       // page->start
-  mi_page_t* page;      // constant for the slice
-  uint8_t shift;        // the block size is the odd part times 2^shift
-  uint8_t in_order;     // blocks go out in the order of their addresses, else in any
-  uint8_t is_wide;      // blocks are of more than 1 KiB, and their slack is always in `wide`
-  uint8_t is_far;       // states and `remote` bits are
-  uint16_t inside;      // how far the page's one block begins behind its start
-  uint16_t count;       // of blocks, where there are size classes; else 0, and when the page has ended
-  uint64_t magic;       // 2^40 / block size, rounded up; 0: the page has one block
-  uint16_t* wide;       // by block, its slack where the state does not hold it; of blocks from 256 bytes on
-  uint8_t* far;         // the slice's second stretch
+  uint64_t avail;           // of 64 blocks that lie together, those that are to be handed out next
+  uint8_t* base;            // the first of the 64
+  mi_state_t* current;      // and its state; NULL: there are none yet
+  mi_state_t* states;       // constant while the page lives, as all below to `far`
+  uint64_t inverse;         // modulo 2^64 of what is odd in the block size; 0: the page has one block
+  uint8_t* start;           // page->start
+  mi_page_t* page;          // constant for the slice
+  uint8_t shift;            // the block size is the odd part times 2^shift
+  uint8_t in_order;         // blocks go out in the order of their addresses, else in any
+  uint8_t is_wide;          // blocks are of more than 1 KiB, and their slack is always in `wide`
+  uint8_t is_far;           // states and `remote` bits are
+  uint16_t inside;          // how far the page's one block begins behind its start
+  _Atomic(uint16_t) count;  // of blocks, where there are size classes; else 0, and when the page has ended
+  uint64_t magic;           // 2^40 / block size, rounded up; 0: the page has one block
+  uint16_t* wide;           // by block, its slack where the state does not hold it; of blocks from 256 bytes on
+  uint8_t* far;             // the slice's second stretch
   union {
     uint64_t stamp;        // theap->frees when the blocks in `fresh` began to come
     uint64_t single_size;  // of a page's one block: what was asked for. It is not in quarantine meanwhile
@@ -92,7 +92,9 @@ static inline mi_bits_t* mi_span_bits(size_t offset) {
 // Of a page with a policy.
 static inline mi_bits_t* mi_bits_of(const mi_page_t* page) {
   size_t offset;
-  if (mi_unlikely(!mi_span_offset(page, &offset))) return _mi_bits_elsewhere(page);
+  // Who walks all pages may have met the page before it met the word.
+  if (mi_unlikely(!mi_span_offset(page, &offset) || mi_load_relaxed(&_mi_span_bits) == 0))
+    return _mi_bits_elsewhere(page);
   return mi_span_bits((offset & ~MI_SEGMENT_MASK) + mi_page_slice(page) * MI_SLICE_SIZE);
 }
 
@@ -127,7 +129,7 @@ mi_hidden void _mi_bits_take_back(mi_theap_t* theap, const mi_page_t* page);
 // The page goes, with no block in use: by who has it, and nobody is DELAYING.
 mi_hidden void _mi_bits_end(mi_page_t* page);
 // The page goes, and it is no place any more that the fast paths find: after one of the two above.
-static inline void mi_bits_leave(mi_page_t* page) { page->bits->count = 0; }
+static inline void mi_bits_leave(mi_page_t* page) { mi_store_relaxed(&page->bits->count, (uint16_t)0); }
 // Does a page of a theap with this policy end with a guard? `single`: one with one block.
 static inline bool mi_policy_guards(uint32_t policy, bool single) {
   if ((policy & (MI_POLICY_HARDENED | MI_POLICY_ISOLATED | MI_POLICY_SECRET)) != 0) return true;
@@ -189,48 +191,64 @@ static inline size_t mi_bits_index(const mi_page_t* page, const mi_bits_t* bits,
 static inline uint8_t* mi_bits_block(const mi_page_t* page, const mi_bits_t* bits, size_t index) {
   return (bits->magic == 0 ? page->start + bits->inside : page->start + index * page->block_size);
 }
-static inline mi_block_state_t mi_bits_state(const mi_bits_t* bits, size_t index) {
-  // Acquire: who sees a block freed by another thread sees what that did before.
-  const uint8_t state = mi_load_acquire(&bits->states[index]);
-  return (state != MI_STATE_FREE && state != MI_STATE_REMOTE ? MI_BLOCK_LIVE : MI_BLOCK_FREED);
+// Of 64 blocks, those that others freed since the last collect: fetch_or; the collect exchanges it.
+static inline _Atomic(uint64_t)* mi_bits_remote(const mi_bits_t* bits, size_t w) {
+  return (_Atomic(uint64_t)*)(bits->states - MI_BITS_REMOTE(bits->is_far ? MI_BITS_FAR : MI_BITS_NEAR)) + w;
 }
-// What is at an address in a page with a policy, and which block it is.
-static inline mi_block_state_t mi_bits_find(const mi_page_t* page, const mi_bits_t* bits, const void* p,
-                                            size_t* index) {
+static inline bool mi_state_is_live(uint8_t state) { return state != MI_STATE_FREE && state != MI_STATE_REMOTE; }
+// What was asked for of a block in a live state.
+static inline size_t mi_bits_size(const mi_page_t* page, const mi_bits_t* bits, size_t index, uint8_t state) {
+  if (mi_unlikely(bits->inverse == 0)) return bits->single_size;
+  return page->block_size - (mi_likely(state != MI_STATE_WIDE) ? (size_t)state - 1 : bits->wide[index]);
+}
+
+// What is at an address in a page with a policy. All of it is from one look: what else happens to the block meanwhile,
+// if the program makes a mistake, is met by the CAS from `seen` (_mi_bits_change).
+typedef struct mi_found_s {
+  uint64_t generation;  // of bits->word, from before all else
+  size_t index;
+  mi_state_t* state;
+  _Atomic(uint64_t)* remote;  // the word with its bit
+  size_t size;                // what was asked for; of a live block
+  uint8_t seen;               // the state that it had
+} mi_found_t;
+static inline mi_block_state_t mi_bits_find(const mi_page_t* page, mi_bits_t* bits, const void* p, mi_found_t* found) {
+  found->generation = MI_GENERATION(mi_load_acquire(&bits->word));
   if (mi_unlikely(bits->magic == 0)) {
-    *index = 0;
-    return (p == page->start + bits->inside ? mi_bits_state(bits, 0) : MI_BLOCK_NONE);
+    found->index = 0;
+    if (p != page->start + bits->inside) return MI_BLOCK_NONE;
+  } else {
+    found->index = mi_bits_number(bits, p);
+    if (found->index >= page->reserved) return MI_BLOCK_NONE;
   }
-  *index = mi_bits_number(bits, p);
-  return (*index < page->reserved ? mi_bits_state(bits, *index) : MI_BLOCK_NONE);
+  found->state = &bits->states[found->index];
+  found->remote = mi_bits_remote(bits, found->index / 64);
+  // Acquire: who sees a block freed by another thread sees what that did before.
+  found->seen = mi_load_acquire(found->state);
+  if (!mi_state_is_live(found->seen)) return MI_BLOCK_FREED;
+  found->size = mi_bits_size(page, bits, found->index, found->seen);
+  return MI_BLOCK_LIVE;
 }
 
 #if MI_SECURE
-// The head of the slice that p is in, whatever p is. False: p is not in the span. If the page of the head has ended, or
-// none began there, `count` is 0.
-static inline __attribute__((always_inline)) bool mi_bits_around(const void* p, mi_bits_t** bits) {
+// The head of the slice that p is in, and the number of the block that begins there, whatever p is. False: p is not in
+// the span, or none does. If the page of the head has ended, or none began there, `count` is 0.
+static inline __attribute__((always_inline)) bool mi_bits_around(const void* p, mi_bits_t** bits, size_t* index) {
   size_t offset;
   if (mi_unlikely(!mi_span_offset(p, &offset))) return false;
   *bits = mi_span_bits(offset);
-  return true;
+  *index = mi_bits_number(*bits, p);
+  // Acquire: what else the head has of the page.
+  return mi_likely(*index < mi_load_acquire(&(*bits)->count));
 }
 #endif
 
-// What a live block of a class is larger than what was asked for. Only alignment, resizing and size classes of more
-// than 1 KiB lead to more than a state holds.
-static inline size_t mi_bits_slack(const mi_bits_t* bits, size_t index) {
-  const uint8_t state = mi_load_relaxed(&bits->states[index]);
-  return (mi_likely(state != MI_STATE_WIDE) ? (size_t)state - 1 : bits->wide[index]);
-}
-// What was asked for of a live block.
-static inline size_t mi_bits_size(const mi_page_t* page, const mi_bits_t* bits, size_t index) {
-  return (bits->inverse == 0 ? bits->single_size : page->block_size - mi_bits_slack(bits, index));
-}
 // Can a block of the page be one of `size` bytes?
 static inline bool mi_bits_fits(const mi_page_t* page, const mi_bits_t* bits, size_t size) {
   return size <= page->block_size - bits->inside && size > 0;
 }
-// Notes it of a block that the caller has: `state`, its own.
+// Notes it of a block that is to be handed out, or that the page's owner has: `state`, its own. What does not fit into
+// a state, by alignment, resizing and in size classes of more than 1 KiB, is beside.
 static inline void mi_bits_set_slack(const mi_bits_t* bits, mi_state_t* state, size_t slack) {
   const bool is_wide = (bits->is_wide || slack > MI_SLACK_MAX);
   if (mi_unlikely(is_wide)) bits->wide[state - bits->states] = (uint16_t)slack;
@@ -291,6 +309,15 @@ static inline bool mi_padding_edge_is_whole(const uint8_t* end, size_t padding) 
 static inline void mi_page_pad(const mi_page_t* page, uint8_t* end, size_t padding) {
   if (!mi_page_pads(page)) return;
   if (mi_policy_is_generic(page->policy)) {
+    _mi_padding_write(end, padding);
+  } else {
+    mi_padding_write_edge(end, padding);
+  }
+}
+// The same behind a block in use.
+static inline void mi_page_pad_live(const mi_page_t* page, uint8_t* end, size_t padding) {
+  if (!mi_page_pads(page)) return;
+  if (mi_policy_is_generic(page->policy) || padding < MI_PADDING_EDGE) {
     _mi_padding_write(end, padding);
   } else {
     mi_padding_write_edge(end, padding);
@@ -362,22 +389,19 @@ mi_hidden uint8_t* _mi_bits_pop_next(mi_theap_t* theap, size_t size);
 mi_hidden bool _mi_bits_extend(mi_theap_t* theap, mi_page_t* page);
 // Makes blocks available where there are none; the page has a free one. `thread`: of the theap.
 mi_hidden void _mi_bits_refill(mi_theap_t* theap, mi_page_t* page);
-mi_hidden void _mi_bits_free_local(mi_page_t* page, mi_bits_t* bits, size_t index);  // a live block
+mi_hidden void _mi_bits_free_local(mi_page_t* page, mi_bits_t* bits, size_t index);  // not free
 // In the secure build, the same for what may be a block of a page of the calling thread, of `size` bytes unless that is
 // NULL: the short way of what the fast path did not free. False: it is none, or something is wrong with it; nothing
 // happened.
 mi_hidden bool _mi_bits_free_plain(void* p, const size_t* size);
 mi_hidden void _mi_bits_collect(mi_page_t* page);  // what others freed, and what was in quarantine for long enough
 mi_hidden void _mi_bits_release_old(mi_page_t* page, bool all);
-// A free of a live block by any thread but the owner, in two halves: it is taken from the live ones, and is the
-// caller's; then who has the page is told. False: somebody else freed it at the same moment.
-typedef struct mi_taken_s {
-  _Atomic(uint64_t)* remote;  // its word of these bits,
-  uint64_t mask;              // and its bit
-  uint64_t generation;        // of bits->word before the block was taken
-} mi_taken_t;
-mi_hidden bool _mi_bits_take_live(mi_bits_t* bits, size_t index, mi_taken_t* taken);
-mi_hidden bool _mi_bits_tell(mi_bits_t* bits, const mi_taken_t* taken);
+// Changes the state of a block that was found live, if it still is what was found. False: somebody else freed it.
+mi_hidden bool _mi_bits_change(const mi_bits_t* bits, const mi_found_t* found, uint8_t state);
+// The same to what it is for `size` bytes: by who has the block, in any thread.
+mi_hidden bool _mi_bits_resize(mi_page_t* page, mi_bits_t* bits, const mi_found_t* found, size_t size);
+// A block was made REMOTE, and is the caller's: who has the page is told. False: somebody else freed it as well.
+mi_hidden bool _mi_bits_tell(mi_bits_t* bits, const mi_found_t* found);
 // A page that others had put on the theap's delayed list, which was taken off, and its `next` read.
 mi_hidden void _mi_bits_drained(mi_theap_t* theap, mi_block_t* link);
 mi_hidden bool _mi_bits_is_due(const mi_page_t* page);    // a block alone in its page: is its quarantine over?
@@ -387,10 +411,6 @@ mi_hidden uint32_t _mi_bits_used(const mi_page_t* page);  // live, for the owner
 mi_hidden void _mi_bits_settle(mi_theap_t* theap, mi_page_t* page);
 
 static inline size_t mi_bits_word_count(const mi_page_t* page) { return ((size_t)page->reserved + 63) / 64; }
-// Of 64 blocks, those that others freed since the last collect: fetch_or; the collect exchanges it.
-static inline _Atomic(uint64_t)* mi_bits_remote(const mi_bits_t* bits, size_t w) {
-  return (_Atomic(uint64_t)*)(bits->states - MI_BITS_REMOTE(bits->is_far ? MI_BITS_FAR : MI_BITS_NEAR)) + w;
-}
 static inline mi_waiting_t* mi_bits_waiting(const mi_bits_t* bits, size_t w) {
   return (mi_waiting_t*)(bits->far + MI_BITS_REMOTE(MI_BITS_FAR) + MI_BITS_FAR) + w;
 }

@@ -457,23 +457,20 @@ static mi_bits_t* bits_of(const void* p) { return mi_bits_of(mi_slot_of(p)); }
 
 uint64_t probe_bits_generation(const void* p) { return MI_GENERATION(mi_load_acquire(&bits_of(p)->word)); }
 bool probe_same_page(const void* p, const void* q) { return _mi_page_of_any(p) == _mi_page_of_any(q); }
-static size_t bits_index(const void* p) {
-  size_t index;
-  (void)mi_bits_find(bits_of(p)->page, bits_of(p), p, &index);
-  return index;
+static mi_found_t taken;
+bool probe_bits_take_live(const void* p) {
+  return mi_bits_find(bits_of(p)->page, bits_of(p), p, &taken) == MI_BLOCK_LIVE &&
+         _mi_bits_change(bits_of(p), &taken, MI_STATE_REMOTE);
 }
-static mi_taken_t taken;
-bool probe_bits_take_live(const void* p) { return _mi_bits_take_live(bits_of(p), bits_index(p), &taken); }
 bool probe_bits_tell(const void* p) { return _mi_bits_tell(bits_of(p), &taken); }
 bool probe_bits_free_remote(const void* p) { return probe_bits_take_live(p) && probe_bits_tell(p); }
 bool probe_bits_free_unseen(void* p) {
   mi_bits_t* const bits = bits_of(p);
-  mi_state_t* const state = &bits->states[bits_index(p)];
-  const uint8_t live = mi_load_relaxed(state);
   if (!probe_bits_take_live(p)) return false;
-  mi_store_relaxed(state, live);  // the owner has read it already
+  const mi_found_t found = taken;
+  mi_store_relaxed(found.state, found.seen);  // the owner has read it already
   mi_free(p);
-  return _mi_bits_tell(bits, &taken);
+  return _mi_bits_tell(bits, &found);
 }
 
 void probe_padding_write(uint8_t* end, size_t padding, bool edge) {
