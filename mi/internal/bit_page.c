@@ -295,20 +295,17 @@ static inline size_t padding_skip(size_t padding) {
 }
 
 void _mi_padding_write(uint8_t* end, size_t padding) {
-  const size_t skip = padding_skip(padding);
-  for (size_t at = 0; at < padding; at += MI_PADDING_EDGE) {
-    const size_t left = padding - at, run = (left < MI_PADDING_EDGE ? left : MI_PADDING_EDGE);
-    memcpy(end - left, (const uint8_t*)_mi_padding_pattern + skip, run);
-  }
+  size_t left = padding;
+  for (; left >= MI_PADDING_EDGE; left -= MI_PADDING_EDGE)  // of a constant size, which compilers make fast
+    memcpy(end - left, (const void*)_mi_padding_pattern, MI_PADDING_EDGE);
+  memcpy(end - left, (const uint8_t*)_mi_padding_pattern + padding_skip(padding), left);
 }
 
 bool _mi_padding_is_whole(const uint8_t* end, size_t padding) {
-  const size_t skip = padding_skip(padding);
-  for (size_t at = 0; at < padding; at += MI_PADDING_EDGE) {
-    const size_t left = padding - at, run = (left < MI_PADDING_EDGE ? left : MI_PADDING_EDGE);
-    if (mi_unlikely(memcmp(end - left, (const uint8_t*)_mi_padding_pattern + skip, run) != 0)) return false;
-  }
-  return true;
+  size_t left = padding;
+  for (; left >= MI_PADDING_EDGE; left -= MI_PADDING_EDGE)
+    if (mi_unlikely(!mi_padding_edge_is_whole(end - left + MI_PADDING_EDGE, MI_PADDING_EDGE))) return false;
+  return memcmp(end - left, (const uint8_t*)_mi_padding_pattern + padding_skip(padding), left) == 0;
 }
 
 size_t _mi_padding_breach(const uint8_t* end, size_t padding) {

@@ -202,5 +202,33 @@ TEST(ArenaGrowthTest, ThreadsThatGrowAtTheSameMomentLoseNothing) {
             0);
 }
 
+// What the program had reserved becomes the span in the child, which finds the bits of pages there.
+TEST(ArenaGrowthTest, AnArenaThatWasReservedServesTheChildOfAForkWithPagesOfHardenedHeaps) {
+  for (const bool is_used : {false, true}) {
+    EXPECT_EQ(InChild([is_used] {
+                REQUIRE(mi_reserve_os_memory(256 * kMiB, true, false) == 0);
+                mi_heap_config_t config{};
+                config.size = sizeof(config);
+                config.flags = MI_HEAP_HARDENED;
+                mi_heap_t* const heap = (is_used ? mi_heap_new_with(&config) : nullptr);
+                void* const before = (is_used ? mi_heap_malloc(heap, 100) : nullptr);
+                return InChild([&config, is_used, before] {
+                  mi_heap_t* const own = mi_heap_new_with(&config);
+                  REQUIRE(own != nullptr);
+                  for (int i = 0; i < 1000; i++) REQUIRE(mi_heap_malloc(own, 100) != nullptr);
+                  void* const p = mi_malloc(100);
+                  REQUIRE(p != nullptr && mi_usable_size(p) >= 100);
+                  mi_free(p);
+                  REQUIRE(!is_used || mi_usable_size(before) == 100);
+                  mi_free(before);
+                  mi_heap_destroy(own);
+                  return 0;
+                });
+              }),
+              0)
+        << is_used;
+  }
+}
+
 }  // namespace
 }  // namespace mi_test

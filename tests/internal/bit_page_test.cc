@@ -143,6 +143,42 @@ TEST_P(BitPageEndTest, TheSecondFreeIsNoticedAlsoWhenThePageHasEnded) {
 
 INSTANTIATE_TEST_SUITE_P(Size, BitPageEndTest, ::testing::Values(64, 3000, 73 * 4096 - 16));
 
+bool CountBlock(const mi_heap_t*, const mi_heap_area_t*, void* p, size_t, void* arg) {
+  *static_cast<int*>(arg) += p != nullptr;
+  return true;
+}
+
+// A free comes in after each instruction of a resize.
+TEST(BitPageTest, AResizeOfABlockThatIsFreedMeanwhileDoesNotMakeItLiveAgain) {
+  const TrapHandler trap(&OnTrap);
+  ErrorRecorder errors;
+  long steps = 1, failed = 0;
+  for (bool in_time = true; in_time; steps++) {
+    mi_heap_t* heap = NewAdvisedHeap();
+    ASSERT_NE(heap, nullptr);
+    void* const other = mi_heap_malloc(heap, 56);  // the page stays
+    void* const p = mi_heap_malloc(heap, 56);
+    errors.Forget();
+    void* resized = nullptr;
+    FreeTwice(p, steps, &FreeByOwner, [&resized](void* q) { resized = mi_realloc(q, 60); });
+    in_time = came;
+    if (in_time && resized == nullptr) {
+      failed++;
+      EXPECT_EQ(errors.count(EAGAIN), 1) << "after " << steps << " instructions";
+    } else if (resized != p || !in_time) {
+      mi_free(resized);
+    }
+    mi_heap_collect(heap, true);
+    int live = 0;
+    EXPECT_TRUE(mi_heap_visit_blocks(heap, true, &CountBlock, &live));
+    EXPECT_EQ(live, 1) << "after " << steps << " instructions";
+    EXPECT_TRUE(mi_heap_check(heap)) << "after " << steps << " instructions";
+    mi_free(other);
+    mi_heap_destroy(heap);
+  }
+  EXPECT_GT(failed, 10);
+}
+
 TEST(BitPageTest, TheSecondFreeIsNoticedAlsoWhenThePageHadToWaitForItsEnd) {
   mi_heap_t* heap = NewAdvisedHeap();
   ASSERT_NE(heap, nullptr);
@@ -397,8 +433,11 @@ TEST_F(BitPageErrorTest, AtTheEndOfTheThreadACallbackDoesNotBeginInsideAnotherEi
   Late late([&late] {
     mi_heap_t* const heap = NewAdvisedHeap();
     void* const p = mi_heap_malloc(heap, kSize);
-    mi_free(p);
-    if (late.told < 5) probe_bits_free_remote(p);
+    if (late.told < 5) {
+      probe_bits_free_unseen(p);
+    } else {
+      mi_free(p);
+    }
     mi_heap_collect(heap, true);
     mi_heap_destroy(heap);
   });
