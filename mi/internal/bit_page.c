@@ -49,6 +49,7 @@
 // slice's number: what lies in the slices themselves, whatever it is, is not read.
 #include "mi/internal/bit_page.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "mi/internal/account.h"
@@ -505,24 +506,6 @@ void _mi_bits_free_local(mi_page_t* page, mi_bits_t* bits, size_t index) {
   _mi_page_block_gone(theap, page);
 }
 
-#if MI_SECURE
-bool _mi_bits_free_plain(void* p, const size_t* size) {
-  mi_bits_t* bits;
-  // In a page with a policy of its own, the owner has another flag.
-  size_t index;
-  if (!mi_bits_around(p, &bits, &index)) return false;
-  mi_page_t* const page = bits->page;
-  if (((mi_load_relaxed(&page->owner) ^ _mi_tls.tid) & ~MI_OWNER_FULL) != 0) return false;
-  const uint8_t state = mi_load_relaxed(&bits->states[index]);
-  if (mi_unlikely(!mi_state_is_live(state))) return false;
-  const size_t its = mi_bits_size(page, bits, index, state), slack = page->block_size - its;
-  if (size != NULL && mi_unlikely(its != *size + (*size == 0))) return false;
-  if (mi_unlikely(!mi_page_padding_is_whole(page, (uint8_t*)p + page->block_size, slack))) return false;
-  _mi_bits_free_local(page, bits, index);
-  return true;
-}
-#endif
-
 // --- freeing by others ------------------------------------------------------------------------------------------
 
 bool _mi_bits_change(const mi_bits_t* bits, const mi_found_t* found, uint8_t state) {
@@ -583,6 +566,32 @@ bool _mi_bits_tell(mi_bits_t* bits, const mi_found_t* found) {
     }
   }
 }
+
+#if MI_SECURE
+bool _mi_bits_free_plain(void* p, const size_t* size) {
+  mi_bits_t* bits;
+  mi_found_t found;
+  if (!mi_bits_around(p, &bits, &found.index)) return false;
+  mi_page_t* const page = bits->page;
+  found.generation = MI_GENERATION(mi_load_acquire(&bits->word));
+  found.state = &bits->states[found.index];
+  found.remote = mi_bits_remote(bits, found.index / 64);
+  found.seen = mi_load_acquire(found.state);
+  if (mi_unlikely(!mi_state_is_live(found.seen) || mi_policy_is_generic(page->policy))) return false;
+  found.size = mi_bits_size(page, bits, found.index, found.seen);
+  if (size != NULL && mi_unlikely(found.size != *size + (*size == 0))) return false;
+  const size_t block_size = page->block_size, slack = block_size - found.size;
+  if (mi_unlikely(!mi_page_padding_is_whole(page, (uint8_t*)p + block_size, slack))) return false;
+  if (((mi_load_relaxed(&page->owner) ^ _mi_tls.tid) & ~MI_OWNER_FLAGS) == 0) {
+    _mi_bits_free_local(page, bits, found.index);
+    return true;
+  }
+  if (mi_unlikely(!_mi_bits_change(bits, &found, MI_STATE_REMOTE))) return false;
+  if (mi_unlikely(!_mi_bits_tell(bits, &found)))
+    _mi_corruption(EAGAIN, "mi_free: double free of %p, a block of %zu bytes, by two threads\n", p, block_size);
+  return true;
+}
+#endif
 
 // Takes what others freed in one word. Returns how many blocks.
 static uint32_t collect_word(mi_theap_t* theap, mi_page_t* page, mi_bits_t* bits, size_t w) {

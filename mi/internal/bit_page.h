@@ -390,9 +390,9 @@ mi_hidden bool _mi_bits_extend(mi_theap_t* theap, mi_page_t* page);
 // Makes blocks available where there are none; the page has a free one. `thread`: of the theap.
 mi_hidden void _mi_bits_refill(mi_theap_t* theap, mi_page_t* page);
 mi_hidden void _mi_bits_free_local(mi_page_t* page, mi_bits_t* bits, size_t index);  // not free
-// In the secure build, the same for what may be a block of a page of the calling thread, of `size` bytes unless that is
-// NULL: the short way of what the fast path did not free. False: it is none, or something is wrong with it; nothing
-// happened.
+// In the secure build, a free of what may be a block of a page without a policy of its own, of `size` bytes unless that
+// is NULL: the short way of what the fast path did not free, its owner's or another thread's. False: it is none, or
+// something is wrong with it; nothing happened.
 mi_hidden bool _mi_bits_free_plain(void* p, const size_t* size);
 mi_hidden void _mi_bits_collect(mi_page_t* page);  // what others freed, and what was in quarantine for long enough
 mi_hidden void _mi_bits_release_old(mi_page_t* page, bool all);
