@@ -166,8 +166,7 @@ static mi_cold __attribute__((format(printf, 4, 5))) void report_later(report_t*
 }
 
 // It was: the report, to be said when the block is freed or resized, or is the program's as before. Else the callback
-// might free the block, get it anew from the heap, and have it freed. What is behind it is as it was, so that nobody
-// reports it again.
+// might free the block, get it anew from the heap, and have it freed.
 static mi_cold void report_overflow(report_t* report, const char* function, const mi_page_t* page,
                                     const mi_bits_t* bits, const mi_found_t* found, uint8_t* block) {
   const size_t size = found->size, padding = padding_of(page, bits, size);
@@ -175,7 +174,12 @@ static mi_cold void report_overflow(report_t* report, const char* function, cons
   const size_t at = _mi_padding_breach(end, padding);
   report_later(report, page, EFAULT, "%s: overflow: byte %zu of the block %p of %zu bytes was written", function,
                size + at, (const void*)block, size);
-  mi_page_pad_live(page, end, padding);
+}
+// Makes what is behind it as it was, so that nobody reports it again.
+static mi_cold void mend_overflow(const mi_page_t* page, const mi_bits_t* bits, const mi_found_t* found,
+                                  uint8_t* block) {
+  const size_t padding = padding_of(page, bits, found->size);
+  mi_page_pad_live(page, block + found->size + padding, padding);
 }
 
 // --- allocation ------------------------------------------------------------------------------------------------
@@ -413,6 +417,7 @@ static mi_cold void* overrun_realloc(mi_heap_t* heap, mi_page_t* page, void* p, 
                                      size_t alignment, size_t offset, bool zero) {
   report_t report;
   report_overflow(&report, "realloc", page, mi_bits_of(page), found, p);
+  mend_overflow(page, mi_bits_of(page), found, p);
   void* const q = _mi_policy_realloc(heap, page, p, newsize, alignment, offset, zero);
   report_say(&report);
   return q;
@@ -451,6 +456,7 @@ void* _mi_policy_realloc(mi_heap_t* heap, mi_page_t* page, void* p, size_t newsi
 static mi_cold void* overrun_expand(mi_page_t* page, void* p, const mi_found_t* found, size_t newsize) {
   report_t report;
   report_overflow(&report, "mi_expand", page, mi_bits_of(page), found, p);
+  mend_overflow(page, mi_bits_of(page), found, p);
   void* const q = _mi_policy_expand(page, p, newsize);
   report_say(&report);
   return q;

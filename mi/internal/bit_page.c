@@ -6,9 +6,11 @@
 // The state of such a page (full, delayed, abandoned, listed) is a word as page->thread_free is for others, and page.c
 // treats both alike (mi_page_word). Instead of a list it has MI_SIGNAL: others freed blocks since the last collect.
 //
-// Who writes what. A block's state is written by who has the page, with plain stores, and by the one who frees it from
-// outside, with a CAS from live to REMOTE: a block that is free, or that another thread freed, is not freed again. The
-// owner's own free loads, compares and stores: the next paragraphs say what comes of a CAS in between.
+// Who writes what. A block's state is written by who has the page, with plain stores, and by others with a CAS from the
+// live state that they saw: to REMOTE by the one who frees it, to another live one by the one who resizes it. A block
+// that is free, or that another thread freed, is not freed or resized again. The owner's own free loads, compares and
+// stores: the next paragraphs say what comes of a CAS in between. A heap that wipes has its owner make the block
+// REMOTE, too, before it is written to.
 //
 // Remote free: (1) read the word's generation, (2) make the state REMOTE, (3) set the block's bit in `remote`, (4) see
 // that somebody will look.
@@ -32,7 +34,9 @@
 // what was set before, and who sets a bit after that finds it set. No live block has a bit there then, so that no free
 // which is right meets it. A bit that comes later still, to a block that was handed out again or to another page, is
 // again one of a block that is not REMOTE: it is reported, and frees nothing. (Model double_free.) Not noticed is whose
-// CAS comes when the address is in use again: that is a free of a live block.
+// CAS comes when the address is in use again: that is a free of a live block. Nor is, in the few instructions between
+// its look at the generation and the CAS, that the page ended and a page of another size began: the block that the byte
+// belongs to then may be freed instead.
 //
 // Quarantine. A block that is freed has a bit in `fresh`, and goes to `old` and then out as the page is looked at,
 // each time when the theap has seen MI_QUARANTINE frees since. So it is not handed out again before as many.
@@ -43,7 +47,7 @@
 // available one at a time, at random among those that were in use before, or among all if none of those is free.
 //
 // Cost. A free and an allocation of the secure build touch two lines of the page's slot, one of its head, the line of
-// the state, and that of the block in which the padding begins; in two and in five branches, none of which depends on
+// the state, and that of the block in which the padding begins; in six and in two branches, none of which depends on
 // sizes, and without a division or a random number: programs whose sizes are mixed spent more time on branches that no
 // processor foresees than on everything else. A free finds the page by its head, which lies at a multiple of the
 // slice's number: what lies in the slices themselves, whatever it is, is not read.
@@ -232,6 +236,8 @@ bool _mi_bits_begin(mi_page_t* page, uint32_t policy) {
             (single || size < WIDE_FROM || rounded + reserved * sizeof(uint16_t) <= MI_BITS_NEAR));
   mi_assert(!bits->is_wide || reserved <= WIDE_BLOCKS);
   if (bits->is_wide) *touched(bits) = 0;
+  // No size of another page's: who reads one while the block is resized finds an older one of this page's.
+  if (!single && size >= WIDE_FROM) memset(bits->wide, 0, reserved * sizeof(uint16_t));
   bits->magic = (single ? 0 : (((uint64_t)1 << 40) + size - 1) / size);
   bits->shift = (uint8_t)mi_ctz(size);
   bits->inverse = (single ? 0 : inverse_of(size >> bits->shift));
@@ -313,7 +319,7 @@ size_t _mi_padding_breach(const uint8_t* end, size_t padding) {
   const uint8_t *const start = end - padding, *const pattern = (const uint8_t*)_mi_padding_pattern;
   const size_t skip = padding_skip(padding);
   size_t at = 0;
-  while (start[at] == pattern[(skip + at) % MI_PADDING_EDGE]) at++;
+  while (at < padding && start[at] == pattern[(skip + at) % MI_PADDING_EDGE]) at++;
   return at;
 }
 
@@ -519,12 +525,13 @@ bool _mi_bits_change(const mi_bits_t* bits, const mi_found_t* found, uint8_t sta
 bool _mi_bits_resize(mi_page_t* page, mi_bits_t* bits, const mi_found_t* found, size_t size) {
   mi_assert(mi_bits_fits(page, bits, size));
   const size_t slack = page->block_size - size;
-  const bool is_wide = (bits->magic == 0 || bits->is_wide || slack > MI_SLACK_MAX);
+  const bool is_single = (bits->magic == 0), is_wide = (is_single || bits->is_wide || slack > MI_SLACK_MAX);
+  uint16_t* const wide = bits->wide + found->index;
   if (!_mi_bits_change(bits, found, (uint8_t)(is_wide ? MI_STATE_WIDE : slack + 1))) return false;
-  if (bits->magic == 0) {
+  if (is_single) {
     bits->single_size = size;
   } else if (is_wide) {
-    bits->wide[found->index] = (uint16_t)slack;
+    *wide = (uint16_t)slack;
   }
   return true;
 }
@@ -586,9 +593,11 @@ bool _mi_bits_free_plain(void* p, const size_t* size) {
     _mi_bits_free_local(page, bits, found.index);
     return true;
   }
+  if (mi_unlikely(mi_load_relaxed(&_mi_is_corrupt))) return false;
   if (mi_unlikely(!_mi_bits_change(bits, &found, MI_STATE_REMOTE))) return false;
   if (mi_unlikely(!_mi_bits_tell(bits, &found)))
-    _mi_corruption(EAGAIN, "mi_free: double free of %p, a block of %zu bytes, by two threads\n", p, block_size);
+    _mi_corruption(EAGAIN, "mi_free: double free of %p, a block of %zu bytes, by two threads (thread %u)\n", p,
+                   block_size, _mi_os_thread_id());
   return true;
 }
 #endif

@@ -237,9 +237,9 @@ static inline __attribute__((always_inline)) bool mi_bits_around(const void* p, 
   size_t offset;
   if (mi_unlikely(!mi_span_offset(p, &offset))) return false;
   *bits = mi_span_bits(offset);
+  const size_t count = mi_load_acquire(&(*bits)->count);  // before what else the head has of the page
   *index = mi_bits_number(*bits, p);
-  // Acquire: what else the head has of the page.
-  return mi_likely(*index < mi_load_acquire(&(*bits)->count));
+  return mi_likely(*index < count);
 }
 #endif
 
@@ -330,7 +330,7 @@ static inline bool mi_page_padding_is_whole(const mi_page_t* page, const uint8_t
                                              : mi_padding_edge_is_whole(end, padding));
 }
 
-// The first byte of it that is not as it was written, from the padding's start. There is one.
+// The first byte of it that is not as it was written, from the padding's start; `padding`: there is none.
 mi_hidden size_t _mi_padding_breach(const uint8_t* end, size_t padding);
 
 // --- taking and giving, by who has the page ---------------------------------------------------------------------

@@ -179,6 +179,42 @@ TEST(BitPageTest, AResizeOfABlockThatIsFreedMeanwhileDoesNotMakeItLiveAgain) {
   EXPECT_GT(failed, 10);
 }
 
+// Who looks at a block while it is resized finds no size of a block that lay there before its page did.
+size_t largest;
+void LookAtSize() {
+  came = true;
+  largest = std::max(largest, mi_usable_size(block));
+}
+TEST(BitPageTest, ASizeThatIsReadDuringAResizeIsOneOfTheBlocksClass) {
+  const TrapHandler trap(&OnTrap);
+  long steps = 1;
+  for (bool in_time = true; in_time; steps++) {
+    mi_heap_t* heap = NewAdvisedHeap();
+    ASSERT_NE(heap, nullptr);
+    void* former[60];
+    for (void*& q : former) q = mi_heap_malloc(heap, 33000);
+    for (void* q : former) mi_free(q);
+    mi_heap_collect(heap, true);
+    // One of the first blocks of a page that begins where one of the larger blocks did.
+    void* p = nullptr;
+    bool found = false;
+    for (int i = 0; i < 4000 && !found; i++) {
+      p = mi_heap_malloc(heap, 1000);
+      found = std::any_of(former, former + 60, [p](void* q) {
+        return reinterpret_cast<uintptr_t>(p) - reinterpret_cast<uintptr_t>(q) < 8192 && probe_same_page(p, q);
+      });
+    }
+    ASSERT_TRUE(found);
+    largest = 0;
+    FreeTwice(p, steps, &LookAtSize,
+              [](void* q) { EXPECT_EQ(mi_realloc(q, 600), q); });  // too much padding for the state's byte
+    in_time = came;
+    EXPECT_LE(largest, 1024u) << "after " << steps << " instructions";
+    mi_heap_destroy(heap);
+  }
+  EXPECT_GT(steps, 50);
+}
+
 TEST(BitPageTest, TheSecondFreeIsNoticedAlsoWhenThePageHadToWaitForItsEnd) {
   mi_heap_t* heap = NewAdvisedHeap();
   ASSERT_NE(heap, nullptr);
