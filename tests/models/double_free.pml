@@ -2,12 +2,13 @@
  * Two frees of one block of a bit page at the same moment: is the second one noticed, exactly once, and never one that
  * is right?
  *
- * Holds: the state of one block and its bit `remote`, its free by the page's owner and by two other threads, each after it
- * found the block live, the owner's collect, the use of the block for something else, the end of the page, and the
+ * Holds: the state of one block and its bit `remote`, its free by the page's owner and by two other threads, or instead a
+ * resize by one of these, each after it found the block live, the owner's collect, the use of the block for something else, the end of the page, and the
  * beginning of another page in its place. Does not hold: signals, states and generations of the page's word
  * (bit_page.pml): the owner looks at the bits now and then, and in the end. Every access to a shared word is one step.
  *
- * Thread 0 is the owner. Which of the three threads free the block, one or two of them, is chosen at the beginning.
+ * Thread 0 is the owner. Which of the three threads free the block, one or two of them, is chosen at the beginning, or that
+ * one frees and another resizes it.
  */
 // STATES 3000
 // MUTANT END_BY_LOAD | second_free_is_noticed | the page's end looks at the bits and leaves them clear
@@ -17,6 +18,7 @@
 // MUTANT FETCH_UNSEEN | second_free_is_noticed | a freer does not look at what its bit was before
 // MUTANT TAKE_BY_STORE | second_free_is_noticed | a freer stores the state after it looked, in two steps
 // MUTANT BIT_FIRST | right_free_is_not_reported | a freer sets the bit before the state
+// MUTANT RESIZE_BY_STORE | freed_block_stays_free | a resize stores the state after it looked, in two steps
 // MUTANT BEGIN_KEEPS | right_free_is_not_reported | the bits of a page that begins are still set
 
 #define FREE 0
@@ -32,10 +34,11 @@ bool there = true; /* the page */
 byte uses;         /* how often the address was handed out again */
 byte reports;      /* of a double free */
 bool is_double; /* two threads free it */
+bool resizes;   /* thread 2 resizes it */
 bool is_late;   /* the block was taken from the live ones when the address was in use again */
 
 #define CLAIM(condition, name) assert((condition) || name)
-bool second_free_is_noticed, right_free_is_not_reported, block_in_use_stays;
+bool second_free_is_noticed, right_free_is_not_reported, block_in_use_stays, freed_block_stays_free;
 
 /* Takes the block from the live ones, if it is one. If the address was handed out again before, it is late: nothing tells
  * it from a free of the new block. */
@@ -87,6 +90,16 @@ proctype freer(byte me) {
       :: else -> tell()
       fi
 #endif
+    fi
+  :: resizes && me == 2 -> /* to another live state, which is LIVE here */
+    ok = (state == LIVE);
+    if
+#ifdef RESIZE_BY_STORE
+    :: ok -> state = LIVE
+#else
+    :: ok -> (true) /* the CAS changes nothing, or fails */
+#endif
+    :: else
     fi
   :: else
   fi;
@@ -186,7 +199,8 @@ proctype owner() {
       CLAIM(!is_double || reports == 1, second_free_is_noticed);
       CLAIM(!there || uses == 0 || state == LIVE, block_in_use_stays)
     fi;
-    CLAIM(is_double || reports == 0, right_free_is_not_reported)
+    CLAIM(is_double || reports == 0, right_free_is_not_reported);
+    CLAIM(!resizes || uses != 0 || state == FREE, freed_block_stays_free)
   }
 }
 
@@ -197,6 +211,8 @@ init {
     :: frees[1] = true
     :: frees[0] = true; frees[1] = true; is_double = true
     :: frees[1] = true; frees[2] = true; is_double = true
+    :: frees[0] = true; resizes = true
+    :: frees[1] = true; resizes = true
     fi;
     run owner(); run freer(1); run freer(2)
   }
