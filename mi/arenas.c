@@ -250,8 +250,8 @@ void mi_arenas_print(void) {
       normal += (kind == MI_SEGMENT_NORMAL);
       huge += (kind == MI_SEGMENT_HUGE_START || kind == MI_SEGMENT_HUGE_INSIDE);
       own += (kind == MI_SEGMENT_PRIVATE);
-      free_slices += (size_t)__builtin_popcountll(mi_load_relaxed((_Atomic(uint64_t)*)&info->free));
-      backed += (size_t)__builtin_popcountll(mi_load_relaxed((_Atomic(uint64_t)*)&info->backed));
+      free_slices += mi_popcount(mi_load_relaxed((_Atomic(uint64_t)*)&info->free));
+      backed += mi_popcount(mi_load_relaxed((_Atomic(uint64_t)*)&info->backed));
     }
     _mi_print("arena %zu at %p: %zu segments of 4 MiB, %zu accessible%s%s%s\n", i, (void*)arena->area,
               arena->segment_count, ready, arena->is_exclusive ? ", exclusive" : "",

@@ -21,7 +21,7 @@ static void commit_sizes(size_t* current, size_t* peak) {
     const size_t ready = mi_load_acquire(&arena->ready);
     *peak += ready << MI_SEGMENT_SHIFT;
     for (size_t s = 0; s < ready; s++) {
-      *current += (size_t)__builtin_popcountll(mi_load_relaxed(&arena->info[s].backed)) * MI_SLICE_SIZE;
+      *current += mi_popcount(mi_load_relaxed(&arena->info[s].backed)) * MI_SLICE_SIZE;
     }
   }
 }

@@ -235,7 +235,7 @@ static bool check_bits(check_t* check, const mi_page_t* page) {
     if ((remote & ~gone) != 0) return page_breach(check, page, "a block that is not in use was freed");
     if (bits->current == &bits->states[64 * w] && (bits->avail & (taken | out)) != 0)
       return page_breach(check, page, "a block that is to be handed out is not free");
-    quarantined += (uint32_t)__builtin_popcountll(out);
+    quarantined += (uint32_t)mi_popcount(out);
   }
   if (quarantined != bits->quarantined)
     return page_breach(check, page, "%u blocks are in quarantine, not %u", quarantined, bits->quarantined);

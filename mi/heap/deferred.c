@@ -134,7 +134,7 @@ static size_t region_starts(const mi_region_t* region, size_t from, size_t to) {
     uint64_t starts = mi_load_relaxed(&word[0]) & ~(mi_load_relaxed(&word[1]) & mi_load_relaxed(&word[2]));
     starts >>= at % 64;
     if (next - at < 64) starts &= ((uint64_t)1 << (next - at)) - 1;
-    count += (size_t)__builtin_popcountll(starts);
+    count += mi_popcount(starts);
     at = next;
   }
   return count;

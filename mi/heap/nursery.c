@@ -884,8 +884,8 @@ static inline bool region_churns(const mi_region_t* region) {
     _Atomic(uint64_t)* const word = mi_region_words(region, 64 * w);
     const uint64_t freed = mi_load_relaxed(&word[1]) | mi_load_relaxed(&word[2]);
     if (mi_likely(freed == 0)) continue;
-    starts += (size_t)__builtin_popcountll(mi_load_relaxed(&word[0]));
-    frees += (size_t)__builtin_popcountll(freed);
+    starts += mi_popcount(mi_load_relaxed(&word[0]));
+    frees += mi_popcount(freed);
   }
   return frees > 0 && 4 * frees >= starts;
 }

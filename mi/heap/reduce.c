@@ -62,8 +62,8 @@ static bool region_is_under_utilized(const mi_region_t* region) {
     const _Atomic(uint64_t)* const word = mi_region_words(region, granule);
     const uint64_t starts = mi_load_acquire((_Atomic(uint64_t)*)&word[0]);
     const uint64_t freed = mi_load_acquire((_Atomic(uint64_t)*)&word[1]);
-    all += (size_t)__builtin_popcountll(starts);
-    live += (size_t)__builtin_popcountll(starts & ~(freed | mi_load_acquire((_Atomic(uint64_t)*)&word[2])));
+    all += mi_popcount(starts);
+    live += mi_popcount(starts & ~(freed | mi_load_acquire((_Atomic(uint64_t)*)&word[2])));
   }
   return 2 * live < all;
 }

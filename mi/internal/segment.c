@@ -284,7 +284,7 @@ static void held_count(mi_thread_t* thread, int64_t warm, int64_t cold, int64_t 
 
 // The slices of `run`, of which those in `backed` had memory, were taken.
 static void held_taken(mi_thread_t* thread, uint64_t run, uint64_t backed) {
-  held_count(thread, __builtin_popcountll(run & backed), __builtin_popcountll(run & ~backed), 0, 0);
+  held_count(thread, mi_popcount(run & backed), mi_popcount(run & ~backed), 0, 0);
 }
 
 void _mi_held_counts(int64_t* free_backed, int64_t* used) {
@@ -304,10 +304,10 @@ static void held_tick(void) {
 // --- claiming ------------------------------------------------------------------------------------------------
 
 static void count_backed(uint64_t slices) {
-  mi_gauge_add(&_mi_stats.committed, (int64_t)(__builtin_popcountll(slices) * MI_SLICE_SIZE));
+  mi_gauge_add(&_mi_stats.committed, (int64_t)(mi_popcount(slices) * MI_SLICE_SIZE));
 }
 static void count_unbacked(uint64_t slices) {
-  mi_gauge_sub(&_mi_stats.committed, (int64_t)(__builtin_popcountll(slices) * MI_SLICE_SIZE));
+  mi_gauge_sub(&_mi_stats.committed, (int64_t)(mi_popcount(slices) * MI_SLICE_SIZE));
 }
 
 // The slices may have memory behind them from now on. The caller holds them. Returns those that had none.
@@ -621,7 +621,7 @@ static void slices_release(mi_page_t* page, size_t from, size_t to, size_t used)
   const uint64_t bare = slices_used(info, run, at, used);
   slices_give(arena, index, run);
   mark_purgeable(arena, index);
-  held_count(_mi_tls.thread, 0, 0, (int64_t)(to - from), __builtin_popcountll(bare));
+  held_count(_mi_tls.thread, 0, 0, (int64_t)(to - from), mi_popcount(bare));
 }
 
 // A segment that a large block leaves empty serves huge blocks at once; elsewhere a purge closes it.
@@ -823,7 +823,7 @@ static uint64_t purge_slices(mi_arena_t* arena, size_t index, uint64_t due) {
       bits_change(&info->part[part], mi_load_relaxed(&info->part[part]) & run, 0);
     count_unbacked(run);
   }
-  mi_fetch_add_relaxed(&held, -(int64_t)__builtin_popcountll(due & ~refused));
+  mi_fetch_add_relaxed(&held, -(int64_t)mi_popcount(due & ~refused));
   return refused;
 }
 
@@ -897,10 +897,10 @@ static uint64_t pass_due(const pass_t* pass, uint64_t due, uint64_t* rest) {
 
 // Slices of its segment were purged; it stops before the first of `rest`.
 static void pass_went(pass_t* pass, uint64_t due, uint64_t refused, uint64_t rest) {
-  pass->room -= __builtin_popcountll(due);
+  pass->room -= mi_popcount(due);
   pass->refused |= refused;
   pass->slice = (rest == 0 ? 0 : mi_ctz(rest));
-  if (!pass->force) mi_fetch_add_relaxed(&tick_count, (int64_t)__builtin_popcountll(due & ~refused));
+  if (!pass->force) mi_fetch_add_relaxed(&tick_count, (int64_t)mi_popcount(due & ~refused));
 }
 
 // `spare`: how many free slices with memory stay as they are; counted down.
@@ -914,7 +914,7 @@ static void purge_normal(pass_t* pass, mi_arena_t* arena, size_t index, int64_t*
   do {
     const uint64_t candidates = word & mi_load_acquire(&info->backed);
     due = without_lowest(candidates, *spare);
-    stays = __builtin_popcountll(candidates & ~due);
+    stays = mi_popcount(candidates & ~due);
     due = pass_due(pass, long_runs(due & (pass->force ? ~(uint64_t)0 : aged), pass->least), &rest);
     if (due != 0 && !holds) purging_take();
     holds = holds || due != 0;
@@ -951,7 +951,7 @@ static void purge_unused(pass_t* pass, mi_arena_t* arena, size_t index) {
   if (backed != 0 && !pass->force && mi_load_relaxed(&info->aged) == 0) {
     mi_store_relaxed(&info->aged, MI_SLICES_ALL);
   } else if (backed != 0 && pass->total > 0) {
-    pass->total -= __builtin_popcountll(backed);
+    pass->total -= mi_popcount(backed);
   } else if (backed != 0) {
     purging_take();
     uint64_t word = mi_load_relaxed(&arena->unused[index / 64]);
@@ -1180,8 +1180,8 @@ void _mi_arenas_settle(void) {
       // A space's segment has no memory, as far as the arena knows, and was never counted.
       if (kind == MI_SEGMENT_PRIVATE || (kind != MI_SEGMENT_UNUSED && backed == 0)) continue;
       const uint64_t idle = (kind == MI_SEGMENT_NORMAL ? word : is_unused ? ~(uint64_t)0 : 0);
-      free_backed += __builtin_popcountll(idle & backed);
-      used += __builtin_popcountll(~idle);
+      free_backed += mi_popcount(idle & backed);
+      used += mi_popcount(~idle);
       if (!segment_may_close(arena, index)) used--;  // the arena's header was never counted
     }
   }

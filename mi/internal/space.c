@@ -161,7 +161,7 @@ MI_RACY uint32_t _mi_space_live_count(const mi_page_t* page, uint64_t state) {
   _Atomic(uint64_t)* const bits = _mi_space_live_withheld(page);
   uint32_t count = 0;
   for (size_t w = 0; w < (mi_space_fit(state) + 63) / 64; w++)
-    count += (uint32_t)__builtin_popcountll(mi_load_acquire(&bits[w]));
+    count += (uint32_t)mi_popcount(mi_load_acquire(&bits[w]));
   return count;
 }
 

@@ -26,7 +26,7 @@ void _mi_totals_add(mi_totals_t* to, mi_totals_t* from) {
 // Blocks that the page handed out, for its owner. The length of one list tells that of the other: both are walked,
 // until the shorter one ends. The owner's frees since the last refill bound that.
 static uint64_t page_handed_out(const mi_page_t* page) {
-  if (mi_unlikely(page->policy != 0)) return page->recycled - (uint64_t)__builtin_popcountll(mi_bits_of(page)->avail);
+  if (mi_unlikely(page->policy != 0)) return page->recycled - mi_popcount(mi_bits_of(page)->avail);
   const uint64_t both = page->capacity - (page->used - page->pinned);
   const mi_block_t* a = page->free;
   const mi_block_t* b = page->local_free;
@@ -121,7 +121,7 @@ static MI_RACY void tally_space(mi_tally_t* tally, mi_page_t* page, size_t bin, 
 // owner is about to count makes none of them less than nothing, and no free of another thread.
 static MI_RACY void tally_bits(mi_tally_t* tally, const mi_page_t* page, size_t bin, uint64_t size) {
   mi_bits_t* const bits = mi_bits_of(page);
-  const uint64_t avail = (uint64_t)__builtin_popcountll(mi_racy(bits->avail)), supplied = mi_racy(page->recycled);
+  const uint64_t avail = mi_popcount(mi_racy(bits->avail)), supplied = mi_racy(page->recycled);
   const uint64_t made = (supplied > avail ? supplied - avail : 0), live = _mi_bits_live(page);
   const uint64_t used = (uint64_t)mi_racy(page->used) - mi_racy(page->pinned);
   tally->made[bin] += made;
