@@ -189,17 +189,22 @@ static bool arena_grow(size_t count) {
   goal = mi_round_up(goal < need ? need : goal, MI_SEGMENT_SIZE);
   for (;;) {
     uint8_t* const start = _mi_os_reserve(goal, MI_SEGMENT_SIZE, MI_SECURE != 0);
+    mi_arena_t* arena = NULL;
     if (start != NULL) {
       if (_mi_option(mi_option_allow_large_os_pages) != 0) _mi_os_allow_large_pages(start, goal);
       const mi_area_t area = {.start = start, .size = goal, .is_zero = true, .numa_node = -1};
-      mi_arena_t* const arena = arena_format(&area);
-      // What may be the span has bits from the first on in the secure build: mi_free looks at them, whatever it frees.
-      if (arena == NULL || (MI_SECURE && !_mi_bits_reserve(arena))) {
+      arena = arena_format(&area);
+      if (arena == NULL) {
         _mi_os_unreserve(start, goal);
-        if (arena == NULL || goal <= need) return false;
-        goal = mi_round_up(goal / 2 < need ? need : goal / 2, MI_SEGMENT_SIZE);
-        continue;
+        return false;
       }
+    }
+    // What may be the span has bits from the first on in the secure build: mi_free looks at them, whatever it frees.
+    if (MI_SECURE && arena != NULL && !_mi_bits_reserve(arena)) {
+      _mi_os_unreserve(start, goal);
+      arena = NULL;
+    }
+    if (arena != NULL) {
       if (!arena_publish(arena, n, false)) {
         _mi_bits_unmap(arena);
         _mi_os_unreserve(start, goal);

@@ -525,12 +525,13 @@ bool _mi_bits_change(const mi_bits_t* bits, const mi_found_t* found, uint8_t sta
 bool _mi_bits_resize(mi_page_t* page, mi_bits_t* bits, const mi_found_t* found, size_t size) {
   mi_assert(mi_bits_fits(page, bits, size));
   const size_t slack = page->block_size - size;
-  const bool is_single = (bits->magic == 0), is_wide = (is_single || bits->is_wide || slack > MI_SLACK_MAX);
+  const bool is_single = (bits->magic == 0);
+  const uint8_t state = (is_single ? MI_STATE_WIDE : mi_bits_state_of(bits, slack));
   uint16_t* const wide = bits->wide + found->index;
-  if (!_mi_bits_change(bits, found, (uint8_t)(is_wide ? MI_STATE_WIDE : slack + 1))) return false;
+  if (!_mi_bits_change(bits, found, state)) return false;
   if (is_single) {
     bits->single_size = size;
-  } else if (is_wide) {
+  } else if (state == MI_STATE_WIDE) {
     *wide = (uint16_t)slack;
   }
   return true;
@@ -577,15 +578,11 @@ bool _mi_bits_tell(mi_bits_t* bits, const mi_found_t* found) {
 #if MI_SECURE
 bool _mi_bits_free_plain(void* p, const size_t* size) {
   mi_bits_t* bits;
-  mi_found_t found;
-  if (!mi_bits_around(p, &bits, &found.index)) return false;
+  size_t index;
+  if (!mi_bits_around(p, &bits, &index)) return false;
   mi_page_t* const page = bits->page;
-  found.generation = MI_GENERATION(mi_load_acquire(&bits->word));
-  found.state = &bits->states[found.index];
-  found.remote = mi_bits_remote(bits, found.index / 64);
-  found.seen = mi_load_acquire(found.state);
-  if (mi_unlikely(!mi_state_is_live(found.seen) || mi_policy_is_generic(page->policy))) return false;
-  found.size = mi_bits_size(page, bits, found.index, found.seen);
+  mi_found_t found;
+  if (mi_policy_is_generic(page->policy) || mi_bits_find(page, bits, p, &found) != MI_BLOCK_LIVE) return false;
   if (size != NULL && mi_unlikely(found.size != *size + (*size == 0))) return false;
   const size_t block_size = page->block_size, slack = block_size - found.size;
   if (mi_unlikely(!mi_page_padding_is_whole(page, (uint8_t*)p + block_size, slack))) return false;

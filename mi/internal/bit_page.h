@@ -247,12 +247,16 @@ static inline __attribute__((always_inline)) bool mi_bits_around(const void* p, 
 static inline bool mi_bits_fits(const mi_page_t* page, const mi_bits_t* bits, size_t size) {
   return size <= page->block_size - bits->inside && size > 0;
 }
-// Notes it of a block that is to be handed out, or that the page's owner has: `state`, its own. What does not fit into
-// a state, by alignment, resizing and in size classes of more than 1 KiB, is beside.
+// The live state for a slack. What does not fit into a state, by alignment, resizing and in size classes of more than
+// 1 KiB, is beside.
+static inline uint8_t mi_bits_state_of(const mi_bits_t* bits, size_t slack) {
+  return (uint8_t)(mi_unlikely(bits->is_wide || slack > MI_SLACK_MAX) ? MI_STATE_WIDE : slack + 1);
+}
+// Notes it of a block that is to be handed out, or that the page's owner has: `state`, its own.
 static inline void mi_bits_set_slack(const mi_bits_t* bits, mi_state_t* state, size_t slack) {
-  const bool is_wide = (bits->is_wide || slack > MI_SLACK_MAX);
-  if (mi_unlikely(is_wide)) bits->wide[state - bits->states] = (uint16_t)slack;
-  mi_store_relaxed(state, (uint8_t)(is_wide ? MI_STATE_WIDE : slack + 1));
+  const uint8_t next = mi_bits_state_of(bits, slack);
+  if (mi_unlikely(next == MI_STATE_WIDE)) bits->wide[state - bits->states] = (uint16_t)slack;
+  mi_store_relaxed(state, next);
 }
 static inline void mi_bits_set_size(mi_page_t* page, mi_bits_t* bits, size_t index, size_t size) {
   mi_assert(mi_bits_fits(page, bits, size));

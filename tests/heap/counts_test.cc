@@ -235,7 +235,9 @@ void ExpectSaneCountsWhileThreadsWorkIn(mi_heap_t* heap) {
 TEST(CountsTest, MayBeAskedForWhileThreadsWorkInTheHeap) { ExpectSaneCountsWhileThreadsWorkIn(mi_heap_new()); }
 
 TEST(CountsTest, MayBeAskedForWhileThreadsWorkInAHardenedHeap) {
-  if (kTsan) GTEST_SKIP() << "where a page has its bits is read while its owner may write it: the same for each slice";
+  if (kTsan)
+    GTEST_SKIP() << "where a page has its states is read while its owner may write it: either of two places, and both "
+                    "can be read";
   mi_heap_config_t config{};
   config.size = sizeof(config);
   config.flags = MI_HEAP_HARDENED;
