@@ -163,7 +163,7 @@ mi_hidden void* _mi_policy_serve(mi_theap_t* theap, const mi_request_t* request)
 mi_hidden void* _mi_policy_serve_first(mi_theap_t* theap, const mi_request_t* request);
 // Of blocks in pages with a policy. What is wrong with a pointer or a block is reported, and ends the process where the
 // policy says so; else nothing happens.
-mi_hidden void _mi_policy_free(mi_page_t* page, void* p);
+mi_hidden void _mi_policy_free(void* p);
 mi_hidden void _mi_policy_freed_twice(mi_page_t* page, void* p);
 mi_hidden size_t _mi_policy_size(mi_page_t* page, const void* p);    // what was asked for; 0: no live block
 mi_hidden size_t _mi_policy_usable(mi_page_t* page, const void* p);  // the same, and reports that; page may be NULL

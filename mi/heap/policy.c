@@ -316,10 +316,7 @@ static void block_free(void* p, mi_heap_t* heap) {
   }
 }
 
-void _mi_policy_free(mi_page_t* page, void* p) {
-  (void)page;  // what lies in a huge block may look like one
-  block_free(p, &_mi_heap_main);
-}
+void _mi_policy_free(void* p) { block_free(p, &_mi_heap_main); }
 
 // What the program asked for: in padded builds the core's block has a tail besides.
 static size_t size_asked(mi_page_t* page, const void* p) {

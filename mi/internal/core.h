@@ -9,7 +9,7 @@
 // What the core calls of the layers above: filled in by mi/heap, so that the core knows nothing of it.
 typedef struct mi_upcalls_s {
   void (*region_free)(mi_page_t* page, void* p);         // an object in a page that carries regions
-  void (*policy_free)(mi_page_t* page, void* p);         // in a page with a policy; page NULL: it had one once
+  void (*policy_free)(void* p);                          // where a page with a policy is, or was once
   void (*policy_freed_twice)(mi_page_t* page, void* p);  // a block of one, by two threads at the same moment
   void (*thread_unwound)(mi_thread_t* thread);           // its stack is gone, with what called back from it
   void (*thread_exit)(mi_thread_t* thread);              // callbacks, before the thread's memory is handed over

@@ -102,7 +102,7 @@ mi_noinline void _mi_free_other(void* p) {
     if (p == NULL) return;
     _mi_vault_accuse(p, "mi_free");
     if (_mi_bits_last_policy(p) != 0) {
-      _mi_upcalls.policy_free(NULL, p);
+      _mi_upcalls.policy_free(p);
       return;
     }
     _mi_misuse(EINVAL, "mi_free: invalid pointer %p: not a block of this library", p);
@@ -113,7 +113,7 @@ mi_noinline void _mi_free_other(void* p) {
     return;
   }
   if (mi_unlikely(page->policy != 0)) {
-    _mi_upcalls.policy_free(page, p);
+    _mi_upcalls.policy_free(p);
     return;
   }
   const mi_tid_t owner = mi_load_relaxed(&page->owner);
