@@ -218,8 +218,9 @@ static inline mi_block_state_t mi_bits_find(const mi_page_t* page, mi_bits_t* bi
     found->index = 0;
     if (p != page->start + bits->inside) return MI_BLOCK_NONE;
   } else {
+    const size_t count = mi_load_acquire(&bits->count);  // page->reserved, but not in a line that its owner writes to
     found->index = mi_bits_number(bits, p);
-    if (found->index >= page->reserved) return MI_BLOCK_NONE;
+    if (found->index >= count) return MI_BLOCK_NONE;
   }
   found->state = &bits->states[found->index];
   found->remote = mi_bits_remote(bits, found->index / 64);
